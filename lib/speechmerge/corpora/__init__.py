@@ -1,0 +1,62 @@
+"""Speech corpora under one schema: ``load("asterisk", "es")`` fetches, joins, filters, splits and caches."""
+
+from ..errors import CorpusError, nearest
+from . import asterisk, stamps, tones
+from .base import SPLITS, Clip, Corpus, Item, assign_split, check, fingerprint, transcript_key
+from .building import read, stored
+
+__all__ = [
+    "SPLITS",
+    "Clip",
+    "Corpus",
+    "Item",
+    "assign_split",
+    "check",
+    "find",
+    "fingerprint",
+    "load",
+    "registry",
+    "stored",
+    "transcript_key",
+]
+
+MODULES = (asterisk, stamps, tones)  # a new corpus is one file with a CORPUS, named here
+
+
+def registry() -> dict[str, Corpus]:
+    """Return every corpus by name."""
+    return {module.CORPUS.name: module.CORPUS for module in MODULES}
+
+
+def find(corpus: str, language: str | None = None) -> Corpus:
+    """Return the declaration of a corpus, which must have the language if one is given.
+
+    Raises:
+        CorpusError: no corpus of that name, or not in that language; the nearest name is suggested.
+    """
+    known = registry()
+    if corpus not in known:
+        raise CorpusError(f"There is no corpus {corpus!r}.{nearest(corpus, known)}")
+    found = known[corpus]
+    if language is not None and language not in found.languages:
+        raise CorpusError(f"Corpus {corpus!r} has no language {language!r}; it has {', '.join(found.languages)}.")
+    return found
+
+
+def load(corpus: str, language: str, split: str | None = None, *, accept_noncommercial: bool = False) -> list[Clip]:
+    """Load the clips of a corpus and language in order of id; the first use fetches and builds them.
+
+    Args:
+        corpus: name, e.g. ``"asterisk"``.
+        language: Whisper's code, e.g. ``"es"``.
+        split: ``"train"``, ``"dev"``, ``"test"``, or ``None`` for all.
+        accept_noncommercial: needed once, to build a corpus whose licence forbids commercial use.
+
+    Raises:
+        CorpusError: unknown corpus, language or split, or damaged speech.
+        SourceError: the packages cannot be had.
+    """
+    if split is not None and split not in SPLITS:
+        raise CorpusError(f"There is no split {split!r}.{nearest(split, SPLITS)}")
+    clips = read(find(corpus, language), language, accept_noncommercial=accept_noncommercial)
+    return [clip for clip in clips if split in (None, clip.split)]

@@ -1,0 +1,218 @@
+"""From the items of a corpus to stored clips: decode, filter, drop repeats, split, write, read.
+
+What is dropped is counted by reason and kept beside the clips, so that the data cards can tell.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
+from tqdm import tqdm
+
+from ..audio import SAMPLE_RATE, decode, encode_flac
+from ..errors import CorpusError
+from ..files import atomic_folder, digest
+from ..packages import cache_folder, debian_packages
+from .base import (
+    LONGEST,
+    SHORTEST,
+    SPLIT_SEED,
+    Clip,
+    Corpus,
+    Item,
+    assign_split,
+    check,
+    fingerprint,
+    held_out,
+    transcript_key,
+)
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 4  # raise when the stored form or a filter of this file changes: cached corpora are then built again
+SILENT = 0.01  # full scale is 1; a recording that never gets above this holds no speech
+MUCH_MORE = 20  # characters; see _faithful
+COLUMNS = pa.schema(
+    [("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
+    + [(name, pa.string()) for name in ("id", "text", "translation", "language", "domain", "speaker")]
+    + [("seconds", pa.float64()), *((name, pa.string()) for name in ("split", "source", "licence"))]
+)
+
+
+def build(corpus: Corpus, language: str) -> tuple[list[Clip], dict[str, int]]:
+    """Make the clips of one language of a corpus from its packages.
+
+    Returns:
+        The clips in order of id, and the number of recordings dropped for each reason.
+
+    Raises:
+        CorpusError: two recordings share an id, or an audio file is missing, empty or damaged.
+        SourceError: a package cannot be had.
+    """
+    folders = debian_packages(corpus.packages(language))
+    items = sorted(corpus.items(language, folders), key=lambda item: item.id)
+    repeated = [name for name, count in Counter(item.id for item in items).items() if count > 1]
+    if repeated:
+        raise CorpusError(
+            f"corpus {corpus.name!r}, language {language!r}: {len(repeated)} ids stand for more than one recording "
+            f"(first: {repeated[0]!r}); ids must be unique, so correct the join in corpora/{corpus.name}.py."
+        )
+    dropped: Counter[str] = Counter()
+    heard: dict[str, list[Clip]] = defaultdict(list)
+    for item in tqdm(items, desc=f"build {corpus.name} {language}", unit="clip", leave=False):
+        reason = item.drop or text_problem(item.text)
+        if reason is None:
+            samples = item.audio if isinstance(item.audio, np.ndarray) else waveform(item.audio)
+            reason = audio_problem(samples, item.text, corpus.characters_per_second.get(language))
+        if reason is None:
+            heard[hashlib.sha256(samples.tobytes()).hexdigest()].append(_clip(corpus, language, item, samples))
+        else:
+            dropped[reason] += 1
+    clips = []
+    for same in heard.values():
+        if len({transcript_key(clip.text) for clip in same}) > 1:
+            dropped["one recording under several texts"] += len(same)
+        else:
+            dropped["repeated recording"] += len(same) - 1
+            clips.append(same[0])
+    clips.sort(key=lambda clip: clip.id)
+    check(clips)
+    return clips, {reason: count for reason, count in sorted(dropped.items()) if count}
+
+
+def waveform(audio: Path | bytes) -> np.ndarray:
+    """Decode a file (or its bytes) to mono float32 at 16 kHz, shape ``[n]``, in [-1, 1], without clipping it.
+
+    Channels are averaged before resampling: the resampler's own down-mix adds them at -3 dB each, so what both carry
+    comes out 3 dB too loud. Lossy files that overshoot full scale, as loud ones do, are turned down to it.
+
+    Raises:
+        CorpusError: the file is missing, empty or damaged.
+    """
+    try:
+        samples, rate = soundfile.read(io.BytesIO(audio) if isinstance(audio, bytes) else audio, always_2d=True)
+    except soundfile.LibsndfileError:
+        return decode(audio)  # a container that libsndfile does not know, or a fault: decode() tells which
+    if not len(samples) or not np.isfinite(samples).all():
+        return decode(audio)
+    mono = samples.mean(axis=1)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, mono / max(1.0, np.abs(mono).max()), rate, format="WAV", subtype="FLOAT")
+    return decode(buffer.getvalue())
+
+
+def _clip(corpus: Corpus, language: str, item: Item, samples: np.ndarray) -> Clip:
+    """Make a clip of an item that passed the filters."""
+    return Clip(
+        id=item.id,
+        flac=encode_flac(samples),
+        text=item.text,
+        translation=item.translation if language != "en" and _faithful(item) else None,
+        language=language,
+        domain=item.domain,
+        speaker=item.speaker,
+        seconds=round(len(samples) / SAMPLE_RATE, 3),
+        split=item.split or assign_split(item.text, language),
+        source=corpus.name,
+        licence=corpus.licences[language],
+    )
+
+
+def text_problem(text: str) -> str | None:
+    """Say why a text is not a transcript, or return ``None``."""
+    if not re.search(r"\w", text):
+        return "no transcript"
+    if re.search(r"[\[\]()<>{}]", text):
+        return "text in brackets"
+    if re.search(r"[*#=@|\\]", text):
+        return "symbol that is read as a word"
+    if "\ufffd" in text or re.search(r"\w\?\w", text):
+        return "damaged characters"
+    return None
+
+
+def audio_problem(samples: np.ndarray, text: str, limits: tuple[float, float] | None) -> str | None:
+    """Say why a recording (float32, shape ``[n]``, 16 kHz) is not kept, or return ``None``."""
+    seconds = len(samples) / SAMPLE_RATE
+    if seconds < SHORTEST:
+        return f"shorter than {SHORTEST} s"
+    if seconds > LONGEST:
+        return f"longer than {LONGEST:g} s"
+    if np.abs(samples).max() < SILENT:
+        return "silent"
+    if limits and not limits[0] <= len(text) / seconds <= limits[1]:
+        return "too fast or too slow for its text"
+    return None
+
+
+def _faithful(item: Item) -> bool:
+    """Tell whether the English text may be the translation: same order of length, nothing in brackets."""
+    if not item.translation or text_problem(item.translation):
+        return False
+    short, long = sorted((len(item.text), len(item.translation)))
+    return long - short <= MUCH_MORE or long <= 2 * short
+
+
+def folder_of(corpus: Corpus, language: str) -> Path:
+    """Return where a language of a corpus is cached."""
+    return cache_folder() / "corpora" / corpus.name / language
+
+
+def stored(corpus: Corpus, language: str, *, accept_noncommercial: bool = False) -> dict:
+    """Return what is kept beside the clips (``clips``, ``dropped``, ``fingerprint``), building them first if needed.
+
+    Raises:
+        CorpusError: the corpus is for non-commercial use, is not built yet, and that was not accepted.
+    """
+    folder = folder_of(corpus, language)
+    recipe = digest(
+        [SCHEMA, corpus.revision, SPLIT_SEED, held_out(language), corpus.characters_per_second.get(language)]
+    )
+    about = folder / "about.json"
+    if about.is_file():
+        found = json.loads(about.read_text(encoding="utf-8"))
+        if found["recipe"] == recipe:
+            return found
+        log.info("%s %s was built by another version; it is built again", corpus.name, language)
+    if corpus.noncommercial and not accept_noncommercial:
+        raise CorpusError(
+            f"corpus {corpus.name!r} is licensed for non-commercial use only ({corpus.licences[language]}); "
+            "pass --accept-noncommercial (accept_noncommercial=True) if that suits your use."
+        )
+    clips, dropped = build(corpus, language)
+    found = {"recipe": recipe, "fingerprint": fingerprint(clips), "clips": len(clips), "dropped": dropped}
+    rows = [{name: getattr(clip, name) for name in COLUMNS.names if name != "audio"} for clip in clips]
+    for row, clip in zip(rows, clips, strict=True):
+        row["audio"] = {"bytes": clip.flac, "path": f"{clip.id}.flac"}
+    with atomic_folder(folder, overwrite=True) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), temporary / "clips.parquet", compression="none")
+        (temporary / about.name).write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return found
+
+
+def read(corpus: Corpus, language: str, *, accept_noncommercial: bool = False) -> list[Clip]:
+    """Load the stored clips of one language in order of id, building them on first use.
+
+    Raises:
+        CorpusError: the stored file is damaged or does not hold what was built.
+        SourceError: the packages cannot be had.
+    """
+    about = stored(corpus, language, accept_noncommercial=accept_noncommercial)
+    path = folder_of(corpus, language) / "clips.parquet"
+    again = f"delete {path.parent} and fetch the corpus again"
+    try:
+        rows = pq.read_table(path).to_pylist()
+        clips = [Clip(flac=row.pop("audio")["bytes"], **row) for row in rows]
+    except (OSError, pa.ArrowException, TypeError, KeyError) as error:
+        raise CorpusError(f"{path}: not readable as clips ({error}); {again}.") from error
+    if len(clips) != about["clips"]:
+        raise CorpusError(f"{path}: holds {len(clips)} clips, expected {about['clips']}; {again}.")
+    return clips

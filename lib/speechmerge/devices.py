@@ -1,0 +1,44 @@
+"""Which device and which number format to compute in."""
+
+import ctypes
+import sys
+from pathlib import Path
+
+import torch
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's names for mallopt(3)
+
+
+def best_device() -> torch.device:
+    """Return the GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Tell whether bf16 matrix products are faster than fp32 there: GPUs with bf16 units, CPUs with AMX or AVX512-BF16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    flags = Path("/proc/cpuinfo")
+    return device.type == "cpu" and flags.exists() and "amx_bf16" in flags.read_text()
+
+
+def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
+    """Return the autocast context for ``precision``: ``"auto"`` (bf16 where it pays), ``"bf16"`` or ``"fp32"``.
+
+    Weights stay fp32 in memory; only the products inside the context are computed in bf16.
+    """
+    enabled = precision == "bf16" or (precision == "auto" and bf16_pays(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep freed memory instead of returning it to the system after every large tensor.
+
+    Training and decoding on a CPU allocate the same large activations again and again; without this, each step pays
+    for new pages (a fifth to a third of its time). Elsewhere than on glibc nothing happens.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(M_MMAP_MAX, 0)
+            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,74 @@
+"""Writing that never leaves half a file under a final name, and hashing."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import SpeechMergeError
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is renamed over ``path``, on failure it is removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; on success it takes the name ``path``, on failure it is removed.
+
+    Raises:
+        SpeechMergeError: ``path`` exists and ``overwrite`` is false.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise SpeechMergeError(f"{path} already exists; choose another output or pass --overwrite to replace it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            path.rename(old / path.name)
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_writable(path: Path, needed_bytes: int) -> None:
+    """Raise before heavy work if ``path`` cannot be written or its disk lacks ``needed_bytes``."""
+    folder = Path(path).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        raise SpeechMergeError(f"{folder} is not writable, so {path} cannot be written ({os.strerror(errno.EACCES)}).")
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise SpeechMergeError(
+            f"{path} needs about {needed_bytes / 1e9:.2f} GB but {folder} has {free / 1e9:.2f} GB free; make room or write elsewhere."
+        )
+
+
+def digest(value: object) -> str:
+    """SHA-256 (hex) of a JSON-serialisable value, independent of the order of dict keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

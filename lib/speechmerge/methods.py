@@ -1,0 +1,243 @@
+"""The registry: what a merge method is, the decorator that describes one, and the checking of its parameters.
+
+A method is described once, where its rule is written. Its parameters, their defaults and ranges are read from the
+rule's signature; the command line, the parameter checks of notebooks, the tests and the book's method cards all read
+them from here. Calling the module lists the methods: ``speechmerge.methods()``.
+"""
+
+import functools
+import importlib
+import inspect
+import numbers
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from .errors import MethodError, nearest
+
+FAMILIES = ("averaging", "spherical", "sparse", "lowrank", "subspace", "calibrated", "learned", "per_task")
+CONTEXT = ("base", "gram", "fisher", "generators", "depth", "prepass")  # what the engine, not the user, hands a rule
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values a number may take, and what it means; ``[low, high]`` with open ends where stated."""
+
+    low: float
+    high: float
+    meaning: str
+    open_low: bool = False
+    open_high: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether ``value`` lies inside."""
+        above = value > self.low if self.open_low else value >= self.low
+        return above and (value < self.high if self.open_high else value <= self.high)
+
+    def __str__(self) -> str:
+        return f"{'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The words an option may take, and what it means."""
+
+    words: tuple[str | bool, ...]
+    meaning: str
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.words))
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a method: kind of value, default, allowed values, whether each expert may have its own."""
+
+    name: str
+    kind: type
+    default: Any
+    allowed: Range | Choice | None
+    meaning: str
+    per_expert: bool = False
+    optional: bool = False
+
+    def __str__(self) -> str:
+        each = ", one value or one per expert" if self.per_expert else ""
+        inside = f" in {self.allowed}" if self.allowed else ""
+        return f"{self.meaning} ({self.kind.__name__}{inside}{each}; default {self.default})"
+
+    def check(self, value: Any, *, method: str, experts: int) -> Any:
+        """Return ``value`` in the parameter's own type.
+
+        Raises:
+            MethodError: wrong type, outside the range, or not one value per expert.
+        """
+        if value is None and self.optional:
+            return None
+        if self.per_expert and isinstance(value, Sequence) and not isinstance(value, str):
+            if len(value) != experts:
+                raise MethodError(
+                    f"{method}: {self.name} has {len(value)} values for {experts} experts; give one or one each."
+                )
+            return [self._check_one(item, method) for item in value]
+        return self._check_one(value, method)
+
+    def _check_one(self, value: Any, method: str) -> Any:
+        number = {float: numbers.Real, int: numbers.Integral}.get(self.kind, self.kind)
+        if not isinstance(value, number) or (isinstance(value, bool) and self.kind is not bool):
+            raise MethodError(f"{method}: {self.name} is {value!r}, expected {self}.")
+        if isinstance(self.allowed, Range) and not self.allowed.holds(value):
+            raise MethodError(f"{method}: {self.name} is {value!r}, outside {self.allowed}: {self.meaning}.")
+        if isinstance(self.allowed, Choice) and value not in self.allowed.words:
+            raise MethodError(f"{method}: {self.name} is {value!r}.{nearest(value, self.allowed.words)}")
+        return self.kind(value)
+
+
+PerExpert = float | Sequence[float]
+Weights = Annotated[
+    PerExpert | None, Range(-100.0, 100.0, "weight of each expert in the sum or mean; none weighs all equally")
+]
+Index = Annotated[int, Range(0, 10_000, "which expert's task the model is for, counted from 0")]
+Seed = Annotated[
+    int, Range(0, 2**63 - 1, "seed of the random masks; each tensor and expert has a generator of its own")
+]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered merge method; ``rule`` is the pure function, everything else describes it.
+
+    Attributes:
+        acts_on: the smallest piece the rule must see whole: ``"entries"``, ``"rows"`` (of the last dimension),
+            ``"tensors"``, or ``"matrices"`` (linear maps only, see ``others``).
+            The value of a parameter ``scope`` overrides it.
+        gives: ``"experts"`` (edited deltas, combined by ``scale``) or ``"merged"`` (one task vector).
+        scale: whether the result is of the size of a ``"sum"`` or a ``"mean"`` over experts.
+        others: what tensors that are not matrices get when the rule acts on matrices: ``"sum"``, ``"mean"`` or
+            ``"base"``.
+        needs: context the engine hands over, of :data:`CONTEXT`.
+        prepass: function over a re-iterable stream of all deltas whose answer the rule gets as ``prepass``.
+        fit: function that finds the experts' weights from measurements before the merge (:mod:`.rules.learned`).
+        measure: what it measures merged models by, ``"score"`` or ``"gradient"``: a key of the engine's ``extras``.
+        experts: how many experts the rule takes, if not any number.
+        flavours: parameters by the name of the code whose published numbers they reproduce; the default is the paper.
+    """
+
+    name: str
+    title: str
+    family: str
+    paper: str
+    equation: str
+    rule: Callable
+    parameters: Mapping[str, Parameter]
+    summary: str
+    acts_on: str = "tensors"
+    gives: str = "experts"
+    scale: str = "sum"
+    others: str = "sum"
+    needs: tuple[str, ...] = ()
+    stochastic: bool = False
+    variant_of: str | None = None
+    deviations: str = ""
+    prepass: Callable | None = None
+    fit: Callable | None = None
+    measure: str | None = None
+    experts: int | None = None
+    flavours: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def piece(self, options: Mapping[str, Any]) -> str:
+        """Return what the rule must see whole with these options: ``entries``, ``rows``, ``tensors``, ``matrices``."""
+        return {"model": "entries", "row": "rows", "tensor": "tensors"}.get(options.get("scope"), self.acts_on)
+
+    def check(self, params: Mapping[str, Any], *, experts: int) -> dict[str, Any]:
+        """Return all parameters, defaults filled in.
+
+        Raises:
+            MethodError: an unknown parameter (the nearest known one is named) or a value it may not take.
+        """
+        for name in params:
+            if name not in self.parameters:
+                raise MethodError(f"{self.name} has no parameter {name!r}.{nearest(name, self.parameters)}")
+        if self.experts not in (None, experts):
+            raise MethodError(f"{self.name} merges exactly {self.experts} experts, got {experts}.")
+        preset = self.flavours.get(params.get("flavour"), {})
+        filled = {name: parameter.default for name, parameter in self.parameters.items()} | {**preset, **params}
+        return {
+            name: self.parameters[name].check(value, method=self.name, experts=experts)
+            for name, value in filled.items()
+        }
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def method(name: str, **description: Any) -> Callable[[Callable], Callable]:
+    """Register the decorated rule under ``name``; keywords are the fields of :class:`Method`.
+
+    A rule that gives edited experts also gets the parameter ``weights``.
+    """
+
+    def register(rule: Callable) -> Callable:
+        hints = typing.get_type_hints(rule, include_extras=True)
+        options = [p for p in inspect.signature(rule).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        parameters = {p.name: _parameter(p.name, hints[p.name], p.default) for p in options if p.name not in CONTEXT}
+        if description.get("gives", "experts") == "experts" and "fit" not in description:
+            parameters["weights"] = _parameter("weights", Weights, None)
+        if flavours := description.get("flavours"):
+            words = Choice(("paper", *flavours), "whose form: the paper's, or that of the code named")
+            parameters["flavour"] = Parameter("flavour", str, "paper", words, words.meaning)
+        if description.get("stochastic"):
+            parameters["seed"] = _parameter("seed", Seed, 0)
+        needs = tuple(p.name for p in options if p.name in CONTEXT)
+        summary = inspect.getdoc(rule).split("\n\n")[0].replace("\n", " ")
+        if name in _METHODS or description["family"] not in FAMILIES:
+            raise ValueError(f"method {name!r} is registered twice or has no family of {FAMILIES}")
+        _METHODS[name] = Method(name, rule=rule, parameters=parameters, summary=summary, needs=needs, **description)
+        return rule
+
+    return register
+
+
+def _parameter(name: str, hint: Any, default: Any) -> Parameter:
+    """Read one keyword's annotation, ``Annotated[type, Range | Choice]``."""
+    plain, allowed = typing.get_args(hint)
+    kinds = typing.get_args(plain) or (plain,)
+    kind = next(k for k in kinds if k in (bool, int, float, str))
+    per_expert = any(typing.get_origin(k) is Sequence for k in kinds)
+    return Parameter(name, kind, default, allowed, allowed.meaning, per_expert, type(None) in kinds)
+
+
+@functools.cache
+def registry() -> dict[str, Method]:
+    """Return every method by name, in the order of the rule files."""
+    importlib.import_module(".rules", __package__)
+    return _METHODS
+
+
+def find(name: str) -> Method:
+    """Return a method by name.
+
+    Raises:
+        MethodError: there is none; the message names the nearest.
+    """
+    if name not in registry():
+        raise MethodError(f"There is no merge method {name!r}.{nearest(name, registry())}")
+    return registry()[name]
+
+
+def listing() -> dict[str, dict[str, str]]:
+    """Return every method's parameters as ``{method: {parameter: meaning, range and default}}``."""
+    return {name: {p: str(q) for p, q in found.parameters.items()} for name, found in registry().items()}
+
+
+class _CallableModule(types.ModuleType):
+    """Lets ``speechmerge.methods()`` list the methods although ``speechmerge.methods`` is this module."""
+
+    def __call__(self) -> dict[str, dict[str, str]]:
+        return listing()
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -1,0 +1,157 @@
+"""Averages weighted by statistics of data: diagonal Fishers, or Gram matrices of the layers' inputs."""
+
+import math
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from ..methods import Choice, Range, Weights, method
+from .primitives import Stream, along, per_expert
+
+
+def _fisher_prepass(stream: Stream, *, normalise, **_) -> list[float] | None:
+    """Return 1 / ‖F_t‖ over the whole model, so that tasks of larger gradients do not count more."""
+    if not normalise:
+        return None
+    squares = sum(piece.fisher.double().square().flatten(1).sum(1).cpu() for piece in stream())
+    return [1 / math.sqrt(square) if square else 0.0 for square in squares.tolist()]
+
+
+@method(
+    "fisher",
+    title="Fisher-weighted averaging",
+    family="calibrated",
+    paper="arXiv 2111.09832",
+    equation=r"\theta=\frac{\sum_tc_tF_t\odot\theta_t}{\sum_tc_tF_t}",
+    acts_on="entries",
+    gives="merged",
+    scale="mean",
+    prepass=_fisher_prepass,
+    flavours={"fusion_bench": {"floored": "added"}},
+    deviations="Entries whose summed Fisher lies under the floor take the plain mean; FusionBench adds the floor to "
+    "every entry, and computes another statistic than the Fisher (the square of a summed gradient).",
+)
+def fisher(
+    deltas: Tensor,
+    *,
+    weights: Weights = None,
+    floor: Annotated[float, Range(0, 1, "least Fisher that counts as information")] = 1e-6,
+    floored: Annotated[
+        str, Choice(("mean", "added"), "what the floor does: fall back to the mean, or is added")
+    ] = "mean",
+    normalise: Annotated[bool, Choice((False, True), "divide each expert's Fisher by its norm over the model")] = False,
+    fisher: Tensor | None = None,
+    prepass: list[float] | None = None,
+) -> Tensor:
+    """Average the experts entry by entry, each weighted by how sharply its own task determines the entry.
+
+    Args:
+        deltas: task vectors, shape ``[T, ...]``.
+        weights: c_t of the experts.
+        floor: in the unit of the Fishers (relative to their norm where ``normalise``).
+        floored: what the floor does.
+        normalise: needs ``prepass``.
+        fisher: diagonal Fishers, shape ``[T, ...]``, not negative.
+        prepass: 1 / ‖F_t‖ for each expert.
+
+    Returns:
+        The merged task vector, shape ``[...]``.
+    """
+    share = torch.tensor(per_expert(weights, len(deltas)), dtype=torch.float64)
+    if prepass is not None:
+        share = share * torch.tensor(prepass) / sum(prepass)
+    share = along(share.tolist(), deltas)
+    if floored == "added":
+        weight = share * (fisher + floor)
+    else:
+        weight = torch.where((share * fisher).sum(0) > floor, share * fisher, share.expand_as(deltas))
+    return (weight * deltas).sum(0) / weight.sum(0)
+
+
+_REGMEAN = {
+    "family": "calibrated",
+    "acts_on": "matrices",
+    "gives": "merged",
+    "scale": "mean",
+    "others": "mean",
+}
+
+
+@method(
+    "regmean",
+    title="RegMean",
+    paper="arXiv 2212.09849",
+    equation=r"W=\Big(\sum_tW_t\tilde G_t\Big)\Big(\sum_t\tilde G_t\Big)^{-1},\ "
+    r"\tilde G_t=\alpha G_t+(1-\alpha)\operatorname{diag}G_t",
+    deviations="Grams are means over frames, as in all public code (the paper sums, so that larger sets count more). A "
+    "ridge of 1e-8 of the mean diagonal is added.",
+    **_REGMEAN,
+)
+def regmean(
+    deltas: Tensor,
+    *,
+    alpha: Annotated[float, Range(0, 1, "share of the Grams' entries off the diagonal that is used")] = 0.9,
+    ridge: Annotated[float, Range(0, 1, "added to the diagonal, in units of its mean")] = 1e-8,
+    gram: Tensor | None = None,
+) -> Tensor:
+    """Choose the linear map whose outputs are nearest to every expert's own on that expert's inputs.
+
+    Solved in fp64 for the task matrices; equal to solving for the weights, as the rule is equivariant to a shift.
+
+    Args:
+        deltas: task matrices, shape ``[T, m, n]``.
+        alpha: 1 uses the whole Grams, 0 their diagonals only.
+        ridge: keeps the system solvable where an input never varies.
+        gram: Gram matrices of the layer's inputs, shape ``[T, n, n]``.
+
+    Returns:
+        The merged task matrix, shape ``[m, n]``.
+    """
+    double = gram.double()
+    double = alpha * double + (1 - alpha) * torch.diag_embed(double.diagonal(dim1=-2, dim2=-1))
+    return solve(deltas.double() @ double, double, ridge).to(deltas.dtype)
+
+
+def solve(products: Tensor, grams: Tensor, ridge: float) -> Tensor:
+    """Return (Σ_t B_t) (Σ_t G_t)⁻¹ with a ridge in units of the mean diagonal; zero Grams give zero.
+
+    Args:
+        products: B_t, shape ``[T, m, n]``.
+        grams: G_t, shape ``[T, n, n]``, symmetric and positive semi-definite.
+        ridge: a singular sum without a ridge is solved in the least-squares sense.
+    """
+    total = grams.sum(0)
+    scale = total.diagonal().mean().item()
+    if scale == 0:
+        return torch.zeros_like(products[0])
+    total = total + ridge * scale * torch.eye(len(total), dtype=total.dtype, device=total.device)
+    factor, failed = torch.linalg.cholesky_ex(total)
+    right = products.sum(0)
+    if failed.item():
+        return right @ torch.linalg.pinv(total, hermitian=True, rtol=1e-12)
+    return torch.cholesky_solve(right.mT, factor).mT
+
+
+@method(
+    "regmean_pp",
+    title="RegMean++",
+    paper="arXiv 2508.03121",
+    equation=r"W=\Big(\sum_tW_t\tilde G'_t\Big)\Big(\sum_t\tilde G'_t\Big)^{-1},\ "
+    r"G'_t\text{ from inputs through the merged layers below}",
+    variant_of="regmean",
+    deviations="The rule is RegMean's; what differs is how the Grams are collected, layer after merged layer.",
+    **_REGMEAN,
+)
+def regmean_pp(
+    deltas: Tensor,
+    *,
+    alpha: Annotated[float, Range(0, 1, "share of the Grams' entries off the diagonal that is used")] = 0.9,
+    ridge: Annotated[float, Range(0, 1, "added to the diagonal, in units of its mean")] = 1e-8,
+    gram: Tensor | None = None,
+) -> Tensor:
+    """Merge as RegMean does, with inputs that have passed through the merged layers below instead of each expert's.
+
+    Args and shapes as :func:`regmean`.
+    """
+    return regmean(deltas, alpha=alpha, ridge=ridge, gram=gram)

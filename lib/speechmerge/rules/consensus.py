@@ -1,0 +1,211 @@
+"""Masks and weights from how far experts agree: Consensus, Localize-and-Stitch, PCB, SCE."""
+
+import math
+from typing import Annotated, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..methods import Choice, PerExpert, Range, method
+from .primitives import Stream, along, largest, order_statistics
+from .sparse import Count, Density, above, whole_model_thresholds
+
+Strictness = Annotated[PerExpert, Range(0, 10, "how much larger than the others' sum an entry must be to count as own")]
+
+
+def own_entries(deltas: Tensor, strictness: object) -> Tensor:
+    """Mark entries that matter to an expert: |τ_t| > λ_t |Σ_s τ_s - τ_t| (arXiv 2405.07813, equation 4).
+
+    Args:
+        deltas: shape ``[T, ...]``.
+        strictness: λ, one or one for each expert.
+
+    Returns:
+        Boolean mask, shape ``[T, ...]``.
+    """
+    return deltas.abs() > along(strictness, deltas) * (deltas.sum(0) - deltas).abs()
+
+
+@method(
+    "consensus",
+    title="Consensus task arithmetic",
+    family="sparse",
+    paper="arXiv 2405.07813",
+    equation=r"\tau=\Big[\sum_tm_t\ge k\Big]\odot\sum_t\tau_t,\ m_t=[|\tau_t|>\lambda_t|\tau-\tau_t|]",
+    acts_on="entries",
+    gives="merged",
+    deviations="FusionBench's masks compare |θ0 - τ_t|, a slip; here as the paper and the official code have it.",
+)
+def consensus(
+    deltas: Tensor,
+    *,
+    strictness: Strictness = 0.4,
+    votes: Annotated[int, Range(0, 10_000, "experts that must find an entry their own for it to stay")] = 2,
+) -> Tensor:
+    """Add the experts, but only where enough of them find the entry important.
+
+    Args:
+        deltas: task vectors, shape ``[T, ...]``.
+        strictness: see :func:`own_entries`.
+        votes: k; 0 is task arithmetic, more than T the base.
+
+    Returns:
+        The merged task vector, shape ``[...]``.
+    """
+    return deltas.sum(0) * (own_entries(deltas, strictness).sum(0) >= votes)
+
+
+def _stitch_prepass(stream: Stream, *, density, count) -> Tensor:
+    return whole_model_thresholds(stream, density, count)
+
+
+@method(
+    "localize_and_stitch",
+    title="Localize-and-Stitch, dataless",
+    family="sparse",
+    paper="arXiv 2408.13656",
+    equation=r"\tau=\sum_t\frac{m_t}{\sum_sm_s}\odot\tau_t,\ m_t=[|\tau_t|\in\operatorname{top}_K]",
+    acts_on="entries",
+    gives="merged",
+    scale="mean",
+    prepass=_stitch_prepass,
+    flavours={"official": {"count": "minus_one"}},
+    deviations="The official code keeps one entry fewer than K says. Equal magnitudes at the threshold are all kept.",
+)
+def localize_and_stitch(
+    deltas: Tensor, *, density: Density = 0.05, count: Count = "ceil", prepass: Tensor | None = None
+) -> Tensor:
+    """Keep each expert's few largest entries of the whole model and average where they overlap.
+
+    Args:
+        deltas: task vectors, shape ``[T, ...]``.
+        density: fraction of the whole task vector kept.
+        count: see :func:`speechmerge.rules.sparse.counted`.
+        prepass: each expert's threshold, ``[T]``.
+
+    Returns:
+        The merged task vector, shape ``[...]``.
+    """
+    kept = above(deltas, prepass)
+    return kept.sum(0) / (kept != 0).sum(0).clamp(min=1)
+
+
+class Balance(NamedTuple):
+    """What PCB must know of the whole model, one value for each expert."""
+
+    low: Tensor  # magnitudes are limited to [low, high]
+    high: Tensor
+    cut: Tensor  # scores below count nothing
+    top: Tensor  # the largest score
+
+
+def _scores(deltas: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the limited deltas and their scores, both ``[T, ...]``."""
+    low, high = along(low.tolist(), deltas), along(high.tolist(), deltas)
+    magnitude = deltas.abs().clamp(low, high)
+    share = (magnitude - low) / (high - low).clamp(min=1e-30)
+    within = torch.exp(len(deltas) * share.square())
+    between = torch.tanh(deltas * deltas.sum(0))
+    return magnitude * deltas.sign(), within * between
+
+
+def _pcb_prepass(stream: Stream, *, density, limit) -> Balance:
+    """Find the limits of magnitudes, then those of scores, over the whole model."""
+    experts = len(next(iter(stream())).deltas)
+
+    def magnitudes():
+        return (piece.deltas.flatten(1).abs() for piece in stream())
+
+    edges = order_statistics(magnitudes, lambda n: [[int(n * limit), int(n * (1 - limit) - 1)]] * experts)
+    low, high = edges[:, 0], edges[:, 1]
+
+    def scores():
+        return (_scores(piece.deltas.flatten(1), low, high)[1] for piece in stream())
+
+    cuts = order_statistics(scores, lambda n: [[int(n * (1 - density)), n - 1]] * experts)
+    return Balance(low, high, cuts[:, 0], cuts[:, 1])
+
+
+@method(
+    "pcb",
+    title="PCB-Merging (parameter competition balancing)",
+    family="sparse",
+    paper="arXiv 2410.02396",
+    equation=r"\tau=\frac{\sum_t\hat s_t\odot\bar\tau_t}{\sum_t\hat s_t},\ "
+    r"s_t=e^{T\operatorname{mm}(|\bar\tau_t|)^2}\tanh\Big(\tau_t\odot\sum_s\tau_s\Big)",
+    acts_on="entries",
+    gives="merged",
+    scale="mean",
+    prepass=_pcb_prepass,
+    deviations="Follows the official code, whose tanh form differs from the paper's softmax; the tanh sees the task "
+    "vectors unlimited. Not equivariant to their scale.",
+)
+def pcb(
+    deltas: Tensor,
+    *,
+    density: Annotated[float, Range(0, 1, "fraction of highest scores that count", open_low=True)] = 0.1,
+    limit: Annotated[float, Range(0, 0.5, "fraction of magnitudes limited at each end", open_high=True)] = 1e-4,
+    prepass: Balance | None = None,
+) -> Tensor:
+    """Weigh each entry by its size within its expert and its agreement with the others; weak ones drop out.
+
+    Args:
+        deltas: task vectors, shape ``[T, ...]``.
+        density: the paper's ratio.
+        limit: magnitudes are limited to these order statistics of the expert's whole task vector.
+        prepass: limits over the whole model.
+
+    Returns:
+        The merged task vector, shape ``[...]``.
+    """
+    limited, scores = _scores(deltas, prepass.low, prepass.high)
+    cut, top = along(prepass.cut.tolist(), deltas), along(prepass.top.tolist(), deltas)
+    weight = (scores.clamp(min=cut) - cut) / (top - cut).clamp(min=1e-30)
+    return (weight * limited).sum(0) / weight.sum(0).clamp(min=1e-12)
+
+
+@method(
+    "sce",
+    title="SCE (select, calculate, erase)",
+    family="sparse",
+    paper="arXiv 2408.07990",
+    equation=r"\tau=\frac{\sum_tw_te_t\tau_t}{\sum_tw_te_t},\ w_t\propto\overline{(m\tau_t)^2},\ "
+    r"e_t=[\operatorname{sgn}\tau_t="
+    r"\operatorname{sgn}\sum_s\tau_s]",
+    gives="merged",
+    scale="mean",
+    flavours={"mergekit": {"density": 1.0, "masked": "deltas", "floor": 1e-6}},
+    deviations="The authors' code masks for the weights only, mergekit masks the deltas too and takes equal weights "
+    "where their sum is under 1e-6, which it is for every fine-tune of a speech model.",
+)
+def sce(
+    deltas: Tensor,
+    *,
+    density: Annotated[float, Range(0, 1, "fraction of entries selected, those that vary most between experts")] = 0.1,
+    masked: Annotated[str, Choice(("weights", "deltas"), "what the selection applies to")] = "weights",
+    floor: Annotated[float, Range(0, 1, "sum of squares under which experts weigh equally")] = 0.0,
+) -> Tensor:
+    """Weigh the experts of each tensor by their energy where they differ most, and erase minority signs.
+
+    Args:
+        deltas: task vectors of a tensor, shape ``[T, ...]``.
+        density: fraction of the entries with any variance that is selected.
+        masked: ``"deltas"``: entries not selected stay the base's.
+        floor: guard of public code; 0 has none, so that the rule is equivariant to scale.
+
+    Returns:
+        The merged task vector, shape ``[...]``.
+    """
+    selected = deltas
+    if density < 1:
+        variance = deltas.double().var(0, unbiased=False)
+        selected = deltas * largest(variance.flatten(), int((variance > 0).sum() * density)).view(variance.shape)
+    merging = selected if masked == "deltas" else deltas
+    energy = selected.double().square().flatten(1).mean(1) if deltas.dim() > 1 else selected.double().square()
+    share = energy / energy.sum() if energy.sum() > floor else torch.full_like(energy, 1 / len(deltas))
+    total = merging.sum(0)
+    agree = merging.sign() == torch.where(total >= 0, 1.0, -1.0)
+    weight = along(share.tolist(), deltas) * agree
+    bottom = weight.sum(0)
+    guard = floor if floor else math.ulp(0.0)
+    return torch.where(bottom > 0, (weight * merging).sum(0) / bottom.clamp(min=max(guard, 1e-300)), 0)

@@ -1,0 +1,130 @@
+"""Singular vectors, polar factors and Newton–Schulz orthogonalisation, batched over leading dimensions."""
+
+import torch
+from torch import Tensor
+
+from ..errors import MethodError
+
+DEPENDENT = 1e-5  # σ_k / σ_1 below which squaring the matrix costs too many digits and a full SVD is taken
+COEFFICIENTS = {  # (a, b, c) of each step s → a·s + b·s³ + c·s⁵ on the singular values
+    "quintic": (
+        (4.0848, -6.8946, 2.9270),
+        (3.9505, -6.3029, 2.6377),
+        (3.7418, -5.5913, 2.3037),
+        (2.8769, -3.1427, 1.2046),
+        (2.8366, -3.0525, 1.2012),
+    ),
+    "muon": ((3.4445, -4.7750, 2.0315),) * 5,
+    "polar_express": (
+        (8.156554524902461, -22.48329292557795, 15.878769915207462),
+        (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+        (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+        (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+        (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+    ),
+}
+
+
+def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the thin SVD ``U [..., m, r], σ [..., r], V [..., n, r]`` in fp64.
+
+    Should LAPACK not converge, the matrix is disturbed by 1e-8 of its norm, always the same way, and tried again.
+
+    Raises:
+        MethodError: it does not converge then either.
+    """
+    double = matrix.double()
+    generator = torch.Generator(device=double.device).manual_seed(0)
+    for attempt in (0, 1):
+        try:
+            u, s, vh = torch.linalg.svd(double, full_matrices=False)
+        except torch.linalg.LinAlgError as error:
+            if attempt:
+                raise MethodError(
+                    f"the SVD of a matrix of shape {list(matrix.shape)} does not converge ({error}); look at the "
+                    "expert's weights for extreme values, or leave the tensor out with include."
+                ) from error
+            noise = torch.randn(double.shape, generator=generator, dtype=double.dtype, device=double.device)
+            double = double + 1e-8 * torch.linalg.matrix_norm(double, keepdim=True) * noise / noise.norm()
+        else:
+            return u, s, vh.mT
+    raise AssertionError("unreachable")
+
+
+def leading(matrix: Tensor, rank: int) -> Tensor:
+    """Return the best approximation of rank ``rank``, U_k Σ_k V_kᵀ, without a full SVD.
+
+    The leading singular vectors of the shorter side are the leading eigenvectors of the smaller Gram matrix, computed
+    in fp64; projecting on them gives the truncated SVD. Squaring loses singular values below 1e-8 of the largest,
+    which never lead.
+
+    Args:
+        matrix: shape ``[..., m, n]``.
+        rank: 0 to min(m, n).
+
+    Returns:
+        Shape ``[..., m, n]``, in the input's dtype.
+    """
+    if rank <= 0:
+        return torch.zeros_like(matrix)
+    if rank >= min(matrix.shape[-2:]):
+        return matrix.clone()
+    if matrix.shape[-2] > matrix.shape[-1]:
+        return leading(matrix.mT, rank).mT
+    double = matrix.double()
+    vectors = torch.linalg.eigh(double @ double.mT).eigenvectors[..., -rank:]
+    return (vectors @ (vectors.mT @ double)).to(matrix.dtype)
+
+
+def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the leading singular triplets ``U [..., m, k], σ [..., k], V [..., n, k]`` in fp64.
+
+    From the smaller Gram matrix as in :func:`leading`; by a full SVD where the last σ is too small for that. Vectors of
+    singular values that are zero (1e-12 of the first) are zero.
+    """
+    if matrix.shape[-2] > matrix.shape[-1]:
+        v, s, u = factors(matrix.mT, rank)
+        return u, s, v
+    double = matrix.double()
+    u = torch.linalg.eigh(double @ double.mT).eigenvectors[..., -rank:].flip(-1)
+    projected = u.mT @ double
+    s = projected.norm(dim=-1)
+    if (s[..., -1] < DEPENDENT * s[..., 0]).any():
+        u, s, v = (part[..., :rank] for part in svd(double))
+    else:
+        v = (projected / s.clamp(min=1e-300)[..., None]).mT
+    real = (s > 1e-12 * s[..., :1]).unsqueeze(-2)
+    return u * real, s, v * real
+
+
+def polar(matrix: Tensor, tolerance: float = 0.0) -> Tensor:
+    """Return the polar factor P Qᵀ of a matrix P D Qᵀ: the nearest one with orthonormal rows or columns, in fp64.
+
+    Args:
+        matrix: shape ``[..., m, n]``.
+        tolerance: directions whose singular value is below ``tolerance`` · σ₁ are dropped instead of completed.
+    """
+    if matrix.shape[-2] < matrix.shape[-1]:
+        return polar(matrix.mT, tolerance).mT
+    double = matrix.double()
+    values, vectors = torch.linalg.eigh(double.mT @ double)
+    if (values[..., 0] > max(DEPENDENT, tolerance) ** 2 * values[..., -1]).all():
+        return double @ (vectors * values.rsqrt().unsqueeze(-2)) @ vectors.mT
+    p, d, q = svd(double)
+    return (p * (d >= tolerance * d[..., :1]).unsqueeze(-2)) @ q.mT
+
+
+def newton_schulz(matrix: Tensor, coefficients: str = "quintic") -> Tensor:
+    """Approach the polar factor by matrix products only; singular values far below ‖·‖_F stay small.
+
+    Args:
+        matrix: shape ``[..., m, n]``; zero gives zero.
+        coefficients: which schedule of :data:`COEFFICIENTS`.
+    """
+    if matrix.shape[-2] > matrix.shape[-1]:
+        return newton_schulz(matrix.mT, coefficients).mT
+    y = matrix / torch.linalg.matrix_norm(matrix, keepdim=True).clamp(min=1e-30)
+    for a, b, c in COEFFICIENTS[coefficients]:
+        gram = y @ y.mT
+        y = a * y + (b * gram + c * gram @ gram) @ y
+    return y

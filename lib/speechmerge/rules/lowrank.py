@@ -1,0 +1,114 @@
+"""Pruning each expert's task matrices before they are added: by magnitude, by singular value, or both (LoRS).
+
+Source: arXiv 2502.17380, equations of section 3.
+"""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from ..methods import Choice, PerExpert, Range, method
+from .decompositions import leading
+from .primitives import per_expert, prune
+
+Density = Annotated[PerExpert, Range(0, 1, "fraction p of entries of each matrix kept, the largest in magnitude")]
+RankRatio = Annotated[PerExpert, Range(0, 1, "fraction r of the rank of each matrix kept; 0 keeps none")]
+RankMode = Annotated[
+    str,
+    Choice(
+        ("ratio", "parameters"),
+        "what r is a fraction of: the smaller side of the matrix, or its number of entries",
+    ),
+]
+_OPEN = (
+    "The paper names neither what r is a fraction of nor what happens to embeddings, convolutions and vectors: here r "
+    "is a fraction of min(m, n) (rank_mode) and those tensors are kept whole (policy)."
+)
+
+
+def rank(ratio: float, rows: int, columns: int, mode: str = "ratio") -> int:
+    """Return how many singular values a ratio keeps: at least one for a positive ratio, none for zero.
+
+    ``"ratio"``: k = round(r · min(m, n)). ``"parameters"``: k(m + n + 1) = r · m · n, the storage of the factors.
+    """
+    if ratio <= 0:
+        return 0
+    wanted = ratio * min(rows, columns) if mode == "ratio" else ratio * rows * columns / (rows + columns + 1)
+    return min(max(1, round(wanted)), rows, columns)
+
+
+@method(
+    "mp",
+    title="MP-Merging (magnitude pruning)",
+    family="lowrank",
+    paper="arXiv 2502.17380",
+    equation=r"\theta=\theta_0+\lambda\sum_t M_t\odot\Delta_t",
+    acts_on="matrices",
+    deviations=_OPEN,
+)
+def mp(deltas: Tensor, *, density: Density = 0.4) -> Tensor:
+    """Keep only the largest entries of each task matrix, then add the experts.
+
+    Args:
+        deltas: task matrices, shape ``[T, ..., m, n]``.
+        density: fraction kept, exactly ⌈p·m·n⌉ entries; among equal magnitudes the first in row order are kept.
+
+    Returns:
+        Pruned deltas, shape ``[T, ..., m, n]``.
+    """
+    return torch.stack([prune(d, p, dims=2) for d, p in zip(deltas, per_expert(density, len(deltas)), strict=True)])
+
+
+@method(
+    "svp",
+    title="SVP-Merging (singular value pruning)",
+    family="lowrank",
+    paper="arXiv 2502.17380",
+    equation=r"\theta=\theta_0+\lambda\sum_t U_k\Sigma_kV_k^{\top}",
+    acts_on="matrices",
+    deviations=_OPEN,
+)
+def svp(deltas: Tensor, *, rank_ratio: RankRatio = 0.02, rank_mode: RankMode = "ratio") -> Tensor:
+    """Keep only the leading singular values of each task matrix, then add the experts.
+
+    Args:
+        deltas: task matrices, shape ``[T, ..., m, n]``.
+        rank_ratio: k = max(1, round(r·min(m, n))) singular values are kept, none for r = 0.
+        rank_mode: ``"parameters"`` reads r as the fraction of parameters the factors hold.
+
+    Returns:
+        Deltas of rank k, shape ``[T, ..., m, n]``.
+    """
+    ranks = [rank(r, *deltas.shape[-2:], rank_mode) for r in per_expert(rank_ratio, len(deltas))]
+    return torch.stack([leading(delta, k) for delta, k in zip(deltas, ranks, strict=True)])
+
+
+@method(
+    "lors",
+    title="LoRS-Merging (low rank and sparse)",
+    family="lowrank",
+    paper="arXiv 2502.17380",
+    equation=r"\theta=\theta_0+\lambda\sum_t\big(L_t+\operatorname{top}_p(\Delta_t-L_t)\big),\ "
+    r"L_t=U_k\Sigma_kV_k^{\top}",
+    acts_on="matrices",
+    deviations=_OPEN,
+)
+def lors(
+    deltas: Tensor, *, rank_ratio: RankRatio = 0.02, density: Density = 0.4, rank_mode: RankMode = "ratio"
+) -> Tensor:
+    """Keep the leading singular values of each task matrix and the largest entries of what they leave over.
+
+    The low-rank part holds structure shared by many entries, the sparse part what single entries learnt.
+
+    Args:
+        deltas: task matrices, shape ``[T, ..., m, n]``.
+        rank_ratio: see :func:`svp`; 0 gives :func:`mp`.
+        density: see :func:`mp`, applied to the residual; 0 gives :func:`svp`.
+        rank_mode: see :func:`svp`.
+
+    Returns:
+        Low-rank plus sparse deltas, shape ``[T, ..., m, n]``.
+    """
+    low = svp(deltas, rank_ratio=rank_ratio, rank_mode=rank_mode)
+    return low + mp(deltas - low, density=density)

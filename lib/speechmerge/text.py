@@ -1,0 +1,32 @@
+"""Whisper's own text normalisers, and the version string that rows carry so that scores are never mixed."""
+
+from functools import cache
+from importlib.metadata import version
+
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+
+NORMALISER = f"whisper (transformers {version('transformers')})"
+
+
+@cache
+def _basic() -> BasicTextNormalizer:
+    return BasicTextNormalizer()
+
+
+@cache
+def _english() -> EnglishTextNormalizer:
+    return EnglishTextNormalizer({})
+
+
+def normalise(text: str, language: str) -> str:
+    """Normalise a reference or hypothesis before words are compared.
+
+    English goes through Whisper's English normaliser (numbers, contractions; without the British-American spelling
+    table, which is a property of a tokenizer folder and would make scores depend on it), every other language through
+    the basic one: lower case, symbols and bracketed remarks removed, diacritics kept.
+
+    Args:
+        text: one utterance.
+        language: Whisper's language code, e.g. ``"es"``; translations into English are ``"en"``.
+    """
+    return " ".join((_english() if language == "en" else _basic())(text).split())

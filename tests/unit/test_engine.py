@@ -1,0 +1,185 @@
+"""The engine: options, output scalings, dtypes, blocks, folders."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import speechmerge
+from speechmerge import checkpoints, engine, merging, methods, output
+from speechmerge.errors import MethodError, SpeechMergeError
+
+NAMES = {
+    "model.encoder.embed_positions.weight": (5, 4),
+    "model.encoder.layers.0.fc1.weight": (6, 4),
+    "model.encoder.layers.0.fc1.bias": (6,),
+    "model.decoder.layers.0.fc1.weight": (6, 4),
+    "model.decoder.embed_tokens.weight": (9, 4),
+}
+
+
+def model(seed: int, base: dict | None = None) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    fresh = {n: torch.randn(s, generator=generator) for n, s in NAMES.items()}
+    if base is None:
+        return fresh
+    moved = {n: base[n] + 0.01 * fresh[n] for n in NAMES}
+    return moved | {"model.encoder.embed_positions.weight": base["model.encoder.embed_positions.weight"].clone()}
+
+
+@pytest.fixture
+def base() -> dict[str, torch.Tensor]:
+    return model(0)
+
+
+@pytest.fixture
+def experts(base) -> list[dict[str, torch.Tensor]]:
+    return [model(seed, base) for seed in (1, 2, 3)]
+
+
+def folder(path, state, **config):
+    path.mkdir()
+    save_file({n: x.contiguous() for n, x in state.items()}, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps({"vocab_size": 9, "torch_dtype": "float16"} | config))
+    wanted = ("decoder_start_token_id", "no_timestamps_token_id", "lang_to_id", "task_to_id")
+    (path / "generation_config.json").write_text(json.dumps(dict.fromkeys(wanted, 1) | {"is_multilingual": True}))
+    (path / "optimizer.pt").write_bytes(b"never copied")
+    return path
+
+
+def test_sum_and_mean_by_hand(base, experts):
+    total = speechmerge.merge_state_dicts("task_arithmetic", base, experts, scaling=0.3, weights=[1.0, 2.0, -1.0])
+    mean = speechmerge.merge_state_dicts("weight_average", base, experts, weights=[1.0, 2.0, 1.0])
+    for n in base:
+        one, two, three = (x[n] for x in experts)
+        by_hand = base[n] + 0.3 * ((one - base[n]) + 2 * (two - base[n]) - (three - base[n]))
+        assert torch.allclose(total[n], by_hand, atol=1e-6)
+        assert torch.allclose(mean[n], (one + 2 * two + three) / 4, atol=1e-6)
+
+
+def test_weights_that_sum_to_zero_have_no_mean(base, experts):
+    with pytest.raises(MethodError, match="sum to zero"):
+        speechmerge.merge_state_dicts("weight_average", base, experts, weights=[1.0, -1.0, 0.0])
+
+
+def test_other_tensors_than_matrices_are_kept_whole_by_lors_or_as_the_policy_says(base, experts):
+    bias, table = "model.encoder.layers.0.fc1.bias", "model.decoder.embed_tokens.weight"
+    whole = speechmerge.merge_state_dicts("lors", base, experts)
+    policy = {"VEC": "mean", "EMB": "rule", "MAT": "base"}
+    other = speechmerge.merge_state_dicts("lors", base, experts, policy=policy, density=0.0, rank_ratio=0.3)
+    assert torch.allclose(whole[bias], base[bias] + sum(x[bias] - base[bias] for x in experts), atol=1e-6)
+    assert torch.allclose(other[bias], sum(x[bias] for x in experts) / 3, atol=1e-6)
+    assert torch.linalg.matrix_rank((other[table] - base[table]).double(), rtol=1e-3) <= 3
+    assert torch.equal(other["model.encoder.layers.0.fc1.weight"], base["model.encoder.layers.0.fc1.weight"])
+
+
+def test_only_the_included_parts_are_merged(base, experts):
+    found = speechmerge.merge_state_dicts("task_arithmetic", base, experts, include="encoder+mlp")
+    changed = [n for n in base if not torch.equal(found[n], base[n])]
+    assert changed == ["model.encoder.layers.0.fc1.weight", "model.encoder.layers.0.fc1.bias"]
+
+
+def test_dtypes(base, experts):
+    half = {n: x.half() for n, x in base.items()}
+    found = speechmerge.merge_state_dicts("task_arithmetic", half, experts)
+    wide = speechmerge.merge_state_dicts("task_arithmetic", half, experts, dtype=torch.float64)
+    assert {x.dtype for x in found.values()} == {torch.float16}
+    assert {x.dtype for x in wide.values()} == {torch.float64}
+
+
+def test_blocks_give_what_whole_tensors_give(base, experts, monkeypatch):
+    expected = speechmerge.merge_state_dicts("task_arithmetic", base, experts)
+    monkeypatch.setattr(merging, "BLOCK", 5)
+    found = speechmerge.merge_state_dicts("task_arithmetic", base, experts)
+    assert all(torch.equal(found[n], expected[n]) for n in base)
+
+
+def test_a_sinusoid_that_an_expert_changed_counts_as_a_table_unless_strict(base, experts):
+    name = "model.encoder.embed_positions.weight"
+    experts[1][name] += 0.5
+    found = speechmerge.merge_state_dicts("task_arithmetic", base, experts)
+    assert torch.allclose(found[name], base[name] + 0.5)
+    with pytest.raises(SpeechMergeError, match="sinusoid"):
+        engine.merged("task_arithmetic", base, experts)
+
+
+def test_a_stored_tied_head_is_tied_again(base, experts):
+    table = "model.decoder.embed_tokens.weight"
+    with_head = {"proj_out.weight": base[table]} | base
+    found = speechmerge.merge_state_dicts("task_arithmetic", with_head, experts)
+    assert list(found) == list(with_head)
+    assert torch.equal(found["proj_out.weight"], found[table])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scaling": float("nan")}, "finite"),
+        ({"policy": {"BIAS": "sum"}}, "no class 'BIAS'"),
+        ({"policy": {"VEC": "means"}}, "Did you mean 'mean'"),
+        ({"policy": {"VEC": "rule"}}, "acts on matrices"),
+        ({"extras": {"gram": []}}, "Did you mean 'grams'"),
+    ],
+)
+def test_wrong_options_get_a_sentence(options, words, base, experts):
+    with pytest.raises(MethodError, match=words):
+        speechmerge.merge_state_dicts("lors", base, experts, **options)
+
+
+def test_folders_give_what_dicts_give_and_the_record_says_how(base, experts, tmp_path):
+    paths = [folder(tmp_path / f"m{i}", state) for i, state in enumerate((base, *experts))]
+    expected = speechmerge.merge_state_dicts("lors", base, experts, scaling=0.15, density=[0.1, 0.2, 0.3])
+    in_memory = engine.merged("lors", paths[0], paths[1:], scaling=0.15, density=[0.1, 0.2, 0.3])
+    out = engine.merge_folders(
+        "lors", paths[0], paths[1:], tmp_path / "out", scaling=0.15, density=[0.1, 0.2, 0.3], progress=False
+    )
+    assert checkpoints.fingerprint(in_memory) == checkpoints.fingerprint(out) == checkpoints.fingerprint(expected)
+    record = json.loads((out / "merge_recipe.json").read_text())
+    assert record["fingerprints"]["result"] == checkpoints.fingerprint(out)
+    assert record["fingerprints"]["experts"] == [checkpoints.fingerprint(x) for x in experts]
+    assert record["recipe"]["parameters"]["density"] == [0.1, 0.2, 0.3]
+    assert record["recipe"]["parameters"]["lambda"] == 0.15
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float32"
+    assert sorted(x.name for x in out.iterdir()) == [
+        "README.md", "config.json", "generation_config.json", "merge_recipe.json", "model.safetensors",
+    ]  # fmt: skip
+    assert "merge_method: lors" in (out / "README.md").read_text()
+    assert str(tmp_path) not in (out / "README.md").read_text() + (out / "merge_recipe.json").read_text()
+
+
+def test_the_result_has_the_most_precise_dtype_of_the_inputs(base, experts, tmp_path):
+    half = [folder(tmp_path / f"h{i}", {n: x.half() for n, x in s.items()}) for i, s in enumerate((base, *experts))]
+    full = folder(tmp_path / "full", {n: x.half().float() for n, x in experts[0].items()} | {
+        "model.encoder.layers.0.fc1.bias": experts[0]["model.encoder.layers.0.fc1.bias"]})  # fmt: skip
+    a = engine.merge_folders("weight_average", half[0], half[1:], tmp_path / "a", progress=False)
+    b = engine.merge_folders("weight_average", half[0], [half[2], full], tmp_path / "b", progress=False)
+    assert set(checkpoints.open_checkpoint(a).dtypes.values()) == {torch.float16}
+    assert set(checkpoints.open_checkpoint(b).dtypes.values()) == {torch.float32}
+
+
+def test_a_merge_never_holds_more_than_its_estimate_of_a_large_table(base, experts):
+    merge = merging.Merge("task_arithmetic", base, experts)
+    memory, read = merge.estimate()
+    assert memory == 4 * 36 * (2 * 3 + 3)
+    assert read == 4 * 4 * sum(math.prod(shape) for shape in NAMES.values())
+
+
+def test_a_generator_depends_on_seed_name_and_expert_only():
+    draws = {
+        torch.rand(1, generator=merging.generator(*key)).item()
+        for key in [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1)]
+    }
+    assert len(draws) == 4
+    assert (
+        torch.rand(3, generator=merging.generator(5, "x", 2)).tolist()
+        == torch.rand(3, generator=merging.generator(5, "x", 2)).tolist()
+    )
+
+
+def test_every_parameter_reaches_the_recipe(base, experts):
+    for name, about in methods.registry().items():
+        if not {"gram", "fisher"} & set(about.needs):
+            merge = merging.Merge(name, base, experts)
+            assert set(about.parameters) <= set(output.recipe(merge, {})["parameters"])
