@@ -19,11 +19,14 @@ ENCODER_FRAME_SECONDS = 2 * HOP / SAMPLE_RATE  # one encoder position covers 20 
 def decode(data: bytes | Path) -> np.ndarray:
     """Read audio of any common container as mono float32 at 16 kHz.
 
+    Channels are averaged before resampling, because a resampler's own down-mix makes what both carry 3 dB too loud;
+    lossy files that overshoot full scale are turned down to it instead of being clipped.
+
     Args:
         data: the file's bytes, or its path (raw G.722 is recognised by the ``.g722`` suffix).
 
     Returns:
-        Samples, shape ``[n]``, in [-1, 1]; stereo is averaged, other rates are resampled.
+        Samples, shape ``[n]``, in [-1, 1].
 
     Raises:
         CorpusError: the file is missing, empty, corrupt, or holds a value that is not finite.
@@ -31,21 +34,41 @@ def decode(data: bytes | Path) -> np.ndarray:
     where = data if isinstance(data, Path) else "audio bytes"
     if isinstance(data, Path) and not data.is_file():
         raise CorpusError(f"{where}: the audio file does not exist; fetch the corpus again.")
-    source = str(data) if isinstance(data, Path) else io.BytesIO(data)
-    container = "g722" if isinstance(data, Path) and data.suffix == ".g722" else None
-    resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
     try:
-        with av.open(source, format=container) as file:
-            frames = [part for frame in file.decode(audio=0) for part in resampler.resample(frame)]
-        frames += resampler.resample(None)
+        samples, rate = _read(data)
     except (av.FFmpegError, IndexError, ValueError) as error:
-        raise CorpusError(f"{where}: not readable as audio ({error}); expected wav, flac, ogg or g722 speech.") from error
-    if not frames:
+        raise CorpusError(
+            f"{where}: not readable as audio ({error}); expected wav, flac, ogg or g722 speech."
+        ) from error
+    if not len(samples):
         raise CorpusError(f"{where}: the file holds no audio samples; expected speech at any rate.")
-    samples = np.concatenate([frame.to_ndarray()[0] for frame in frames])
     if not np.isfinite(samples).all():
         raise CorpusError(f"{where}: sample {int(np.argmin(np.isfinite(samples)))} is not finite; the file is damaged.")
-    return np.clip(samples, -1.0, 1.0)
+    samples = (samples / max(1.0, np.abs(samples).max())).astype(np.float32)
+    return np.clip(_resample(samples, rate), -1.0, 1.0)
+
+
+def _read(data: bytes | Path) -> tuple[np.ndarray, int]:
+    """Return the channels' mean ``[n]`` and the rate: by libsndfile where it knows the container, else by FFmpeg."""
+    try:
+        samples, rate = soundfile.read(io.BytesIO(data) if isinstance(data, bytes) else data, always_2d=True)
+        return samples.mean(axis=1), rate
+    except soundfile.LibsndfileError:
+        pass
+    raw = isinstance(data, Path) and data.suffix == ".g722"
+    planar = av.AudioResampler(format="fltp")
+    with av.open(io.BytesIO(data) if isinstance(data, bytes) else str(data), format="g722" if raw else None) as file:
+        frames = [part for frame in file.decode(audio=0) for part in planar.resample(frame)]
+        rate = file.streams.audio[0].rate
+    return np.concatenate([frame.to_ndarray().mean(axis=0) for frame in frames]) if frames else np.empty(0), rate
+
+
+def _resample(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Resample mono float32 ``[n]`` to 16 kHz with FFmpeg's resampler."""
+    frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+    frame.sample_rate = rate
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
+    return np.concatenate([part.to_ndarray()[0] for part in resampler.resample(frame) + resampler.resample(None)])
 
 
 def encode_flac(samples: np.ndarray) -> bytes:
@@ -59,5 +82,8 @@ def decode_flac(data: bytes) -> np.ndarray:
     """Decode what :func:`encode_flac` wrote, much faster than :func:`decode`."""
     samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
     if rate != SAMPLE_RATE or samples.ndim != 1:
-        raise CorpusError(f"stored clip has rate {rate} and {samples.ndim} channels, expected mono {SAMPLE_RATE}; fetch the corpus again.")
+        raise CorpusError(
+            f"stored clip has rate {rate} and {samples.ndim} channels, expected mono {SAMPLE_RATE}; "
+            "fetch the corpus again."
+        )
     return samples

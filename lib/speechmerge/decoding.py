@@ -1,7 +1,8 @@
-"""Batched transcription and translation of clips into predictions that are kept, so that scoring never decodes again."""
+"""Batched transcription and translation of clips; predictions are kept, so that scoring never decodes again."""
 
 import gzip
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from transformers import WhisperForConditionalGeneration
 from . import models
 from .audio import SAMPLE_RATE
 from .corpora import Clip
-from .devices import best_device, bf16_pays, keep_memory
-from .errors import ScoringError
+from .devices import PRECISIONS, best_device, bf16_pays, keep_memory
+from .errors import CheckpointError, ScoringError, nearest
 from .files import atomic_file
 from .packing import TASK_NAMES
 
@@ -38,6 +39,11 @@ class Decoding:
     precision: str = "auto"
     tokens_per_second: float = 20.0
 
+    def __post_init__(self) -> None:
+        """Refuse a number format that is not one."""
+        if self.precision not in PRECISIONS:
+            raise ScoringError(f"there is no precision {self.precision!r}.{nearest(self.precision, PRECISIONS)}")
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -59,14 +65,23 @@ class Decoder:
         state: dict[str, torch.Tensor] | None = None,
         batch: int = 24,
     ) -> None:
-        """Load ``folder``; ``state`` replaces its weights (a merge that was never written to disk)."""
+        """Load ``folder``; ``state`` replaces its weights (a merge that was never written to disk).
+
+        Raises:
+            CheckpointError: ``state`` lacks a tensor of the model or has one too many.
+        """
         self.settings, self.batch, self.device = settings or Decoding(), batch, best_device()
         keep_memory()
         self.tokenizer = models.load_tokenizer(folder)
         self.extractor = models.load_feature_extractor(folder)
         self.model: WhisperForConditionalGeneration = models.load_model(folder)
         if state is not None:
-            self.model.load_state_dict(state, strict=False)
+            missing, unknown = self.model.load_state_dict(state, strict=False)
+            if wrong := [*unknown, *(name for name in missing if name != "proj_out.weight")]:
+                raise CheckpointError(
+                    f"the merged weights do not fit the model in {folder}: {len(wrong)} tensors are missing or unknown "
+                    f"(for example {wrong[0]!r}); merge into this base."
+                )
             self.model.tie_weights()
         bf16 = self.settings.precision == "bf16" or (self.settings.precision == "auto" and bf16_pays(self.device))
         self.dtype = torch.bfloat16 if bf16 else torch.float32
@@ -122,10 +137,10 @@ def read_predictions(path: Path) -> list[Prediction]:
     """Read what :func:`write_predictions` wrote (gzipped, or plain if the name does not end in ``.gz``)."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return [Prediction(**json.loads(line)) for line in data.decode().splitlines()]
+        return [Prediction(**json.loads(line)) for line in data.decode().split("\n") if line]
     except FileNotFoundError:
         raise ScoringError(f"{path}: there are no predictions; decode first.") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise ScoringError(f"{path}: not a predictions file ({error}); expected JSON lines with id and text.") from error
-
-
+    except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
+        raise ScoringError(
+            f"{path}: not a predictions file ({error}); expected JSON lines with id and text."
+        ) from error

@@ -1,11 +1,13 @@
 """Which device and which number format to compute in."""
 
 import ctypes
+import gc
 import sys
 from pathlib import Path
 
 import torch
 
+PRECISIONS = ("auto", "bf16", "fp32")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's names for mallopt(3)
 
 
@@ -15,7 +17,7 @@ def best_device() -> torch.device:
 
 
 def bf16_pays(device: torch.device) -> bool:
-    """Tell whether bf16 matrix products are faster than fp32 there: GPUs with bf16 units, CPUs with AMX or AVX512-BF16."""
+    """Tell whether bf16 matrix products are faster than fp32 there: GPUs with bf16 units, CPUs with AMX."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     flags = Path("/proc/cpuinfo")
@@ -42,3 +44,14 @@ def keep_memory() -> None:
         if mallopt is not None:
             mallopt(M_MMAP_MAX, 0)
             mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def release_memory() -> None:
+    """Give back what :func:`keep_memory` kept: call it between pieces of work, or the process only ever grows."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if malloc_trim is not None:
+            malloc_trim(0)

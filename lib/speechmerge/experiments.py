@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from . import decoding, training
+from . import decoding, methods, training
 from .errors import StudyError, nearest
 from .files import digest
 from .store import artefact, project_root
@@ -84,7 +84,9 @@ class Plan:
         keys = [self.steps[need].key for need in needs]
         key = digest({"kind": kind, "version": version, "spec": spec, "needs": keys})
         if self.steps.setdefault(name, Step(name, kind, spec, needs, key, seconds)).key != key:
-            raise StudyError(f"two different steps are called {name!r}; the names of an experiment's systems must differ.")
+            raise StudyError(
+                f"two different steps are called {name!r}; the names of an experiment's systems must differ."
+            )
         return name
 
 
@@ -115,7 +117,8 @@ def plan(experiment: str, profile: str, seeds: list[int] | None = None) -> Plan:
         seeds: training seeds; None takes the profile's.
 
     Raises:
-        StudyError: unknown experiment, profile or kind; the nearest name is given.
+        StudyError: unknown experiment, profile, languages or kind; the nearest name is given.
+        MethodError: a system's method is unknown.
     """
     known, settings = experiments(), profiles()
     if experiment not in known:
@@ -123,6 +126,9 @@ def plan(experiment: str, profile: str, seeds: list[int] | None = None) -> Plan:
     if profile not in settings:
         raise StudyError(f"there is no profile {profile!r}.{nearest(profile, settings)}")
     made = Plan(known[experiment], profile, settings[profile])
+    chosen, sets = known[experiment]["languages"], settings[profile]["sets"]
+    if chosen not in sets:
+        raise StudyError(f"profile {profile!r} has no languages {chosen!r} for {experiment!r}.{nearest(chosen, sets)}")
     kind = known[experiment]["kind"]
     if kind not in KINDS:
         raise StudyError(f"experiment {experiment!r} has kind {kind!r}.{nearest(kind, KINDS)}")
@@ -183,6 +189,7 @@ def _pruned(plan: Plan, method: str, parameter: str, language: str, expert: str)
 def _merged(plan: Plan, entry: dict, experts: tuple[str, ...], seed: int, tuning: dict[str, tuple[str, ...]]) -> str:
     """Add a merge's tuning on dev (first seed only) and its decoding on test."""
     method, label = entry["method"], f"{entry['system']} seed {seed}"
+    methods.find(method)  # a misspelt name is an error of the plan, not of a run hours later
     if entry["system"] not in tuning:
         prunes = tuple(
             _pruned(plan, pruner, parameter, language, expert)
@@ -194,7 +201,14 @@ def _merged(plan: Plan, entry: dict, experts: tuple[str, ...], seed: int, tuning
             [parameter] = entry["tune"]
             grid = [{parameter: value} for value in plan.settings["grids"][parameter]]
             decodes = [
-                _decode(plan, f"{label} {point}", "dev", plan.languages, {"method": method, "params": point}, experts + prunes)
+                _decode(
+                    plan,
+                    f"{label} {point}",
+                    "dev",
+                    plan.languages,
+                    {"method": method, "params": point},
+                    experts + prunes,
+                )
                 for point in grid
             ]
             tunes = (_tune(plan, f"{entry['system']} {parameter}", grid, decodes),)
@@ -219,17 +233,23 @@ def _systems(plan: Plan, seeds: list[int]) -> None:
                     plan.systems.append(System(entry["system"], seed, "none", dict.fromkeys(languages, step)))
             elif model == "expert":
                 steps = {
-                    language: _decode(plan, f"expert {language} seed {seed}", "test", [language], {"expert": True}, (e,))
+                    language: _decode(
+                        plan, f"expert {language} seed {seed}", "test", [language], {"expert": True}, (e,)
+                    )
                     for language, e in zip(languages, experts, strict=True)
                 }
                 plan.systems.append(System(entry["system"], seed, "fine-tuning", steps, named))
             elif model == "joint":
                 joint = _trained(plan, languages, task, seed, seeds[0])
                 step = _decode(plan, f"joint seed {seed}", "test", languages, {"expert": True}, (joint,))
-                plan.systems.append(System(entry["system"], seed, "joint training", dict.fromkeys(languages, step), named))
+                plan.systems.append(
+                    System(entry["system"], seed, "joint training", dict.fromkeys(languages, step), named)
+                )
             else:
                 step = _merged(plan, entry, experts, seed, tuning)
-                plan.systems.append(System(entry["system"], seed, entry["method"], dict.fromkeys(languages, step), named))
+                plan.systems.append(
+                    System(entry["system"], seed, entry["method"], dict.fromkeys(languages, step), named)
+                )
 
 
 def _task_vectors(plan: Plan, seeds: list[int]) -> None:
@@ -253,7 +273,9 @@ def narrowed(made: Plan, systems: list[str] | None) -> Plan:
     known = {s.system for s in made.systems}
     for name in systems:
         if name not in known:
-            raise StudyError(f"experiment {made.experiment['experiment']!r} has no system {name!r}.{nearest(name, known)}")
+            raise StudyError(
+                f"experiment {made.experiment['experiment']!r} has no system {name!r}.{nearest(name, known)}"
+            )
     kept = [s for s in made.systems if s.system in systems]
     wanted = set(_ancestors(made, {step for s in kept for step in s.decodes.values()}))
     return replace(made, steps={n: s for n, s in made.steps.items() if n in wanted}, systems=kept)

@@ -41,6 +41,10 @@ class Figured:
         if self.data.empty:
             raise BookError(f"the figure {self.caption!r} has no data; load the rows it draws before drawing it.")
 
+        with style.applied():
+            self.fig.draw_without_rendering()
+            self.fig.set_layout_engine("none")  # laid out once, so that every file shows the same and is the same
+
     def _image(self, kind: str) -> bytes:
         with style.applied(), io.BytesIO() as stream:
             self.fig.savefig(stream, format=kind, metadata={"Date": None} if kind == "svg" else {})

@@ -65,7 +65,8 @@ def check_writable(path: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise SpeechMergeError(
-            f"{path} needs about {needed_bytes / 1e9:.2f} GB but {folder} has {free / 1e9:.2f} GB free; make room or write elsewhere."
+            f"{path} needs about {needed_bytes / 1e9:.2f} GB but {folder} has {free / 1e9:.2f} GB free; make room, "
+            "or write elsewhere."
         )
 
 

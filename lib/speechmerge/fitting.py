@@ -57,7 +57,8 @@ def _gradient(merge: "Merge", weights: Tensor) -> tuple[float, Tensor]:
 def _inner(merge: "Merge", name: str, slopes: Mapping[str, Tensor]) -> Tensor:
     """Return ⟨∇L, τ_t⟩ of one tensor for each expert, fp64 ``[T]``."""
     flat = slopes[name].detach().reshape(-1)
-    return sum(
-        merge.read(name, start, stop)[1].double() @ flat[start:stop].to(merge.device, torch.float64)
-        for start, stop in merge.blocks(name, "sum")
-    ).cpu()
+    total = torch.zeros(len(merge.experts), dtype=torch.float64)
+    for start, stop in merge.blocks(name, "sum"):
+        slope = flat[start:stop].to(merge.device, torch.float64)
+        total += (merge.read(name, start, stop)[1].double() @ slope).cpu()
+    return total

@@ -254,7 +254,7 @@ class Merge:
             return values.view(*lead, -1, shape[-1] if shape else 1)
         if self.piece == "matrices":
             return values.view(*lead, shape[0], -1)  # a filter becomes (out, in · width)
-        return values.view(*lead, *shape)
+        return values.view((*lead, *shape))
 
     def _combine(self, name: str, deltas: Tensor, scale: str) -> Tensor:
         """Sum the experts, or take their mean, with the method's weights if it has any."""
@@ -285,7 +285,9 @@ class Merge:
         return found.reshape(-1)
 
     def _fisher(self, name: str, start: int, base: Tensor) -> Tensor:
-        return self._shaped(name, self._statistic("fishers", name, base).flatten(1)[:, start : start + len(base)])
+        return self._shaped(
+            name, self._statistic("fishers", name, base).reshape(len(self.experts), -1)[:, start : start + len(base)]
+        )
 
     def _statistic(self, key: str, wanted: str, base: Tensor) -> Tensor:
         """Return one statistic of every expert, ``[T, ...]``: Grams are named by module, Fishers by tensor."""

@@ -82,6 +82,7 @@ def execute(source: Path, output: Path, parameters: dict, *, key: str | None = N
             None,
             parameters=parameters,
             kernel_name=KERNEL,
+            language="python",
             execution_timeout=CELL_SECONDS,
             progress_bar=False,
             cwd=cwd,

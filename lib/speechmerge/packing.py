@@ -14,6 +14,7 @@ from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 from .audio import SAMPLE_RATE, WINDOW_SAMPLES
 from .corpora import Clip
+from .errors import TrainingError
 
 PAUSE_SECONDS = 0.3  # silence between two clips of a window
 FULL_SECONDS = 28.0  # speech in a full window; the rest stays silent
@@ -74,7 +75,7 @@ def collate(
 
     Returns:
         ``input_features`` ``[B, mel, frames]`` fp32, ``decoder_input_ids`` and ``labels`` ``[B, L]`` int64. The prompt
-        (start, language, task, no timestamps) is input only: its labels are ignored, because it is forced when decoding.
+        (start, language, task, no timestamps) is input only: its labels are ignored, because decoding forces it.
     """
     inputs, labels = [], []
     for window in windows:
@@ -93,9 +94,19 @@ def collate(
 
 
 def prompt_ids(tokenizer: WhisperTokenizer, language: str, task: str) -> list[int]:
-    """Return ``<|startoftranscript|><|language|><|task|><|notimestamps|>`` as token ids."""
-    names = ("startoftranscript", language, TASK_NAMES[task], "notimestamps")
-    return tokenizer.convert_tokens_to_ids([f"<|{name}|>" for name in names])
+    """Return ``<|startoftranscript|><|language|><|task|><|notimestamps|>`` as token ids.
+
+    Raises:
+        TrainingError: the tokenizer lacks one of them: no language of Whisper, or an English-only model.
+    """
+    names = [f"<|{name}|>" for name in ("startoftranscript", language, TASK_NAMES[task], "notimestamps")]
+    ids = tokenizer.convert_tokens_to_ids(names)
+    unknown = [name for name, i in zip(names, ids, strict=True) if i in (None, tokenizer.unk_token_id)]
+    if unknown:
+        raise TrainingError(
+            f"the tokenizer has no {', '.join(unknown)}; take a multilingual Whisper and one of its language codes."
+        )
+    return ids
 
 
 def _join(clips: Sequence[Clip]) -> np.ndarray:

@@ -23,7 +23,7 @@ COMPRESSION_LIMIT = 2.4  # Whisper's own threshold for a repetitive hypothesis
 
 @dataclass(frozen=True)
 class Counts:
-    """Word and character edits of every utterance of one language, in the order of the references; arrays are ``[n]``."""
+    """Word and character edits of the utterances of one language, in the references' order; arrays are ``[n]``."""
 
     ids: tuple[str, ...]
     errors: np.ndarray
@@ -52,8 +52,10 @@ def match(predictions: Sequence[Prediction], clips: Sequence[Clip]) -> list[Pred
     """Return the predictions in the order of ``clips``; refuse anything but a one-to-one match of ids.
 
     Raises:
-        ScoringError: an id is missing, unknown or doubled; both counts and an example are named.
+        ScoringError: there are no clips, or an id is missing, unknown or doubled; both counts and an example are named.
     """
+    if not clips:
+        raise ScoringError(f"there are no references for {len(predictions)} predictions; choose another split.")
     by_id = {p.id: p for p in predictions}
     wanted = {c.id for c in clips}
     for kind, ids in (("missing", wanted - by_id.keys()), ("unknown", by_id.keys() - wanted)):
@@ -63,7 +65,9 @@ def match(predictions: Sequence[Prediction], clips: Sequence[Clip]) -> list[Pred
                 f"{len(ids)} {kind} (for example {min(ids)!r}); decode the same corpus, language and split again."
             )
     if not len(by_id) == len(predictions) == len(clips) == len(wanted):
-        raise ScoringError(f"an id stands twice: {len(predictions)} predictions, {len(clips)} references, {len(wanted)} ids.")
+        raise ScoringError(
+            f"an id stands twice: {len(predictions)} predictions, {len(clips)} references, {len(wanted)} ids."
+        )
     return [by_id[c.id] for c in clips]
 
 
@@ -146,6 +150,8 @@ def compare(first: Sequence[Counts], second: Sequence[Counts], *, seed: int = 0)
     Raises:
         ScoringError: the systems were scored on different utterances or with different normalisers.
     """
+    if len(first) != len(second):
+        raise ScoringError(f"the systems were scored on {len(first)} and {len(second)} languages; score both on all.")
     for a, b in zip(first, second, strict=True):
         if a.ids != b.ids or a.normaliser != b.normaliser:
             raise ScoringError(
@@ -155,7 +161,9 @@ def compare(first: Sequence[Counts], second: Sequence[Counts], *, seed: int = 0)
     samples = resampled_rates(first, seed=seed) - resampled_rates(second, seed=seed)
     below = (np.sum(samples <= 0) + 1) / (RESAMPLES + 1)
     above = (np.sum(samples >= 0) + 1) / (RESAMPLES + 1)
-    return Comparison(pooled_wer(first) - pooled_wer(second), *interval(samples), float(min(1.0, 2 * min(below, above))))
+    return Comparison(
+        pooled_wer(first) - pooled_wer(second), *interval(samples), float(min(1.0, 2 * min(below, above)))
+    )
 
 
 def pooled_wer(counts: Sequence[Counts]) -> float:
@@ -180,7 +188,9 @@ def translation(predictions: Sequence[Prediction], clips: Sequence[Clip], *, res
     hypotheses = [p.text for p in match(predictions, clips)]
     references = [c.translation for c in clips]
     if None in references:
-        raise ScoringError(f"clip {clips[references.index(None)].id} has no translation; score translations on corpora with English text.")
+        raise ScoringError(
+            f"clip {clips[references.index(None)].id} has no translation; take a corpus with English text."
+        )
     bleu = BLEU()
     whole = bleu.corpus_score(hypotheses, [references])
     rng = np.random.default_rng(0)

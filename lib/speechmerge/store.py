@@ -1,7 +1,6 @@
 """Where results live: content-addressed artefacts in the cache, committed rows and predictions in the repository."""
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ import pandas as pd
 from .corpora import Clip
 from .decoding import read_predictions
 from .errors import StudyError, nearest
-from .files import atomic_file
+from .files import atomic_file, digest
 from .packages import cache_folder
 from .scoring import Counts, count
 
@@ -22,23 +21,25 @@ ROW_FIELDS = (
     "substitutions", "deletions", "insertions", "runaway", "normaliser", "signature", "decoding", "training", "seed",
     "corpus_fingerprint", "library", "hardware", "seconds", "date",
 )  # fmt: skip
+STAMP = ("library", "hardware", "date")  # where and when a row was made
 IDENTITY = ("experiment", "system", "task", "language", "domain", "split", "seed")
 
 
 def project_root() -> Path:
-    """Return the folder that holds ``experiments/``: ``$SPEECHMERGE_HOME``, or the nearest one above here or this
-    file."""
+    """Return the folder that holds ``experiments/``: ``$SPEECHMERGE_HOME``, or the nearest above here or this file."""
     places = [os.environ.get("SPEECHMERGE_HOME"), Path.cwd(), Path(__file__)]
     for place in (Path(p) for p in places if p):
         for folder in (place, *place.parents):
-            if (folder / "experiments").is_dir():
+            if (folder / "experiments" / "profiles.yaml").is_file():
                 return folder
-    raise StudyError("no folder named experiments/ above here; run inside a clone of the book, or set SPEECHMERGE_HOME.")
+    raise StudyError(
+        "there is no experiments/profiles.yaml above here; run inside a clone of the book, or set SPEECHMERGE_HOME."
+    )
 
 
 def results_folder(profile: str) -> Path:
     """Committed results of a profile; ``$SPEECHMERGE_RESULTS`` moves them (tests, trial runs)."""
-    return Path(os.environ.get("SPEECHMERGE_RESULTS", project_root() / "results")) / profile
+    return Path(os.environ.get("SPEECHMERGE_RESULTS") or project_root() / "results") / profile
 
 
 def artefact(kind: str, key: str) -> Path:
@@ -49,30 +50,59 @@ def artefact(kind: str, key: str) -> Path:
 def append_rows(profile: str, rows: Iterable[dict]) -> None:
     """Add rows to ``rows.jsonl``; a row of the same identity is replaced, so that a repeated run changes nothing else.
 
+    A row that says the same as before keeps its old date, machine and library version: nothing was measured anew.
+
     Raises:
         StudyError: a row lacks a field, has an unknown one, or holds a number that is not finite.
     """
     path = results_folder(profile) / "rows.jsonl"
-    kept = {_identity(row): row for row in _read(path)}
+    old = _read(path)
+    kept = {_identity(row): row for row in old}
     for row in rows:
         wrong = set(row) ^ set(ROW_FIELDS)
         if wrong:
-            raise StudyError(f"a row of {row.get('experiment')!r} has missing or unknown fields: {', '.join(sorted(wrong))}.")
-        bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
+            raise StudyError(
+                f"a row of {row.get('experiment')!r} has missing or unknown fields: {', '.join(sorted(wrong))}."
+            )
+        bad = [field for field, value in row.items() if not _is_finite(value)]
         if bad:
             raise StudyError(f"row {_identity(row)}: {', '.join(bad)} is not finite; it is not stored.")
         kept[_identity(row)] = {field: row[field] for field in ROW_FIELDS}
-    lines = (json.dumps(row, ensure_ascii=False) for _, row in sorted(kept.items()))
-    with atomic_file(path) as file:
-        file.write_text("".join(line + "\n" for line in lines))
+    _write(path, [row for _, row in sorted(kept.items())], old)
 
 
 def _identity(row: dict) -> tuple[str, ...]:
     return tuple(str(row[field]) for field in IDENTITY)
 
 
+def _is_finite(value: object) -> bool:
+    """Whether all numbers in a value are, in lists and dicts too."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
 def _read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text().split("\n") if line]
+    except ValueError as error:
+        raise StudyError(f"{path} is damaged ({error}); restore the committed file, or delete it and rerun.") from error
+
+
+def _write(path: Path, found: list[dict], old: list[dict]) -> None:
+    """Write rows; those that an old row equals in all but its stamp keep the old stamp."""
+    known = {_said(row): row for row in old}
+    lines = (json.dumps(known.get(_said(row), row), ensure_ascii=False) + "\n" for row in found)
+    with atomic_file(path) as file:
+        file.write_text("".join(lines))
+
+
+def _said(row: dict) -> str:
+    return digest({field: value for field, value in row.items() if field not in STAMP})
 
 
 def rows(profile: str, experiment: str) -> pd.DataFrame:
@@ -101,10 +131,21 @@ def statistics(profile: str, name: str) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def write_statistics(profile: str, name: str, found: Iterable[dict]) -> None:
-    """Write a whole table of statistics, replacing the old one."""
-    with atomic_file(results_folder(profile) / f"{name}.jsonl") as file:
-        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
+def write_statistics(profile: str, name: str, found: Iterable[dict], *, identity: tuple[str, ...] = ()) -> None:
+    """Write a table of statistics; rows that say the same as before keep their old stamp.
+
+    Args:
+        profile: whose results.
+        name: of the table.
+        found: the rows.
+        identity: fields that tell rows apart; old rows that no new one replaces are kept. None: all are replaced.
+    """
+    path = results_folder(profile) / f"{name}.jsonl"
+    old = _read(path)
+    if identity:
+        kept = {tuple(row[field] for field in identity): row for part in (old, found) for row in part}
+        found = kept.values()
+    _write(path, list(found), old)
 
 
 def predictions_path(profile: str, experiment: str, system: str, task: str, language: str, seed: int) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,12 +11,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import checkpoints, corpora, engine, models, provenance, scoring, store, task_vectors
+from . import checkpoints, corpora, engine, models, provenance, scoring, store, task_vectors, training
 from .decoding import Decoder, Decoding, read_predictions, write_predictions
+from .devices import release_memory
 from .errors import StudyError
 from .experiments import Plan, Step, System
 from .files import atomic_folder
-from .training import Recipe, Source, train
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ def execute(step: Step, steps: dict[str, Step]) -> None:
     else:
         with atomic_folder(step.folder) as folder:
             ACTIONS[step.kind](step.spec, inputs, folder)
+    release_memory()
     log.info("%s: %.0f s", step.name, time.perf_counter() - started)
 
 
@@ -88,9 +90,9 @@ def _write(folder: Path, result: dict) -> None:
 def _train(step: Step, inputs: Inputs) -> None:
     """Fine-tune; the learning rate is the step's own or the one chosen by the step it needs."""
     spec = dict(step.spec)
-    sources = tuple(Source(*source) for source in spec.pop("sources"))
+    sources = tuple(training.Source(*source) for source in spec.pop("sources"))
     spec.setdefault("learning_rate", _result(inputs[0][1])["learning_rate"] if inputs else None)
-    train(Recipe(sources=sources, **spec), step.folder)
+    training.train(training.Recipe(sources=sources, **spec), step.folder)
 
 
 def _choose(spec: dict, inputs: Inputs, folder: Path) -> None:
@@ -127,7 +129,11 @@ def _decode(spec: dict, inputs: Inputs, folder: Path) -> None:
         seconds = time.perf_counter() - started
         write_predictions(predictions, folder / f"{language}.jsonl.gz")
         counts = scoring.count(predictions, clips, language)
-        counted[language] = {"errors": int(counts.errors.sum()), "words": int(counts.words.sum()), "seconds": round(seconds, 2)}
+        counted[language] = {
+            "errors": int(counts.errors.sum()),
+            "words": int(counts.words.sum()),
+            "seconds": round(seconds, 2),
+        }
     _write(folder, {"params": params, "merge_seconds": round(merge_seconds, 2), "languages": counted})
 
 
@@ -145,7 +151,7 @@ def _resolved(params: dict, inputs: Inputs) -> dict:
 
 
 def evaluation_clips(names: list[str], language: str, split: str, cap: int | None = None) -> list[corpora.Clip]:
-    """Return the clips of a language over its corpora; a cap takes every n-th clip, so that all corpora stay represented."""
+    """Return the clips of a language over its corpora; a cap takes every n-th, so that all corpora stay represented."""
     clips = [clip for name in names for clip in corpora.load(name, language, split)]
     if cap is None or len(clips) <= cap:
         return clips
@@ -188,10 +194,11 @@ def collect(plan: Plan) -> None:
         return
     counts = {(s.system, s.seed): _counts(plan, s) for s in tqdm(plan.systems, desc="score", leave=False)}
     store.append_rows(plan.profile, [row for s in plan.systems for row in _rows(plan, s, counts[s.system, s.seed])])
-    store.write_statistics(plan.profile, f"{name}.paired", [row | stamp for row in _paired(plan, counts)])
+    paired = [row | stamp for row in _paired(plan, counts)]
+    store.write_statistics(plan.profile, f"{name}.paired", paired, identity=("system", "against", "seed"))
     tuned = [step for step in plan.steps.values() if step.kind in ("tune", "choose")]
     chosen = [{"step": s.name, "kind": s.kind, "tried": _result(s.folder)["tried"]} | stamp for s in tuned]
-    store.write_statistics(plan.profile, f"{name}.chosen", chosen)
+    store.write_statistics(plan.profile, f"{name}.chosen", chosen, identity=("step",))
 
 
 def _stamp() -> dict:
@@ -208,7 +215,9 @@ def _counts(plan: Plan, system: System) -> dict[str, scoring.Counts]:
         predictions = read_predictions(step.folder / f"{language}.jsonl.gz")
         where = (plan.experiment["experiment"], system.system, plan.experiment["task"], language, system.seed)
         write_predictions(predictions, store.predictions_path(plan.profile, *where))
-        counted[language] = scoring.count(predictions, evaluation_clips(step.spec["sets"][language], language, "test"), language)
+        counted[language] = scoring.count(
+            predictions, evaluation_clips(step.spec["sets"][language], language, "test"), language
+        )
     return counted
 
 
@@ -286,3 +295,10 @@ def _scores(counts: list[scoring.Counts], *, macro: bool = False) -> dict:
         "insertions": sum(c.insertions for c in counts),
         "runaway": sum(c.runaway for c in counts),
     }
+
+
+def forget(plan: Plan) -> None:
+    """Delete the finished and interrupted steps of a plan, so that a run does everything again."""
+    for step in plan.steps.values():
+        for folder in (step.folder, training.state_folder(step.folder)):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -24,7 +24,7 @@ COLOURS = {
     "subspace": "#882255",
     "calibrated": "#117733",
     "learned": "#999933",
-    "dynamic": "#AA4499",
+    "per_task": "#AA4499",
 }
 MARKERS = dict(zip(COLOURS, "XDsovP^<>dp", strict=True))
 LABELS = {
@@ -38,7 +38,7 @@ LABELS = {
     "subspace": "task subspaces",
     "calibrated": "calibrated on data",
     "learned": "learned weights",
-    "dynamic": "per utterance",
+    "per_task": "a model per task",
 }
 LINES = ["#332288", "#CC6677", "#117733", "#882255", "#88CCEE", "#999933", "#44AA99", "#AA4499", "#DDCC77", "#111111"]
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)), (0, (4, 1, 1, 1, 1, 1)), "-"]

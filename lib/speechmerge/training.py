@@ -6,6 +6,8 @@ differ. On several GPUs start it through ``accelerate launch -m speechmerge trai
 
 import json
 import logging
+import math
+import pickle
 import shutil
 import time
 from collections.abc import Sequence
@@ -21,15 +23,19 @@ from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
 from . import corpora, models
-from .devices import autocast, keep_memory
-from .errors import TrainingError
-from .files import atomic_file, atomic_folder, digest
-from .packing import IGNORED, Window, collate, pack
+from .checkpoints import fingerprint, open_checkpoint
+from .devices import PRECISIONS, autocast, keep_memory
+from .errors import CheckpointError, TrainingError, nearest
+from .files import atomic_file, atomic_folder, check_writable, digest
+from .packing import IGNORED, TASK_NAMES, Window, collate, pack
 
 log = logging.getLogger(__name__)
 
 VERSION = 1  # raise when a change alters trained weights, so that stored experts are not mistaken for new ones
 TOKENIZER_FILES = ("*.json", "*.txt")
+# What is told in the base's folder about the base alone.
+RECORDS = ("speechmerge.json", "training.json", "merge_recipe.json", "model.safetensors.index.json")
+DISK_FACTOR = 6  # copies of the weights on disk at the end of an epoch: model, two moments, old and new best, output
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,11 @@ class Source:
     corpus: str
     language: str
     task: str = "asr"
+
+    def __post_init__(self) -> None:
+        """Refuse a task that is not one."""
+        if self.task not in TASK_NAMES:
+            raise TrainingError(f"there is no task {self.task!r}.{nearest(self.task, TASK_NAMES)}")
 
     @classmethod
     def parse(cls, text: str) -> "Source":
@@ -79,6 +90,19 @@ class Recipe:
     seed: int = 0
     precision: str = "auto"
 
+    def __post_init__(self) -> None:
+        """Refuse values no training can have, before any data are read."""
+        if self.precision not in PRECISIONS:
+            raise TrainingError(f"there is no precision {self.precision!r}.{nearest(self.precision, PRECISIONS)}")
+        if len(set(self.sources)) < len(self.sources) or not self.sources:
+            raise TrainingError(f"sources are {', '.join(map(str, self.sources)) or 'none'}; give each of them once.")
+        for name in ("epochs", "batch", "learning_rate", "clip_norm", "minutes"):
+            value = getattr(self, name)
+            if not (value is None and name == "minutes") and not 0 < value < math.inf:
+                raise TrainingError(f"{name} is {value!r}; expected a number above 0.")
+        if not 0 <= self.warmup <= 1:
+            raise TrainingError(f"warmup is {self.warmup!r}; expected a share of all steps, 0 to 1.")
+
 
 @dataclass
 class TrainingLog:
@@ -105,17 +129,22 @@ def train(recipe: Recipe, output: Path, *, progress: bool = True) -> TrainingLog
     finished epoch and ends with the weights an uninterrupted run would have reached.
 
     Raises:
-        TrainingError: no speech for a source, an unknown precision, a loss that is not finite, or ``output`` (or its
-            interrupted state) belongs to another recipe or to other data.
+        TrainingError: no speech for a source, a loss that is not finite, or ``output`` (or its interrupted state)
+            belongs to another recipe or to other data, or is damaged.
+        CorpusError: a clip stands twice among the sources, or a sentence in more than one split.
+        SpeechMergeError: ``output`` cannot be written or the disk is too full; found before the work.
     """
     output = Path(output)
     folder = models.base_model(recipe.base)
     train_sets, dev_sets = _load(recipe)
     identity = {"recipe": asdict(recipe), "data": _fingerprint(train_sets + dev_sets), "version": VERSION}
+    if Path(recipe.base).expanduser().is_dir():  # a name stands for its weights, a path does not
+        identity["base"] = fingerprint(folder)
     identity["key"] = digest(identity)
     finished = _finished(output, identity)
     if finished is not None:
         return finished
+    check_writable(output, DISK_FACTOR * open_checkpoint(folder).bytes())
     return _Run(recipe, folder, output, identity, progress).run(train_sets, dev_sets)
 
 
@@ -124,13 +153,21 @@ def _finished(output: Path, identity: dict) -> TrainingLog | None:
     if not output.exists():
         return None
     record = output / "training.json"
-    stored = json.loads(record.read_text()) if record.is_file() else {}
+    try:
+        stored = json.loads(record.read_text()) if record.is_file() else {}
+    except ValueError as error:
+        raise TrainingError(f"{record} is damaged ({error}); delete {output} and train again.") from error
     if stored.get("key") != identity["key"]:
         raise TrainingError(
             f"{output} exists and was made by another training (recipe or data differ: found key "
             f"{str(stored.get('key'))[:12]}, expected {identity['key'][:12]}); choose another output or delete it."
         )
     return TrainingLog(**stored["log"])
+
+
+def state_folder(output: Path) -> Path:
+    """Return where the state of an interrupted training towards ``output`` lies."""
+    return output.with_name(f".{output.name}.state")
 
 
 DataSets = list[tuple[list[corpora.Clip], str, str]]
@@ -147,8 +184,11 @@ def _load(recipe: Recipe) -> tuple[DataSets, DataSets]:
             if split == "train" and recipe.minutes is not None:
                 clips = draw_minutes(clips, recipe.minutes, recipe.seed)
             if not clips:
-                raise TrainingError(f"{'+'.join(named)} has no {split} clips for {language} {task}; choose other sources.")
+                raise TrainingError(
+                    f"{'+'.join(named)} has no {split} clips for {language} {task}; choose other sources."
+                )
             sets.append((clips, language, task))
+        corpora.check([*train_sets[-1][0], *dev_sets[-1][0]])
     return train_sets, dev_sets
 
 
@@ -179,8 +219,7 @@ class _TokenLoss(torch.nn.Module):
     def forward(
         self, input_features: torch.Tensor, decoder_input_ids: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
-        """Return the mean cross-entropy in nats over the target tokens; shapes as :func:`packing.collate` gives
-        them."""
+        """Return the mean cross-entropy in nats over the target tokens of a batch from :func:`packing.collate`."""
         states = self.whisper.model(input_features, decoder_input_ids=decoder_input_ids).last_hidden_state
         target = labels != IGNORED
         return torch.nn.functional.cross_entropy(self.whisper.proj_out(states[target]), labels[target])
@@ -191,7 +230,7 @@ class _Run:
 
     def __init__(self, recipe: Recipe, base: Path, output: Path, identity: dict, progress: bool) -> None:
         self.recipe, self.base, self.output, self.identity = recipe, base, output, identity
-        self.state = output.with_name(f".{output.name}.state")
+        self.state = state_folder(output)
         set_seed(recipe.seed)
         keep_memory()
         self.accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=False))
@@ -244,11 +283,7 @@ class _Run:
         for batch in loader:
             with autocast(self.accelerator.device, self.recipe.precision):
                 loss = self.model(**batch)
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"{self.output.name}: the loss is {loss.item()} in epoch {epoch + 1}; lower the learning rate "
-                    f"(now {self.recipe.learning_rate:g}) or use precision fp32. The last finished epoch is kept."
-                )
+            self._check_finite(loss.item(), "loss", epoch)
             self.accelerator.backward(loss)
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
             self.optimizer.step()
@@ -259,9 +294,17 @@ class _Run:
             bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", dev=f"{(self.log.dev_loss or [np.nan])[-1]:.3f}")
         self.log.train_loss.append(float(np.mean(losses)))
         self.log.dev_loss.append(self._dev_loss(dev))
+        self._check_finite(self.log.dev_loss[-1], "dev loss", epoch)
         self.log.windows += len(loader.dataset)
         self.log.seconds += time.perf_counter() - started
         self._save(epoch)
+
+    def _check_finite(self, loss: float, name: str, epoch: int) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"{self.output.name}: the {name} is {loss} in epoch {epoch + 1}; lower the learning rate "
+                f"(now {self.recipe.learning_rate:g}) or use precision fp32. The last finished epoch is kept."
+            )
 
     @torch.inference_mode()
     def _dev_loss(self, dev: DataLoader) -> float:
@@ -296,7 +339,14 @@ class _Run:
         file = self.state / "last.pt"
         if not file.is_file():
             return 0
-        state = torch.load(file, map_location=self.accelerator.device, weights_only=True)
+        try:
+            state = torch.load(file, map_location=self.accelerator.device, weights_only=True)
+            open_checkpoint(self.state / "best")
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, CheckpointError) as error:
+            raise TrainingError(
+                f"{self.state} holds an interrupted training that is damaged ({str(error).splitlines()[0]}); delete it "
+                "to start afresh."
+            ) from error
         if state["key"] != self.identity["key"]:
             raise TrainingError(
                 f"{self.state} holds an interrupted training with other parameters or data (key {state['key'][:12]}, "
@@ -316,7 +366,7 @@ class _Run:
             with atomic_folder(self.output) as folder:
                 for pattern in TOKENIZER_FILES:
                     for file in self.base.glob(pattern):
-                        if file.name not in ("speechmerge.json", "training.json", "model.safetensors.index.json"):
+                        if file.name not in RECORDS:
                             shutil.copy2(file, folder)
                 shutil.copytree(self.state / "best", folder, dirs_exist_ok=True)
                 record = self.identity | {"log": asdict(self.log)}

@@ -78,7 +78,7 @@ def test_other_rates_are_resampled(tmp_path, rate):
 def test_stereo_is_averaged_and_not_made_louder(tmp_path):
     left, right = sine(1.0), 0.3 * sine(1.0, hertz=1000)
     soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], axis=1), SAMPLE_RATE, subtype="FLOAT")
-    np.testing.assert_allclose(building.waveform(tmp_path / "stereo.wav"), (left + right) / 2, atol=1e-4)
+    np.testing.assert_allclose(decode(tmp_path / "stereo.wav"), (left + right) / 2, atol=1e-4)
     kept = building.build(corpus_of(item(audio=tmp_path / "stereo.wav")), "es")[0][0].samples()
     np.testing.assert_allclose(kept, (left + right) / 2, atol=1e-3)
 
@@ -87,7 +87,7 @@ def test_stereo_is_averaged_and_not_made_louder(tmp_path):
 def test_too_loud_is_turned_down_and_not_clipped(tmp_path, channels):
     loud = np.stack([2.8 * sine(1.0)] * channels, axis=1)  # peak 1.4
     soundfile.write(tmp_path / "loud.wav", loud, SAMPLE_RATE, subtype="FLOAT")
-    np.testing.assert_allclose(building.waveform(tmp_path / "loud.wav"), 2 * sine(1.0), atol=1e-3)
+    np.testing.assert_allclose(decode(tmp_path / "loud.wav"), 2 * sine(1.0), atol=1e-3)
 
 
 def test_bytes_and_file_decode_alike(tmp_path):

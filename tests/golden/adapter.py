@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import speechmerge
 
-SCOPES = {"tensor": "tensor", "row": "row", "global": "model"}
 FROZEN_TOO = {"FROZEN": "rule"}  # peers that know no frozen tensor count its zeros
 
 
@@ -41,9 +40,9 @@ def task_arithmetic(params: dict, extras: dict) -> tuple:
 
 def ties(params: dict, extras: dict) -> tuple:
     flavour = "official" if params["trim_scope"] == "global" else "mergekit"
-    options = {"density": params["density"], "scaling": params["lam"], "flavour": flavour}
-    if params["merge"] == "sum":
-        options |= {"flavour": "fusion_bench", "policy": FROZEN_TOO}
+    options = {"density": params["density"], "scaling": params["lam"], "flavour": flavour, "merge": params["merge"]}
+    if not params.get("exclude_frozen", True):
+        options["policy"] = FROZEN_TOO
     return "ties", options | weighted(params), None
 
 
@@ -74,8 +73,8 @@ def model_stock(params: dict, extras: dict) -> tuple:
 
 
 def sce(params: dict, extras: dict) -> tuple:
-    masked = "deltas" if params["masked_deltas"] else "weights"
-    return "sce", {"density": params["select_topk"], "masked": masked}, None
+    flavour = "mergekit" if params["masked_deltas"] else "paper"
+    return "sce", {"density": params["select_topk"], "flavour": flavour}, None
 
 
 def breadcrumbs(params: dict, extras: dict) -> tuple:

@@ -1,7 +1,7 @@
 """The tiny models as fixtures."""
 
 import pytest
-from tiny_models import make, statistics
+from tiny_models import make, measures, statistics
 
 
 @pytest.fixture(scope="session")
@@ -11,4 +11,4 @@ def models() -> tuple[dict, list[dict]]:
 
 @pytest.fixture(scope="session")
 def extras() -> dict[str, list[dict]]:
-    return statistics()
+    return statistics() | measures(make()[1][1])

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from speechmerge.rules.lowrank import lors, mp, rank, svp
 from speechmerge.rules.decompositions import leading
+from speechmerge.rules.lowrank import lors, mp, rank, svp
 from speechmerge.rules.primitives import keep_count, largest
 
 M, N, T = 24, 40, 3

@@ -50,3 +50,16 @@ def statistics() -> dict[str, list[dict]]:
                 grams[-1][name.removesuffix(".weight")] = inputs.T @ inputs / len(inputs)
         fishers.append({n: torch.rand(s, generator=generator, dtype=torch.float64) + 0.01 for n, s in shapes().items()})
     return {"grams": grams, "fishers": fishers}
+
+
+def measures(target: dict) -> dict:
+    """An error and a loss that are least at ``target``, for the methods that learn from dev data."""
+
+    def score(state: dict) -> float:
+        return sum((state[n] - target[n]).abs().sum().item() for n in target)
+
+    def gradient(state: dict) -> tuple[float, dict]:
+        gaps = {n: state[n] - target[n] for n in target}
+        return sum(gap.square().sum().item() for gap in gaps.values()) / 2, gaps
+
+    return {"score": score, "gradient": gradient}

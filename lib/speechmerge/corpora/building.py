@@ -4,7 +4,6 @@ What is dropped is counted by reason and kept beside the clips, so that the data
 """
 
 import hashlib
-import io
 import json
 import logging
 import re
@@ -14,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import soundfile
 from tqdm import tqdm
 
 from ..audio import SAMPLE_RATE, decode, encode_flac
@@ -70,7 +68,7 @@ def build(corpus: Corpus, language: str) -> tuple[list[Clip], dict[str, int]]:
     for item in tqdm(items, desc=f"build {corpus.name} {language}", unit="clip", leave=False):
         reason = item.drop or text_problem(item.text)
         if reason is None:
-            samples = item.audio if isinstance(item.audio, np.ndarray) else waveform(item.audio)
+            samples = item.audio if isinstance(item.audio, np.ndarray) else decode(item.audio)
             reason = audio_problem(samples, item.text, corpus.characters_per_second.get(language))
         if reason is None:
             heard[hashlib.sha256(samples.tobytes()).hexdigest()].append(_clip(corpus, language, item, samples))
@@ -86,27 +84,6 @@ def build(corpus: Corpus, language: str) -> tuple[list[Clip], dict[str, int]]:
     clips.sort(key=lambda clip: clip.id)
     check(clips)
     return clips, {reason: count for reason, count in sorted(dropped.items()) if count}
-
-
-def waveform(audio: Path | bytes) -> np.ndarray:
-    """Decode a file (or its bytes) to mono float32 at 16 kHz, shape ``[n]``, in [-1, 1], without clipping it.
-
-    Channels are averaged before resampling: the resampler's own down-mix adds them at -3 dB each, so what both carry
-    comes out 3 dB too loud. Lossy files that overshoot full scale, as loud ones do, are turned down to it.
-
-    Raises:
-        CorpusError: the file is missing, empty or damaged.
-    """
-    try:
-        samples, rate = soundfile.read(io.BytesIO(audio) if isinstance(audio, bytes) else audio, always_2d=True)
-    except soundfile.LibsndfileError:
-        return decode(audio)  # a container that libsndfile does not know, or a fault: decode() tells which
-    if not len(samples) or not np.isfinite(samples).all():
-        return decode(audio)
-    mono = samples.mean(axis=1)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, mono / max(1.0, np.abs(mono).max()), rate, format="WAV", subtype="FLOAT")
-    return decode(buffer.getvalue())
 
 
 def _clip(corpus: Corpus, language: str, item: Item, samples: np.ndarray) -> Clip:

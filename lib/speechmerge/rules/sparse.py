@@ -149,7 +149,7 @@ _CRUMBS = {
     "acts_on": "tensors",
     "flavours": {"official": {"scope": "row", "count": "floor"}, "mergekit": {"count": "floor"}},
     "deviations": "The names of the two fractions differ in every implementation: here density is what is kept, "
-    "outliers what is dropped at the top. The official code ranks each row of the last dimension, mergekit each tensor.",
+    "outliers what is dropped at the top. The official code ranks each row of the last dimension, mergekit tensors.",
 }
 
 

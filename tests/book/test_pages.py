@@ -1,0 +1,188 @@
+"""What makes the build of the book fail: fault 24, on small sites and small books."""
+
+import json
+
+import nbformat
+import pytest
+
+from speechmerge import pages
+from speechmerge.errors import BookError
+
+PNG = "data:image/png;base64,iVBORw0KGgo="
+TEXT = "A paragraph that is long enough to be a page of a book. " * 6
+CONFIG = """\
+title: Small
+only_build_toc_files: true
+exclude_patterns: [_build]
+execute: {execute_notebooks: "off"}
+bibtex_bibfiles: [references.bib]
+parse: {myst_enable_extensions: [dollarmath, colon_fence]}
+html: {use_repository_button: false}
+sphinx:
+  recursive_update: true
+  config:
+    html_theme_options: {navbar_persistent: []}
+    html_static_path: [book/_static]
+    mathjax_path: mathjax/tex-mml-chtml.js
+    suppress_warnings: [myst.domains]
+"""
+BIB = "@article{known, author={A. Uthor}, title={A title}, journal={J}, year={2020}}\n"
+
+
+def html(body="", head='<script src="_static/mathjax/tex-mml-chtml.js"></script>'):
+    return f"<html><head>{head}</head><body><article><h1>Title</h1><p>{TEXT}</p>{body}</article></body></html>"
+
+
+@pytest.fixture
+def site(tmp_path):
+    for name in ("index", "one", "book/two", "search", "genindex"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.html").write_text(html())
+    (tmp_path / "_static").mkdir()
+    (tmp_path / "_static" / "ignored.html").write_text("")
+    return tmp_path
+
+
+def test_a_whole_site_passes(site):
+    good = f'<img src="{PNG}" alt="a curve"><span class="math">\\(\\frac12\\)</span><pre>$\\tau$ {{cite}}`x`</pre>'
+    (site / "one.html").write_text(html(good))
+    pages.check_pages(site, ["one", "book/two"])
+
+
+def test_a_site_without_a_first_page_is_refused(site):
+    (site / "index.html").unlink()
+    with pytest.raises(BookError, match=r"has no index\.html"):
+        pages.check_pages(site, ["one", "book/two"])
+
+
+def test_missing_and_unexpected_pages_are_named(site):
+    with pytest.raises(BookError, match=r"has 2 pages, _toc\.yml has 2; missing: three; unexpected: one\."):
+        pages.check_pages(site, ["three", "book/two"])
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        ("<html><body><article></article></body></html>", "is empty or has no heading"),
+        ("<html><body></body></html>", "is empty or has no heading"),
+        (html(f'<img src="{PNG}">'), "picture without alt text"),
+        (html(f'<img src="{PNG}" alt="  ">'), "picture without alt text"),
+        (html('<img src="one.png" alt="one.png">'), "picture without alt text"),
+        (html('<img src="gone.png" alt="a picture">'), r"gone\.png, which is not in the site"),
+        (html(r"<p>so $\tau_t = 1$ is</p>"), "a formula that was not recognised"),
+        (html(r"<p>the \frac{1}{2}</p>"), "raw LaTeX"),
+        (html("<p>see {cite}`known`</p>"), "a role that was not resolved"),
+        (html("<p>value {glue:text}`key`</p>"), "a role that was not resolved"),
+        (html("<p>:::{admonition} x</p>"), "a directive that was not resolved"),
+        (html('<span class="math">x</span>', head=""), "does not load MathJax"),
+    ],
+)
+def test_a_broken_page_is_refused(site, page, message):
+    (site / "one.html").write_text(page)
+    with pytest.raises(BookError, match=message):
+        pages.check_pages(site, ["one", "book/two"])
+
+
+class TestSources:
+    @pytest.fixture
+    def root(self, tmp_path):
+        (tmp_path / "notebooks").mkdir()
+        (tmp_path / "notebooks" / "page.ipynb").touch()
+        (tmp_path / "intro.md").touch()
+        toc = {"root": "intro", "parts": [{"caption": "c", "chapters": [{"file": "book/executed/page"}]}]}
+        (tmp_path / "_toc.yml").write_text(json.dumps(toc))
+        return tmp_path
+
+    def test_pages_are_listed_in_order(self, root):
+        toc = {"root": "a", "chapters": [{"file": "b", "sections": [{"file": "c"}]}, {"url": "x"}, {"file": "d"}]}
+        (root / "_toc.yml").write_text(json.dumps(toc))
+        assert sorted(pages.table_of_contents(root)) == ["a", "b", "c", "d"]
+        assert pages.table_of_contents(root)[0] == "a"
+
+    def test_agreeing_sources_pass(self, root):
+        pages.check_sources(root)
+
+    def test_a_page_without_source_is_named(self, root):
+        (root / "intro.md").unlink()
+        (root / "notebooks" / "page.ipynb").rename(root / "notebooks" / "other.ipynb")
+        with pytest.raises(BookError, match="lists page, intro, which has no source"):
+            pages.check_sources(root)
+
+    def test_a_notebook_outside_the_contents_is_named(self, root):
+        (root / "notebooks" / "new.ipynb").touch()
+        with pytest.raises(BookError, match="lacks book/executed/new"):
+            pages.check_sources(root)
+
+
+class TestBuild:
+    """The real Jupyter Book on a book of one notebook and one page."""
+
+    @pytest.fixture
+    def root(self, tmp_path):
+        (tmp_path / "book" / "_static" / "mathjax").mkdir(parents=True)
+        (tmp_path / "book" / "_static" / "mathjax" / "tex-mml-chtml.js").touch()
+        (tmp_path / "_config.yml").write_text(CONFIG)
+        (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters:\n  - file: page\n")
+        (tmp_path / "references.bib").write_text(BIB)
+        self.write(tmp_path)
+        return tmp_path
+
+    def write(self, root, intro="", page="", glued="value"):
+        cite = "{cite}`known`, $x^2$ and {glue:text}`page.ipynb::value:.2f`."
+        (root / "intro.md").write_text(f"# Introduction\n\n{TEXT}\n\n{cite}\n\n{intro}\n\n```{{bibliography}}\n```\n")
+        notebook = nbformat.v4.new_notebook()
+        data = {"application/papermill.record/text/plain": "1.25"}
+        output = nbformat.v4.new_output("display_data", data, metadata={"scrapbook": {"name": glued}})
+        cell = nbformat.v4.new_code_cell("1", outputs=[output])
+        notebook.cells = [nbformat.v4.new_markdown_cell(f"# Page\n\n{TEXT}\n\n{page}"), cell]
+        nbformat.write(notebook, root / "page.ipynb")
+
+    def test_a_good_book_is_built_and_replaced_whole(self, root):
+        stale = root / "_build" / "html"
+        stale.mkdir(parents=True)
+        (stale / "stale.html").touch()
+        index = pages.build_html(root)
+        assert index == stale / "index.html"
+        assert not (stale / "stale.html").exists()
+        text = (stale / "intro.html").read_text()
+        assert "1.25" in text and "2020" in text and "_static/mathjax/tex-mml-chtml.js" in text
+        assert sorted(p.name for p in (root / "_build").iterdir()) == ["html"]
+
+    @pytest.mark.parametrize(
+        ("fault", "message"),
+        [
+            ({"glued": "other"}, r"WARNING.*value"),
+            ({"intro": "{cite}`unknown`"}, r"WARNING.*unknown"),
+            ({"intro": "![a curve](gone.png)"}, r"WARNING.*gone\.png"),
+            ({"page": "see {numref}`fig-none`"}, r"WARNING.*fig-none"),
+            ({"intro": "[](missing)"}, r"WARNING.*missing"),
+        ],
+        ids=["glue key", "citation", "picture", "figure", "page"],
+    )
+    def test_what_is_missing_fails_the_build_and_keeps_the_old_book(self, root, fault, message):
+        old = root / "_build" / "html"
+        old.mkdir(parents=True)
+        (old / "index.html").write_text("the book before")
+        self.write(root, **fault)
+        with pytest.raises(BookError, match=message):
+            pages.build_html(root)
+        assert (old / "index.html").read_text() == "the book before"
+        assert sorted(p.name for p in (root / "_build").iterdir()) == ["html"]
+
+    def test_a_builder_that_builds_nothing_is_noticed(self, root, monkeypatch):
+        monkeypatch.setattr(pages, "JUPYTER_BOOK", "print('No site configuration found.')")
+        with pytest.raises(BookError, match="built no site"):
+            pages.build_html(root)
+
+
+def test_mathjax_is_put_in_place_once_and_whole(tmp_path, monkeypatch):
+    package = tmp_path / "npm"
+    for name in ("tex-mml-chtml.js", "output/chtml/fonts/a.woff"):
+        (package / "package" / "es5" / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / "package" / "es5" / name).write_text("content")
+    asked = []
+    monkeypatch.setattr(pages, "npm_package", lambda spec, integrity, keep: asked.append(spec) or package)
+    target = pages.vendor_mathjax(tmp_path)
+    assert target == pages.vendor_mathjax(tmp_path) == tmp_path / "book" / "_static" / "mathjax"
+    assert (target / "output" / "chtml" / "fonts" / "a.woff").read_text() == "content"
+    assert asked == [pages.MATHJAX]

@@ -1,0 +1,91 @@
+"""The notebooks' sources keep the house rules: thin, without outputs, with one parameters cell and a stamp first."""
+
+import ast
+import re
+
+import nbformat
+import pytest
+
+from speechmerge.notebooks import declared_parameters
+from speechmerge.store import project_root
+
+ROOT = project_root()
+SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def code_lines(cell):
+    return [line for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#")]
+
+
+def test_there_are_notebooks():
+    assert len(SOURCES) >= 4
+
+
+@pytest.fixture(params=SOURCES, ids=lambda path: path.stem)
+def source(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(source):
+    return nbformat.read(source, as_version=4)
+
+
+def test_it_is_valid_and_has_no_outputs(notebook):
+    nbformat.validate(notebook)
+    assert [cell.id for cell in code_cells(notebook) if cell.outputs or cell.execution_count] == []
+
+
+def test_it_starts_with_one_heading_of_the_first_level(notebook):
+    first, *others = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert re.match(r"# \S", first)
+    assert notebook.cells[0].source == first
+    assert [text for text in others if re.search(r"(?m)^# ", text)] == []
+
+
+def test_it_is_thin(notebook):
+    sizes = [
+        len(code_lines(cell)) for cell in code_cells(notebook) if "parameters" not in cell.metadata.get("tags", [])
+    ]
+    assert max(sizes) <= 12
+    assert sum(sizes) <= 40
+
+
+def test_it_defines_nothing_installs_nothing_and_names_no_path(notebook):
+    for cell in code_cells(notebook):
+        tree = ast.parse(cell.source)  # shell and magic lines would not parse
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+        assert [node for node in ast.walk(tree) if isinstance(node, kinds)] == []
+        texts = [
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        assert [text for text in texts if "/" in text or text.endswith((".jsonl", ".csv", ".svg"))] == []
+
+
+def test_its_first_output_is_a_stamp(notebook):
+    shown = []
+    for cell in code_cells(notebook):
+        last = ast.parse(cell.source).body[-1]
+        if isinstance(last, ast.Expr):
+            shown.append(ast.unparse(last))
+    assert re.match(r"provenance\.(live_)?stamp\(", shown[0])
+
+
+def test_its_parameters_are_plain_and_include_the_profile(source):
+    assert declared_parameters(source)["profile"] == "speech"
+
+
+def test_every_key_it_shows_is_glued_in_it(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    code = "\n".join(cell.source for cell in code_cells(notebook))
+    published = re.findall(r"publish\(profile, \"([^\"]+)\"\)", code)
+    keys = {f"{name}-{part}" for name in published for part in ("figure", "caption")}
+    patterns = [re.escape(key) for key in keys | set(re.findall(r"glue\(\"([^\"]+)\"", code))]
+    patterns += [re.sub(r"\{.*?\}(?=[^}]*$|-)", ".+", key) for key in re.findall(r"glue\(f\"([^\"]+)\"", code)]
+    used = set(re.findall(r"\{glue:text\}`([^:`]+)", text)) | set(re.findall(r"\{glue:figure\} (\S+)", text))
+    assert [key for key in used if not any(re.fullmatch(pattern, key) for pattern in patterns)] == []
+    assert [key for key in keys if key not in used] == [], "a figure is drawn but not shown"

@@ -1,0 +1,101 @@
+"""Figures draw every number they are given, describe themselves, and come out the same twice."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import made_up_rows, made_up_task_vectors
+
+from speechmerge import figured, figures, methods, style, tables
+from speechmerge.errors import BookError
+
+
+@pytest.fixture
+def rows():
+    return tables.measured(pd.DataFrame(made_up_rows("speech")))
+
+
+@pytest.fixture(scope="module")
+def statistics():
+    return {kind: found for kind, found in pd.DataFrame(made_up_task_vectors("speech")).groupby("kind")}
+
+
+@pytest.fixture
+def every_figure(rows, statistics):
+    cosines = statistics["cosine"]
+    return {
+        "systems": figures.systems(rows),
+        "published": figures.systems(rows, tables.published("table1")),
+        "languages": figures.languages(rows),
+        "cosines": figures.cosines(cosines[cosines["scope"] == "model"]),
+        "norms": figures.norms(tables.by_layer(statistics["norm"])),
+        "spectra": figures.spectra(*tables.spectra(statistics["spectrum"])),
+    }
+
+
+def test_every_figure_is_described_and_saved_with_its_numbers(every_figure, tmp_path):
+    for name, figure in every_figure.items():
+        assert len(figure.alt) > 80 and figure.caption.endswith(".")
+        assert figure.save(tmp_path, name) == tmp_path / f"{name}.svg"
+        assert len(pd.read_csv(tmp_path / f"{name}.csv")) == len(figure.data)
+    assert len(list(tmp_path.iterdir())) == 3 * len(every_figure)
+
+
+def test_saving_again_writes_the_same_bytes(every_figure, tmp_path):
+    figure = every_figure["published"]
+    first = figure.save(tmp_path / "a", "x").read_bytes()
+    assert figure.save(tmp_path / "b", "x").read_bytes() == first
+    assert b"<dc:date>" not in first
+
+
+def test_systems_show_each_rate_where_it_belongs(rows):
+    figure = figures.systems(rows)
+    axes = figure.fig.axes[0]
+    drawn = [
+        (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() in style.MARKERS.values()
+    ]
+    pooled = rows[rows["language"] == "pooled"]["wer"].to_numpy()
+    assert np.allclose(sorted(drawn, key=lambda point: point[1]), [(100 * w, i) for i, w in enumerate(pooled)])
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(rows["system"].unique())
+    for wer in pooled:
+        assert f"{100 * wer:.1f} %" in figure.alt
+
+
+def test_languages_have_a_panel_each_and_no_averages(rows):
+    titles = [axes.get_title(loc="left") for axes in figures.languages(rows).fig.axes]
+    assert [title for title in titles if title] == ["Catalan", "Spanish", "French", "Italian", "Russian"]
+
+
+def test_the_cosine_map_is_symmetric_and_names_the_extremes():
+    pairs = pd.DataFrame([("es", "it", 0.3), ("es", "ru", 0.1), ("it", "ru", 0.2)], columns=["a", "b", "cosine"])
+    figure = figures.cosines(pairs)
+    values = figure.fig.axes[0].images[0].get_array().filled(np.nan)
+    assert np.allclose(values, values.T, equal_nan=True)
+    assert values[0, 1] == 0.3
+    assert "highest: Spanish and Italian 0.30, lowest: Spanish and Russian 0.10" in figure.alt
+
+
+@pytest.mark.parametrize(("alt", "caption"), [("", "A caption."), ("too short", "A caption."), ("x" * 80, "")])
+def test_a_figure_without_description_is_refused(alt, caption):
+    with pytest.raises(BookError, match="both must say what it shows"):
+        figured.Figured(None, caption, alt, pd.DataFrame({"x": [1]}))
+
+
+def test_a_figure_without_data_is_refused():
+    with pytest.raises(BookError, match="has no data"):
+        figured.Figured(None, "A caption.", "x" * 80, pd.DataFrame())
+
+
+def test_the_alt_text_is_escaped(rows):
+    figure = figures.systems(rows)
+    page = figured.Figured(
+        figure.fig, figure.caption, 'a "quoted" text & <tags> that is long enough to pass', figure.data
+    )
+    assert 'alt="a &quot;quoted&quot; text &amp; &lt;tags&gt; that' in page._repr_html_()
+
+
+def test_every_family_has_its_own_colour_marker_and_label():
+    families = set(methods.FAMILIES) | set(style.TRAINED.values())
+    assert families <= set(style.COLOURS) == set(style.MARKERS) == set(style.LABELS)
+    assert len(set(style.COLOURS.values())) == len(style.COLOURS)
+    assert len(set(style.MARKERS.values())) == len(style.MARKERS)
+    assert style.family("joint training") == "joint" and style.family("lors") == "lowrank"

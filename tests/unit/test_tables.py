@@ -1,0 +1,109 @@
+"""Tables keep the experiment's order, refuse gaps, and change no number."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import made_up_rows, made_up_task_vectors
+
+from speechmerge import tables
+from speechmerge.errors import StudyError
+from speechmerge.scoring import Counts
+
+SYSTEMS = ["Pretrained", "Finetuned", "Multi-lingual training", "Weight Averaging", "Task Arithmetic"]
+
+
+@pytest.fixture
+def rows():
+    return pd.DataFrame(made_up_rows("speech")).sample(frac=1, random_state=0)
+
+
+def test_rows_come_in_the_order_of_the_experiment(rows):
+    found = tables.measured(rows)
+    assert list(found["system"].unique()[:5]) == SYSTEMS
+    assert list(found["language"].unique()) == ["ca", "es", "fr", "it", "ru", "macro", "pooled"]
+    assert len(found) == len(rows)
+
+
+def test_one_seed_is_shown_and_the_base_belongs_to_every_seed(rows):
+    second = rows[rows["method"] != "none"].assign(seed=1, wer=0.9)
+    both = pd.concat([rows, second])
+    assert tables.value(tables.measured(both), "Finetuned") < 0.9
+    other = tables.measured(both, seed=1)
+    assert tables.value(other, "Finetuned") == 0.9
+    assert tables.value(other, "Pretrained") == tables.value(tables.measured(rows), "Pretrained")
+
+
+def test_a_gap_is_named(rows):
+    gap = rows[~((rows["system"] == "SVP-Merging") & (rows["language"] == "ru"))]
+    with pytest.raises(
+        StudyError, match=r"lacks 1 of 56 rows, the first of 'SVP-Merging' in 'ru'.*speechmerge study run"
+    ):
+        tables.measured(gap)
+
+
+def test_published_values_are_the_papers():
+    paper = tables.published("table1").set_index(["system", "language"])["published"]
+    assert paper["LoRS-Merging", "pooled"] == 18.85
+    assert paper["Pretrained", "ca"] == 20.6
+    assert len(paper) == 8 * 6
+
+
+def test_the_comparison_shows_per_cent_intervals_and_published_values(rows):
+    found = tables.measured(rows)
+    shown = tables.comparison(found, tables.published("table1"))
+    assert list(shown.columns) == ["ca", "es", "fr", "it", "ru", "mean", "all", "95 % interval", "published"]
+    wer = tables.value(found, "Task Arithmetic")
+    low, high = (tables.value(found, "Task Arithmetic", end) for end in ("ci_low", "ci_high"))
+    assert shown.loc["Task Arithmetic", "all"] == f"{100 * wer:.1f}"
+    assert shown.loc["Task Arithmetic", "95 % interval"] == f"{100 * low:.1f} – {100 * high:.1f}"
+    assert shown.loc["Task Arithmetic", "published"] == "19.23"
+
+
+def counts(errors, words):
+    ids = tuple(str(i) for i in range(len(errors)))
+    return Counts(ids, np.array(errors), np.array(words), 0, 0, 0, 0, 1, 1, 0)
+
+
+def test_scored_rows_pool_words_over_languages():
+    found = tables.scored({"a": [counts([1, 1], [4, 4]), counts([3], [4])]}, {"a": "none"}, ["es", "it"])
+    assert list(found["language"]) == ["es", "it", "pooled"]
+    assert list(found["wer"]) == [0.25, 0.75, 5 / 12]
+    assert list(found["runaway"]) == [1, 1, 2]
+    assert (found["ci_low"] <= found["wer"]).all() and (found["wer"] <= found["ci_high"]).all()
+
+
+def test_norms_of_a_part_are_those_of_its_tensors_together():
+    norms = pd.DataFrame(
+        {
+            "expert": "es", "stack": "encoder", "block": ["mlp", "mlp", "mlp", None], "layer": [0, 0, 1, None],
+            "norm": [3.0, 4.0, 1.0, 9.0], "base_norm": [30.0, 40.0, 2.0, 9.0],
+        }
+    )  # fmt: skip
+    found = tables.by_layer(norms)
+    assert found.to_dict("records") == [
+        {"expert": "es", "part": "encoder mlp", "layer": 0, "relative_norm": 0.1},
+        {"expert": "es", "part": "encoder mlp", "layer": 1, "relative_norm": 0.5},
+    ]
+
+
+def test_spectra_are_averaged_and_unmoved_matrices_left_out():
+    moved = {"expert": "es", "stable_rank": 1.5}
+    rows = pd.DataFrame(
+        [
+            moved | {"singular_values": [2.0, 1.0, 0.0], "energy_at": {"0.05": 0.8, "0.5": 1.0}},
+            moved | {"singular_values": [4.0, 1.0, 0.0], "energy_at": {"0.05": 0.6, "0.5": 0.8}},
+            {"expert": "es", "stable_rank": 0.0, "singular_values": [0.0, 0.0, 0.0], "energy_at": {}},
+        ]
+    )
+    values, energy = tables.spectra(rows)
+    assert list(values["ratio"]) == [1.0, 0.375, 0.0] and list(values["share_of_rank"]) == [0.0, 0.5, 1.0]
+    assert np.allclose(energy["energy"], [0.7, 0.9]) and list(energy["share_of_rank"]) == [0.05, 0.5]
+
+
+def test_real_statistics_give_finite_tables():
+    found = {kind: rows for kind, rows in pd.DataFrame(made_up_task_vectors("smoke")).groupby("kind")}
+    assert tables.by_layer(found["norm"])["relative_norm"].between(1e-4, 1e-2).all()
+    values, energy = tables.spectra(found["spectrum"])
+    assert math.isclose(values["ratio"].max(), 1.0) and energy["energy"].between(0, 1).all()
