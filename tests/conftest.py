@@ -12,10 +12,13 @@ os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
 import itertools
 import socket
 
+import numpy as np
 import pytest
 import torch
 
 from speechmerge import experiments, store
+from speechmerge.audio import SAMPLE_RATE, encode_flac
+from speechmerge.corpora import Clip
 
 torch.set_num_threads(1)
 
@@ -64,6 +67,19 @@ def made_up_rows(profile: str, experiment: str = "table1") -> list[dict]:
     return rows
 
 
+def made_up_comparisons(experiment: str) -> list[dict]:
+    """Paired differences of every system from those the experiment names: one lower, one higher, the others unclear."""
+    described = experiments.experiments()[experiment]
+    names = [entry["system"] for entry in described["systems"]]
+    rows = []
+    for against in described["against"]:
+        for number, system in enumerate(name for name in names if name != against):
+            difference = (-0.03, 0.03, 0.001)[min(number, 2)]
+            interval = {"ci_low": difference - 0.02, "ci_high": difference + 0.02, "p_value": 0.0002 * (1 + number)}
+            rows.append({"system": system, "against": against, "seed": 0, "difference": difference} | interval)
+    return rows
+
+
 def made_up_task_vectors(profile: str) -> list[dict]:
     """Statistics of random updates of a network of Whisper's tensor names, 32 wide."""
     from speechmerge import task_vectors
@@ -91,6 +107,21 @@ def made_up_results(tmp_path_factory):
         folder = tmp_path_factory.mktemp("results")
         patch.setenv("SPEECHMERGE_RESULTS", str(folder))
         for profile in ("speech", "smoke"):
-            store.append_rows(profile, made_up_rows(profile))
+            for name in ("table1", "decoding"):
+                store.append_rows(profile, made_up_rows(profile, name))
+                store.write_statistics(profile, f"{name}.paired", made_up_comparisons(name))
             store.write_statistics(profile, "task_vectors", made_up_task_vectors(profile))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def make_clip():
+    """A factory of clips; only packing and decoding listen to what is in them, and they hear a soft tone."""
+
+    def make(name: str, text: str = "hola mundo", *, seconds: float = 1.0, **fields) -> Clip:
+        samples = 0.1 * np.sin(np.arange(round(seconds * SAMPLE_RATE)) * (0.1 + 0.01 * (len(name) % 7)))
+        known = {"translation": None, "language": "es", "domain": "made", "speaker": "nobody", "split": "test"}
+        known |= {"source": "made", "licence": "CC0-1.0", "flac": encode_flac(samples.astype(np.float32))}
+        return Clip(id=name, text=text, seconds=seconds, **known | fields)
+
+    return make

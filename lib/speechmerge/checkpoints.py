@@ -29,7 +29,7 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-BLOCK = 1 << 21  # scalars handled at once where a tensor need not be seen whole; 8 MB in fp32, within a CPU's cache
+BLOCK = 1 << 18  # scalars handled at once where a tensor need not be seen whole; 1 MB in fp32, within a CPU's cache
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # left by DataParallel and torch.compile
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -119,13 +119,18 @@ def open_checkpoint(source: Path | str | Mapping[str, Tensor], label: str = "mod
         folder,
         {name: entry.shape for name, entry in entries.items()},
         {name: entry.dtype for name, entry in entries.items()},
-        lambda name, start, stop: _read(entries[name], start, stop),
+        lambda name, start, stop: read_entry(entries[name], start, stop),
     )
+
+
+def strip_wrappers(name: str) -> str:
+    """Return a tensor's name without the prefixes that DataParallel and torch.compile add."""
+    return _WRAPPERS.sub("", name)
 
 
 def _strip(names: dict[str, str], label: str) -> dict[str, str]:
     """Map names without wrappers' prefixes to the stored names."""
-    plain = {_WRAPPERS.sub("", name): stored for name, stored in names.items()}
+    plain = {strip_wrappers(name): stored for name, stored in names.items()}
     if len(plain) != len(names):
         raise CheckpointError(f"{label}: some tensors appear with and without a 'module.' or '_orig_mod.' prefix.")
     return plain
@@ -208,7 +213,7 @@ def header(file: Path) -> list[Entry]:
     return entries
 
 
-def _read(entry: Entry, start: int, stop: int) -> Tensor:
+def read_entry(entry: Entry, start: int, stop: int) -> Tensor:
     """Read a range of scalars of one tensor from its file into fresh memory (a mapped file would count as memory)."""
     tensor = torch.empty(stop - start, dtype=entry.dtype)
     if stop > start:

@@ -20,6 +20,7 @@ from .files import atomic_file
 from .packing import TASK_NAMES
 
 VERSION = 1  # raise when a change alters hypotheses
+STOPS = ("finished", "bound")
 MAX_TOKENS = 224  # half of Whisper's decoder context, its own limit for one window
 
 
@@ -28,21 +29,25 @@ class Decoding:
     """Settings that decide which hypotheses come out.
 
     Attributes:
-        beams: 1 is greedy; more is beam search that ends, as in Whisper's reference code, when as many hypotheses have
-            finished as there are beams.
+        beams: 1 is greedy; more is beam search.
+        stop: when a beam search ends: ``"finished"``, as in Whisper's reference code, when as many hypotheses have
+            finished as there are beams; ``"bound"``, when no unfinished one can still score higher.
         precision: ``"bf16"``, ``"fp32"`` or ``"auto"`` (bf16 where it pays).
         tokens_per_second: a clip of ``s`` seconds may give ``20 + tokens_per_second * s`` tokens, at most 224; far
             above any speech rate, it only ends runaway repetition early.
     """
 
     beams: int = 1
+    stop: str = "finished"
     precision: str = "auto"
     tokens_per_second: float = 20.0
 
     def __post_init__(self) -> None:
-        """Refuse a number format that is not one."""
-        if self.precision not in PRECISIONS:
-            raise ScoringError(f"there is no precision {self.precision!r}.{nearest(self.precision, PRECISIONS)}")
+        """Refuse words that are no setting."""
+        for name, known in (("precision", PRECISIONS), ("stop", STOPS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ScoringError(f"{name} is {value!r}.{nearest(value, known)}")
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ class Decoder:
             task=TASK_NAMES[task],
             max_new_tokens=limit,
             num_beams=beams,
-            early_stopping=beams > 1,
+            early_stopping=beams > 1 and self.settings.stop == "finished",
             do_sample=False,
         )
         eos = self.tokenizer.eos_token_id

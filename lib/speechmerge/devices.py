@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 PRECISIONS = ("auto", "bf16", "fp32")
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's names for mallopt(3)
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's names for mallopt(3)
 
 
 def best_device() -> torch.device:
@@ -42,6 +42,7 @@ def keep_memory() -> None:
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
+            mallopt(M_ARENA_MAX, 1)  # what the forward pass frees serves the backward pass, which is another thread
             mallopt(M_MMAP_MAX, 0)
             mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from . import output, validation
-from .checkpoints import most_precise
+from .checkpoints import most_precise, strip_wrappers
 from .files import atomic_folder, check_writable
 from .merging import Merge, Source
 
@@ -57,10 +57,12 @@ def merged(method: str, base: Source, experts: Sequence[Source], **options: Any)
 def _collect(merge: Merge, base: Source) -> dict[str, Tensor]:
     """Stream into a dict, with the tied head if a base in memory stored it."""
     found = dict(merge.stream())
+    names = list(merge.base.shapes)
     if merge.base.head and isinstance(base, Mapping):
         head, table = merge.base.head
-        found = {name: found[table if name == head else name] for name in base}
-    return found
+        found[head] = found[table]
+        names = [strip_wrappers(name) for name in base]
+    return {name: found[name] for name in names}
 
 
 def merge_folders(
@@ -71,6 +73,7 @@ def merge_folders(
     *,
     overwrite: bool = False,
     progress: bool = True,
+    fingerprints: bool = True,
     **options: Any,
 ) -> Path:
     """Merge Hugging Face folders into a new one, atomically and in bounded memory.
@@ -85,6 +88,7 @@ def merge_folders(
         output_folder: where the result goes.
         overwrite: replace an existing folder.
         progress: show a progress bar.
+        fingerprints: hash all models for the record; without, a merge that only reads and writes is twice as fast.
         options: those of :class:`Merge`; ``dtype`` defaults to the most precise one among base and experts.
 
     Returns:
@@ -100,6 +104,7 @@ def merge_folders(
     total = sum(math.prod(shape) * merge.dtype.itemsize for shape in merge.base.shapes.values())
     check_writable(output_folder, total)
     memory, read = merge.estimate()
+    validation.check_memory(memory)
     log.info(
         "%s of %d experts: reads %.2f GB, takes about %.2f GB of memory", method, len(experts), read / 1e9, memory / 1e9
     )
@@ -107,6 +112,6 @@ def merge_folders(
     with atomic_folder(output_folder, overwrite=overwrite) as folder:
         output.write_weights(folder, merge.stream(progress=progress), output.layout(merge.base, merge.dtype))
         output.write_companions(folder, merge.base.folder, merge.dtype)
-        output.write_record(folder, merge, options)
+        output.write_record(folder, merge, options, fingerprints=fingerprints)
     log.info("%s written in %.1f s", output_folder, time.perf_counter() - started)
     return Path(output_folder)

@@ -8,6 +8,7 @@ made on dev data on the way (learning rate, λ, density, rank) is itself a step 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -158,14 +159,19 @@ def _trained(plan: Plan, languages: list[str], task: str, seed: int, tuning_seed
     return plan.add(f"choose {label}", "choose", {}, tuple(names))
 
 
-def _decode(plan: Plan, name: str, split: str, languages: list[str], model: dict, needs: tuple[str, ...] = ()) -> str:
-    """Add a decoding of ``languages`` on a split; dev decodings are capped to the profile's number of clips."""
+def _decode(
+    plan: Plan, name: str, split: str, languages: list[str], model: dict, needs: tuple[str, ...] = (), **decoding: Any
+) -> str:
+    """Add a decoding of ``languages`` on a split; dev decodings are capped to the profile's number of clips.
+
+    ``decoding`` replaces single settings of the profile's decoding.
+    """
     settings = plan.settings
     cap = settings["dev_clips"] if split == "dev" else None
     sets = {language: settings["corpora"][language] for language in languages}
     spec = {"model": model, "base": settings["base"], "split": split, "sets": sets, "task": plan.experiment["task"]}
-    spec |= {"cap": cap, "decoding": settings["decoding"]}
-    seconds = (cap or 150) * len(languages) / settings["here"]["decode_clips_per_second"]
+    spec |= {"cap": cap, "decoding": settings["decoding"] | decoding}
+    seconds = (cap or 150) * len(languages) / settings["here"]["decode_clips_per_second"] * decoding.get("beams", 1)
     return plan.add(f"decode {name} {split}", "decode", spec, needs, seconds)
 
 
@@ -223,13 +229,16 @@ def _systems(plan: Plan, seeds: list[int]) -> None:
     task, languages = plan.experiment["task"], plan.languages
     tuning: dict[str, tuple[str, ...]] = {}
     for seed in seeds:
-        experts = tuple(_trained(plan, [language], task, seed, seeds[0]) for language in languages)
+        needed = any(entry.get("model") != "base" for entry in plan.experiment["systems"])
+        experts = tuple(_trained(plan, [x], task, seed, seeds[0]) for x in languages) if needed else ()
         named = tuple(f"{language}:{task}" for language in languages)
         for entry in plan.experiment["systems"]:
             model = entry.get("model")
             if model == "base":
                 if seed == seeds[0]:
-                    step = _decode(plan, "base", "test", languages, {"base": True})
+                    step = _decode(
+                        plan, entry["system"], "test", languages, {"base": True}, **entry.get("decoding", {})
+                    )
                     plan.systems.append(System(entry["system"], seed, "none", dict.fromkeys(languages, step)))
             elif model == "expert":
                 steps = {

@@ -33,17 +33,16 @@ class Figured:
     data: pd.DataFrame
 
     def __post_init__(self) -> None:
-        """Refuse a figure that cannot be described or has no data behind it."""
+        """Refuse a figure that cannot be described or has no data behind it, and lay it out once and for all."""
         if len(self.alt) < SHORTEST_ALT or not self.caption:
             raise BookError(
                 f"a figure has alt text {self.alt!r} and caption {self.caption!r}; both must say what it shows."
             )
         if self.data.empty:
             raise BookError(f"the figure {self.caption!r} has no data; load the rows it draws before drawing it.")
-
         with style.applied():
             self.fig.draw_without_rendering()
-            self.fig.set_layout_engine("none")  # laid out once, so that every file shows the same and is the same
+            self.fig.set_layout_engine("none")  # else every saving moves things a little
 
     def _image(self, kind: str) -> bytes:
         with style.applied(), io.BytesIO() as stream:

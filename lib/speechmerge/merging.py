@@ -5,7 +5,6 @@ memory, and of a large one only a block where the rule allows it. What a tensor 
 (:mod:`speechmerge.parameter_classes`) and the method's policy.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,16 +14,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import fitting, parameter_classes, validation
-from .checkpoints import BLOCK, most_precise, open_checkpoint
-from .errors import CheckpointError, MethodError, nearest
+from . import adapters, applying, fitting, parameter_classes, validation
+from .checkpoints import BLOCK, Checkpoint, most_precise, open_checkpoint
+from .errors import CheckpointError, MethodError
 from .methods import Method, find
 from .parameter_classes import EMBEDDING, FROZEN, classify, depths, select
-from .rules.primitives import Piece, per_expert
+from .rules.primitives import Piece
 
 Source = Path | str | Mapping[str, Tensor]
-STATISTICS = {"gram": "grams", "fisher": "fishers"}  # context a rule needs: key of ``extras`` it comes from
-MEASURES = ("score", "gradient")  # keys of ``extras`` that hold functions of a merged model
+BATCH = 1 << 27  # scalars of all experts in one batch of matrices of equal shape
 
 
 class Merge:
@@ -45,7 +43,9 @@ class Merge:
         lines: scale the result by depth, ``{"alpha": ..., "beta": ..., "order": "stack" | "continued"}`` (LiNeS, arXiv
             2410.17146): θ0 + λ(α + β·depth)τ; without alpha, α = ‖Στ_t‖₁ / (T ‖τ‖₁) over the whole model.
         dtype: of the result; by default the base's.
-        device: where to compute.
+        device: where to compute, ``"auto"`` for a GPU if there is one.
+        batched: whether matrices of equal shape are merged together; by default on a GPU only.
+        svd_cache: folder for singular vectors, which methods and parameters tried one after another then share.
         strict: also refuse a wrong base, equal experts, other tokenizers and a changed sinusoid.
         max_update: see :func:`speechmerge.validation.check_updates`.
         params: the method's parameters.
@@ -68,6 +68,8 @@ class Merge:
         lines: Mapping[str, Any] | None = None,
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
+        batched: bool | None = None,
+        svd_cache: Path | str | None = None,
         strict: bool = False,
         max_update: float = validation.MAX_UPDATE,
         **params: Any,
@@ -87,41 +89,36 @@ class Merge:
         self.piece = self.method.piece(self.options)
         matrices = self.method.acts_on == "matrices"
         self.policy = parameter_classes.policy(matrices_only=matrices, others=self.method.others, changes=policy)
-        self.scaling, self.dtype, self.device, self.strict = float(scaling), dtype, torch.device(device), strict
+        self.scaling, self.dtype, self.device, self.strict = (
+            float(scaling),
+            dtype,
+            validation.usable_device(device),
+            strict,
+        )
         self.base = open_checkpoint(base, "base")
-        self.experts = [open_checkpoint(source, f"expert {i}") for i, source in enumerate(experts)]
+        self.experts = [self._expert(source, f"expert {i}") for i, source in enumerate(experts)]
         if strict:
             validation.check_tokenizers(self.base, self.experts)
         validation.check_tensors(self.base, self.experts)
         if strict:
             validation.check_updates(self.base, self.experts, max_update)
         self.selected = set(select(self.base.shapes, include))  # membership only, never iterated
-        self.extras = self._checked(extras or {})
+        self.extras = validation.check_extras(self.method, extras or {}, len(self.experts))
         precise = most_precise([self.base, *self.experts])
         self.compute = precise if precise == torch.float64 else torch.float32
         self.lines = lines
         self.depths = depths(self.base.shapes, self.options.get("depth_order", (lines or {}).get("order", "stack")))
         self.groups = dict.fromkeys(self.base.shapes, 0)  # which row of fitted weights a tensor takes
-        self.progress, self._prepass, self._ready = False, None, False
+        self.batched = self.device.type != "cpu" if batched is None else batched
+        self.svd_cache = Path(svd_cache) if svd_cache else None
+        self.prepass: Any = None  # what the method found out about the whole model
+        self.progress, self._ready = False, False
 
-    def _checked(self, extras: Mapping) -> dict[str, Any]:
-        """Check that what the method needs beside the models is there."""
-        known = (*STATISTICS.values(), *MEASURES)
-        for key in extras:
-            if key not in known:
-                raise MethodError(f"extras has no key {key!r}.{nearest(key, known)}")
-        for need, key in STATISTICS.items():
-            if need in self.method.needs and len(extras.get(key, ())) != len(self.experts):
-                raise MethodError(
-                    f"{self.method.name} needs extras={{{key!r}: [...]}} with one item per expert "
-                    f"({len(self.experts)}), got {len(extras.get(key, ()))}; collect them with the experts' own data."
-                )
-        if self.method.measure and not callable(extras.get(self.method.measure)):
-            raise MethodError(
-                f"{self.method.name} learns from dev data: give extras={{{self.method.measure!r}: function of a merged "
-                "state dict}."
-            )
-        return dict(extras)
+    def _expert(self, source: Source, label: str) -> Checkpoint:
+        """Open an expert: a model, or an adapter of the base."""
+        if not isinstance(source, Mapping) and adapters.is_adapter(Path(source)):
+            return adapters.open_adapter(Path(source), self.base)
+        return open_checkpoint(source, label)
 
     def prepare(self) -> None:
         """Learn what the merge must know of the whole model: fitted weights, thresholds, the scale of depth."""
@@ -131,14 +128,16 @@ class Merge:
         if self.method.fit:
             fitting.fit(self)
         if self.method.prepass:
-            self._prepass = self.method.prepass(self.pieces, **self.options)
+            self.prepass = self.method.prepass(self.pieces, **self.options)
         if self.lines is not None:
             self.lines = {"alpha": None, "beta": 0.0, **self.lines}
             if self.lines["alpha"] is None:
                 self.lines["alpha"] = self._balance()
 
     def stream(self, *, progress: bool = False) -> Iterator[tuple[str, Tensor]]:
-        """Yield every tensor of the merged model, in the base's order; a tied head is left out.
+        """Yield every tensor of the merged model; a tied head is left out.
+
+        The order is the base's, save that batches of equal shape (on a GPU) come together.
 
         Raises:
             CheckpointError: NaN or infinity in an input tensor, or a changed sinusoid where ``strict``.
@@ -146,22 +145,46 @@ class Merge:
         """
         self.progress = progress
         self.prepare()
-        for name in self._names("merge"):
-            yield name, self.tensor(name)
+        with self._bar("merge") as bar:
+            for names in self._batches():
+                yield from self._batch(names) if len(names) > 1 else [(names[0], self.tensor(names[0]))]
+                bar.update(len(names))
 
-    def _names(self, what: str) -> Iterator[str]:
-        return iter(
-            tqdm(self.base.shapes, desc=f"{what} ({self.method.name})", unit="tensor", disable=not self.progress)
-        )
+    def _bar(self, what: str) -> tqdm:
+        total = len(self.base.shapes)
+        return tqdm(total=total, desc=f"{what} ({self.method.name})", unit="tensor", disable=not self.progress)
+
+    def _batches(self) -> Iterator[list[str]]:
+        """Yield names to merge together: matrices of equal shape where batches are wanted, else one by one."""
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for name, shape in self.base.shapes.items():
+            if not self.batched or self.piece != "matrices" or self.treatment(name) != "rule":
+                yield [name]
+            else:
+                alike.setdefault(shape, []).append(name)
+        for shape, names in alike.items():
+            most = max(1, BATCH // max(1, len(self.experts) * math.prod(shape)))
+            yield from (names[i : i + most] for i in range(0, len(names), most))
+
+    def _batch(self, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield merged matrices of equal shape, the rule applied to all of them at once."""
+        parts = [self.read(name, 0, math.prod(self.base.shapes[name])) for name in names]
+        base, deltas = torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts], 1)
+        changes = applying.apply(self, names, 0, base, deltas, [])
+        for name, start, change in zip(names, base, changes, strict=True):
+            result = torch.empty(len(start), dtype=self._dtype(name))
+            self._put(result, name, 0, start, change)
+            yield name, result.view(self.base.shapes[name])
 
     def pieces(self) -> Iterator[Piece]:
         """Yield the deltas of every tensor, or block of one, that the rule is applied to."""
-        for name in self._names("look through"):
-            if self.treatment(name) == "rule":
-                for start, stop in self.blocks(name, "rule"):
+        with self._bar("look through") as bar:
+            for name, shape in self.base.shapes.items():
+                bar.update()
+                for start, stop in self.blocks(name, "rule") if self.treatment(name) == "rule" else ():
                     base, deltas = self.read(name, start, stop)
-                    fisher = self._fisher(name, start, base) if "fisher" in self.method.needs else None
-                    yield Piece(self._shaped(name, deltas), math.prod(self.base.shapes[name]), fisher)
+                    fisher = applying.fisher(self, name, start, base) if "fisher" in self.method.needs else None
+                    yield Piece(applying.shaped(self, name, deltas), math.prod(shape), fisher)
 
     def treatment(self, name: str) -> str:
         """Return what a tensor gets: ``"rule"``, ``"sum"``, ``"mean"`` or ``"base"``.
@@ -186,38 +209,45 @@ class Merge:
 
     def tensor(self, name: str) -> Tensor:
         """Return one tensor of the merged model, on the CPU."""
-        stored = self.base.dtypes[name]
-        dtype = self.dtype if self.dtype and stored.is_floating_point else stored
         treatment = self.treatment(name)
         if treatment == "base":
-            return self.base.read(name).to(dtype, copy=True)
-        result = torch.empty(math.prod(self.base.shapes[name]), dtype=dtype)
+            return self.base.read(name).to(self._dtype(name), copy=True)
+        result = torch.empty(math.prod(self.base.shapes[name]), dtype=self._dtype(name))
+        for start, base, change in self._changes(name, treatment):
+            self._put(result, name, start, base, change)
+        return result.view(self.base.shapes[name])
+
+    def _dtype(self, name: str) -> torch.dtype:
+        stored = self.base.dtypes[name]
+        return self.dtype if self.dtype and stored.is_floating_point else stored
+
+    def _put(self, result: Tensor, name: str, start: int, base: Tensor, change: Tensor) -> None:
+        """Write θ0 + λτ of a block into ``result``, flat and on the CPU; ``base`` is used up."""
         scaling = self.scaling
         if self.lines is not None:
             scaling *= self.lines["alpha"] + self.lines["beta"] * self.depths.get(name, 0.0)
-        for start, base, change in self._changes(name, treatment):
-            stop = start + len(base)
-            result[start:stop] = base.add_(change, alpha=scaling)
-            if not math.isfinite(result[start:stop].sum(dtype=torch.float64)):
-                raise MethodError(f"{self.method.name} produced NaN or infinity in {name!r}; nothing was written.")
-        return result.view(self.base.shapes[name])
+        block = result[start : start + len(base)]
+        block.copy_(base.add_(change, alpha=scaling))
+        if not math.isfinite(block.sum(dtype=torch.float64)):
+            raise MethodError(f"{self.method.name} produced NaN or infinity in {name!r}; nothing was written.")
 
     def _changes(self, name: str, treatment: str) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield each block of a tensor: where it starts, the base's scalars, the merged task vector."""
-        generators = [generator(self.seed, name, t) for t in range(len(self.experts))] if self.method.stochastic else []
+        tasks = range(len(self.experts)) if self.method.stochastic else ()
+        generators = [applying.generator(self.seed, name, t) for t in tasks]
         for start, stop in self.blocks(name, treatment):
             base, deltas = self.read(name, start, stop)
             if treatment != "rule":
-                yield start, base, self._combine(name, deltas, treatment)
+                yield start, base, applying.combine(self, name, deltas, treatment)
             elif deltas.any():
-                yield start, base, self._rule(name, start, base, deltas, generators)
+                yield start, base, applying.apply(self, [name], start, base, deltas, generators)
             else:
                 yield start, base, torch.zeros_like(base)
 
     def _balance(self) -> float:
         """Return LiNeS' α: the sum of magnitudes of Στ_t over T times that of the merged task vector."""
         plain = merged = 0.0
-        for name in self._names("balance"):
+        for name in self.base.shapes:
             if (treatment := self.treatment(name)) != "base":
                 for start, base, change in self._changes(name, treatment):
                     total = self.read(name, start, start + len(base))[1].sum(0)
@@ -238,63 +268,14 @@ class Merge:
     def read(self, name: str, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Return a range of the base, ``[n]``, and of the experts' task vectors, ``[T, n]``, in fp32 or fp64."""
         kind = {"device": self.device, "dtype": self.compute}
-        base = self.base.block(name, start, stop).to(**kind, copy=True)
+        base = self.base.reader(name, start, stop).to(**kind, copy=True)
         deltas = torch.empty(len(self.experts), stop - start, **kind)
         for delta, expert in zip(deltas, self.experts, strict=True):
-            torch.sub(expert.block(name, start, stop).to(**kind), base, out=delta)
+            torch.sub(expert.reader(name, start, stop).to(**kind), base, out=delta)
+        if not math.isfinite(deltas.sum()):
+            for model in (self.base, *self.experts):
+                model.block(name, start, stop)  # says which one and where
         return base, deltas
-
-    def _shaped(self, name: str, values: Tensor) -> Tensor:
-        """Give flat values ``[..., n]`` the shape the rule works on: entries flat, rows, the tensor, or a matrix."""
-        shape = self.base.shapes[name]
-        lead = values.shape[:-1]
-        if self.piece == "entries":
-            return values
-        if self.piece == "rows":
-            return values.view(*lead, -1, shape[-1] if shape else 1)
-        if self.piece == "matrices":
-            return values.view(*lead, shape[0], -1)  # a filter becomes (out, in · width)
-        return values.view((*lead, *shape))
-
-    def _combine(self, name: str, deltas: Tensor, scale: str) -> Tensor:
-        """Sum the experts, or take their mean, with the method's weights if it has any."""
-        if isinstance(self.weights, Tensor):
-            weights, scale = self.weights[self.groups[name]].tolist(), "sum"
-        else:
-            weights = per_expert(self.weights, len(deltas))
-        total = math.fsum(weights) if scale == "mean" else 1.0
-        if total == 0:
-            raise MethodError(f"{self.method.name}: the weights {weights} sum to zero, so there is no mean.")
-        merged = deltas[0] * (weights[0] / total)
-        for weight, delta in zip(weights[1:], deltas[1:], strict=True):
-            merged.add_(delta, alpha=weight / total)
-        return merged
-
-    def _rule(self, name: str, start: int, base: Tensor, deltas: Tensor, generators: list) -> Tensor:
-        """Apply the method's rule to one tensor, or block of one, and return the merged task vector, ``[n]``."""
-        context: dict[str, Any] = {"base": self._shaped(name, base), "depth": self.depths.get(name)}
-        context |= {"generators": generators, "prepass": self._prepass}
-        if "fisher" in self.method.needs:
-            context["fisher"] = self._fisher(name, start, base)
-        if "gram" in self.method.needs:
-            context["gram"] = self._statistic("grams", name.removesuffix(".weight"), base)
-        context = {need: context[need] for need in self.method.needs}
-        found = self.method.rule(self._shaped(name, deltas), **self.options, **context)
-        if self.method.gives == "experts":
-            found = self._combine(name, found, self.method.scale)
-        return found.reshape(-1)
-
-    def _fisher(self, name: str, start: int, base: Tensor) -> Tensor:
-        return self._shaped(
-            name, self._statistic("fishers", name, base).reshape(len(self.experts), -1)[:, start : start + len(base)]
-        )
-
-    def _statistic(self, key: str, wanted: str, base: Tensor) -> Tensor:
-        """Return one statistic of every expert, ``[T, ...]``: Grams are named by module, Fishers by tensor."""
-        missing = [t for t, item in enumerate(self.extras[key]) if wanted not in item]
-        if missing:
-            raise MethodError(f"extras[{key!r}] of expert {missing[0]} has nothing for {wanted!r}; collect it as well.")
-        return torch.stack([item[wanted].to(base.device, base.dtype) for item in self.extras[key]])
 
     def estimate(self) -> tuple[int, int]:
         """Return about how many bytes of memory the merge takes at its peak, and how many it reads."""
@@ -306,9 +287,3 @@ class Merge:
         passes = 3 if self.method.prepass else 1
         read = passes * (self.base.bytes() + sum(expert.bytes() for expert in self.experts))
         return 4 * max(seen) * (2 * len(self.experts) + 3), read
-
-
-def generator(seed: int, name: str, task: int) -> torch.Generator:
-    """Return the generator of one tensor and expert; it depends on nothing else, so order and threads do not matter."""
-    key = hashlib.sha256(f"{seed}|{name}|{task}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)

@@ -19,7 +19,17 @@ from typing import Annotated, Any
 from .errors import MethodError, nearest
 
 FAMILIES = ("averaging", "spherical", "sparse", "lowrank", "subspace", "calibrated", "learned", "per_task")
-CONTEXT = ("base", "gram", "fisher", "generators", "depth", "prepass")  # what the engine, not the user, hands a rule
+STATISTICS = {"gram": "grams", "fisher": "fishers"}  # context a rule needs: key of the engine's ``extras`` for it
+MEASURES = ("score", "gradient")  # keys of ``extras`` that hold functions of a merged model
+CONTEXT = (
+    "base",
+    "gram",
+    "fisher",
+    "generators",
+    "depth",
+    "prepass",
+    "vectors",
+)  # what the engine, not the user, hands a rule
 
 
 @dataclass(frozen=True)

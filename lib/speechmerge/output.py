@@ -90,15 +90,16 @@ def write_companions(folder: Path, base: Path, dtype: torch.dtype) -> None:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def write_record(folder: Path, merge: "Merge", options: Mapping[str, Any]) -> None:
-    """Write ``merge_recipe.json`` and the model card, with the fingerprints of base, experts and result."""
+def write_record(folder: Path, merge: "Merge", options: Mapping[str, Any], *, fingerprints: bool = True) -> None:
+    """Write ``merge_recipe.json`` and the model card, with the fingerprints of base, experts and result if wanted."""
+    mark = fingerprint if fingerprints else lambda _: "not computed"
     record = {
         "library": f"speechmerge {version('speechmerge')}",
         "recipe": recipe(merge, options),
         "fingerprints": {
-            "base": fingerprint(merge.base),
-            "experts": [fingerprint(expert) for expert in merge.experts],
-            "result": fingerprint(folder),
+            "base": mark(merge.base),
+            "experts": [mark(expert) for expert in merge.experts],
+            "result": mark(folder),
         },
     }
     (folder / "merge_recipe.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -107,7 +108,7 @@ def write_record(folder: Path, merge: "Merge", options: Mapping[str, Any]) -> No
 
 def recipe(merge: "Merge", options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the merge in the shape of the ecosystem's recipe files, all parameters spelt out."""
-    extra = {name: options[name] for name in ("include", "policy") if options.get(name)}
+    extra = {name: options[name] for name in ("include", "policy", "lines") if options.get(name)}
     parameters = {**merge.parameters, "lambda": merge.scaling, **extra}
     return {
         "merge_method": merge.method.name,
@@ -120,7 +121,7 @@ def recipe(merge: "Merge", options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _label(model: Checkpoint) -> str:
     """Name a model without the place it lies at on this machine."""
-    return model.folder.name if model.folder else model.label
+    return Path(model.label).name if model.folder is None else model.folder.name
 
 
 def _card(merge: "Merge", record: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ LEFTOVERS = {  # what must not be visible on a page, and what it means
     r"\$[^$\n]*\\[a-zA-Z]+[^$\n]*\$": "a formula that was not recognised",
     r"\\(?:frac|sum|theta|lambda|mathrm|mathbb|begin|tau)\b": "raw LaTeX",
     r"\{(?:glue|cite|numref|ref|doc|eq)[^}]*\}`": "a role that was not resolved",
-    r"(?:^|\n)\s*(?:```|:::)\{": "a directive that was not resolved",
+    r"(?:```|:::)\{\w": "a directive that was not resolved",
 }
 
 

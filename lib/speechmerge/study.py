@@ -80,7 +80,10 @@ def execute(step: Step, steps: dict[str, Step]) -> None:
 
 
 def _result(folder: Path) -> dict:
-    return json.loads((folder / "result.json").read_text())
+    try:
+        return json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError) as error:
+        raise StudyError(f"the finished step in {folder} is damaged ({error}); delete it and run again.") from error
 
 
 def _write(folder: Path, result: dict) -> None:
@@ -253,8 +256,9 @@ def _shared(plan: Plan, system: System) -> dict:
     """Fields that all rows of a system have in common."""
     base = models.base_model(plan.settings["base"])
     trainings = {}
-    for step_name in dict.fromkeys(system.decodes.values()):
-        for need in plan.steps[step_name].needs:
+    steps = [plan.steps[name] for name in dict.fromkeys(system.decodes.values())]
+    for step in steps:
+        for need in step.needs:
             if plan.steps[need].kind == "choose":
                 record = _result(plan.steps[need].folder)
                 trainings[need] = {
@@ -270,7 +274,7 @@ def _shared(plan: Plan, system: System) -> dict:
         "method": system.method, "experts": list(system.experts), "base": plan.settings["base"],
         "base_fingerprint": checkpoints.fingerprint(base), "task": plan.experiment["task"], "split": "test",
         "bleu": None, "chrf": None, "normaliser": scoring.NORMALISER, "signature": None,
-        "decoding": plan.settings["decoding"], "training": trainings, "seed": system.seed,
+        "decoding": step.spec["decoding"], "training": trainings, "seed": system.seed,
         **_stamp(),
     }  # fmt: skip
 

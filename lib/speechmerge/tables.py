@@ -100,6 +100,36 @@ def value(rows: pd.DataFrame, system: str, column: str = "wer", language: str = 
     return float(getattr(row, column))
 
 
+def paired(found: pd.DataFrame, against: str) -> pd.DataFrame:
+    """Return one line a system compared with ``against`` on the same utterances, ready to be read.
+
+    Args:
+        found: statistics ``NAME.paired``: columns ``system, against, seed, difference, ci_low, ci_high, p_value``.
+        against: the system the others are compared with; a negative difference means fewer errors than it makes.
+    """
+    rows = found[(found["against"] == against) & (found["seed"] == found["seed"].min())].set_index("system")
+    points = (100 * rows[["difference", "ci_low", "ci_high"]]).map("{:+.1f}".format)
+    table = pd.DataFrame({"difference, points": points["difference"]})
+    table["95 % interval"] = points["ci_low"] + " to " + points["ci_high"]
+    table["p"] = rows["p_value"].map(lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}")
+    return table.rename_axis(index=None, columns=f"against {against}")
+
+
+def verdict(found: pd.DataFrame, system: str, against: str) -> str:
+    """Return in words what the paired interval of two systems allows to say.
+
+    Args:
+        found: as for :func:`paired`.
+        system: the subject of the sentence.
+        against: its object.
+    """
+    rows = found[(found["system"] == system) & (found["against"] == against) & (found["seed"] == found["seed"].min())]
+    [row] = rows.itertuples()
+    if row.ci_high < 0:
+        return "fewer word errors than"
+    return "more word errors than" if row.ci_low > 0 else "neither reliably fewer nor reliably more word errors than"
+
+
 def by_layer(norms: pd.DataFrame) -> pd.DataFrame:
     """Join the norms of single tensors into those of parts of the network.
 

@@ -24,7 +24,7 @@ from transformers import WhisperForConditionalGeneration
 
 from . import corpora, models
 from .checkpoints import fingerprint, open_checkpoint
-from .devices import PRECISIONS, autocast, keep_memory
+from .devices import PRECISIONS, autocast, keep_memory, release_memory
 from .errors import CheckpointError, TrainingError, nearest
 from .files import atomic_file, atomic_folder, check_writable, digest
 from .packing import IGNORED, TASK_NAMES, Window, collate, pack
@@ -35,7 +35,8 @@ VERSION = 1  # raise when a change alters trained weights, so that stored expert
 TOKENIZER_FILES = ("*.json", "*.txt")
 # What is told in the base's folder about the base alone.
 RECORDS = ("speechmerge.json", "training.json", "merge_recipe.json", "model.safetensors.index.json")
-DISK_FACTOR = 6  # copies of the weights on disk at the end of an epoch: model, two moments, old and new best, output
+NAMED = (*models.BASES, "smoke")
+DISK_FACTOR = 7  # copies of the weights on disk at worst: the best epoch; model and two moments, the old and the new
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def train(recipe: Recipe, output: Path, *, progress: bool = True) -> TrainingLog
     folder = models.base_model(recipe.base)
     train_sets, dev_sets = _load(recipe)
     identity = {"recipe": asdict(recipe), "data": _fingerprint(train_sets + dev_sets), "version": VERSION}
-    if Path(recipe.base).expanduser().is_dir():  # a name stands for its weights, a path does not
+    if recipe.base not in NAMED and Path(recipe.base).expanduser().is_dir():  # a name stands for its weights
         identity["base"] = fingerprint(folder)
     identity["key"] = digest(identity)
     finished = _finished(output, identity)
@@ -298,6 +299,7 @@ class _Run:
         self.log.windows += len(loader.dataset)
         self.log.seconds += time.perf_counter() - started
         self._save(epoch)
+        release_memory()
 
     def _check_finite(self, loss: float, name: str, epoch: int) -> None:
         if not math.isfinite(loss):
@@ -344,8 +346,8 @@ class _Run:
             open_checkpoint(self.state / "best")
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, CheckpointError) as error:
             raise TrainingError(
-                f"{self.state} holds an interrupted training that is damaged ({str(error).splitlines()[0]}); delete it "
-                "to start afresh."
+                f"{self.state} holds an interrupted training that is damaged ({type(error).__name__}: "
+                f"{str(error).partition(chr(10))[0]}); delete it to start afresh."
             ) from error
         if state["key"] != self.identity["key"]:
             raise TrainingError(

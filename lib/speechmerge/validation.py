@@ -3,17 +3,20 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .checkpoints import Checkpoint, fingerprint, read_json
-from .errors import CheckpointError, nearest
+from .devices import best_device
+from .errors import CheckpointError, MethodError, SpeechMergeError, nearest
+from .methods import MEASURES, STATISTICS, Method
 from .parameter_classes import MATRIX, classify
 
 MAX_UPDATE = 0.5  # ‖τ‖/‖θ0‖ of the linear maps: fine-tunes measured 0.0006 to 0.02, an unrelated model about 1.4
-SAMPLE_SCALARS = 8_000_000  # how much of each model is read to tell a wrong base or equal experts before the merge
+SAMPLE_SCALARS = 4_000_000  # how much of each model is read to tell a wrong base or equal experts before the merge
 
 
 def check_tensors(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
@@ -61,26 +64,31 @@ def check_updates(base: Checkpoint, experts: Sequence[Checkpoint], max_update: f
         CheckpointError: a ratio above ``max_update`` (wrong base), an expert equal to the base or to another one.
     """
     names = _sample(base)
-    square = sum(base.read(n).double().square().sum().item() for n in names) or 1.0
-    ratios = []
-    for expert in experts:
-        gaps = (expert.read(n).double() - base.read(n).double() for n in names)
-        ratios.append(math.sqrt(sum(gap.square().sum().item() for gap in gaps) / square))
-        if ratios[-1] > max_update:
+    models = [base, *experts]
+    squares = torch.zeros(len(models), dtype=torch.float64)
+    alike = torch.ones(len(models), len(models), dtype=torch.bool).triu(1)
+    for name in names:
+        kind = torch.promote_types(base.dtypes[name], torch.float32)
+        start, *tuned = values = [model.read(name).to(kind) for model in models]
+        norms = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in (start, *(x - start for x in tuned))]
+        squares += torch.stack(norms).square()
+        for i, j in alike.nonzero().tolist():
+            alike[i, j] = torch.equal(values[i], values[j])
+    ratios = (squares[1:] / squares[0].clamp(min=1e-300)).sqrt().tolist()
+    for expert, ratio in zip(experts, ratios, strict=True):
+        if ratio > max_update:
             raise CheckpointError(
-                f"{expert.label} is no fine-tune of {base.label}: the update is {ratios[-1]:.3g} of the base's norm, "
+                f"{expert.label} is no fine-tune of {base.label}: the update is {ratio:.3g} of the base's norm, "
                 f"expected under {max_update:g} (fingerprints: expert {fingerprint(expert)[:16]}, base "
                 f"{fingerprint(base)[:16]}). Give the base it was trained from, or raise max_update if the training "
                 "really went so far."
             )
-    models = [base, *experts]
-    for i, one in enumerate(models):
-        for other in models[i + 1 :]:
-            if _equal(one, other, names) and _equal(one, other, list(one.shapes)):
-                raise CheckpointError(
-                    f"{other.label} holds the same weights as {one.label}; an expert must differ from the base and "
-                    "from the other experts. Remove it, or give the model that was meant."
-                )
+    for i, j in alike.nonzero().tolist():
+        if all(torch.equal(models[i].read(n).double(), models[j].read(n).double()) for n in base.shapes):
+            raise CheckpointError(
+                f"{models[j].label} holds the same weights as {models[i].label}; an expert must differ from the base "
+                "and from the other experts. Remove it, or give the model that was meant."
+            )
     return ratios
 
 
@@ -90,10 +98,6 @@ def _sample(base: Checkpoint) -> list[str]:
     maps = [n for n in floating if classify(n, base.shapes[n]) == MATRIX] or floating
     total = sum(math.prod(base.shapes[n]) for n in maps)
     return maps[:: max(1, math.ceil(total / SAMPLE_SCALARS))]
-
-
-def _equal(one: Checkpoint, other: Checkpoint, names: Sequence[str]) -> bool:
-    return all(torch.equal(one.read(n).double(), other.read(n).double()) for n in names)
 
 
 def check_tokenizers(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
@@ -147,4 +151,55 @@ def check_generation(folder: Path) -> None:
         raise CheckpointError(
             f"{path} lacks {', '.join(missing)}, so a merge of this base could not generate; copy the file of the base "
             "model as it was published."
+        )
+
+
+def check_extras(method: Method, extras: Mapping[str, Any], experts: int) -> dict[str, Any]:
+    """Check that what the method needs beside the models is there.
+
+    Raises:
+        MethodError: an unknown key, not one statistic for each expert, or no function to measure models by.
+    """
+    known = (*STATISTICS.values(), *MEASURES)
+    for key in extras:
+        if key not in known:
+            raise MethodError(f"extras has no key {key!r}.{nearest(key, known)}")
+    for need, key in STATISTICS.items():
+        if need in method.needs and len(extras.get(key, ())) != experts:
+            raise MethodError(
+                f"{method.name} needs extras={{{key!r}: [...]}} with one item per expert ({experts}), got "
+                f"{len(extras.get(key, ()))}; collect them with the experts' own data."
+            )
+    if method.measure and not callable(extras.get(method.measure)):
+        raise MethodError(
+            f"{method.name} learns from dev data: give extras={{{method.measure!r}: function of a merged state dict}}."
+        )
+    return dict(extras)
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """Return a device; ``"auto"`` is the GPU if there is one.
+
+    Raises:
+        MethodError: there is no such device here.
+    """
+    if str(name) == "auto":
+        return best_device()
+    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
+        raise MethodError(f"device={str(name)!r}, but there is no GPU here; use device='auto' or 'cpu'.")
+    return torch.device(name)
+
+
+def check_memory(needed: int, meminfo: Path = Path("/proc/meminfo")) -> None:
+    """Check before heavy work that ``needed`` bytes of memory are free, where the system tells.
+
+    Raises:
+        SpeechMergeError: they are not.
+    """
+    lines = dict(line.split(":") for line in meminfo.read_text().splitlines()) if meminfo.is_file() else {}
+    free = int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else needed
+    if needed > free:
+        raise SpeechMergeError(
+            f"the merge takes about {needed / 1e9:.2f} GB of memory and {free / 1e9:.2f} GB are free; close other "
+            "programs, or choose a method that works in blocks (task_arithmetic, ties, ...)."
         )

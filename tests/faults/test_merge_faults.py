@@ -1,4 +1,4 @@
-"""Faults 1 to 13, 17 and 18 of the house style where merging meets them: a sentence, or a defined result."""
+"""Faults 1 to 13 and 15 to 18 of the house style where merging meets them: a sentence, or a defined result."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import speechmerge
-from speechmerge import checkpoints, engine
+from speechmerge import checkpoints, engine, validation
 from speechmerge.errors import CheckpointError, MethodError, SpeechMergeError
 from speechmerge.methods import registry
 
@@ -233,6 +233,23 @@ def test_13_an_existing_folder_is_only_replaced_when_asked(folders, tmp_path):
         engine.merge_folders("lors", folders[0], folders[1:], out, progress=False)
     engine.merge_folders("lors", folders[0], folders[1:], out, overwrite=True, progress=False)
     assert json.loads((out / "merge_recipe.json").read_text())["recipe"]["merge_method"] == "lors"
+
+
+def test_15_a_full_or_read_only_disk_is_found_beforehand(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100})())
+    with pytest.raises(SpeechMergeError, match="make room or write elsewhere"):
+        engine.merge_folders("task_arithmetic", folders[0], folders[1:], tmp_path / "out", progress=False)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(SpeechMergeError, match="not writable"):
+        engine.merge_folders("task_arithmetic", folders[0], folders[1:], tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_16_too_little_memory_is_found_beforehand(tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemAvailable: 50 kB\n")
+    validation.check_memory(50 * 1024, tmp_path / "meminfo")
+    with pytest.raises(SpeechMergeError, match="GB are free"):
+        validation.check_memory(50 * 1024 + 1, tmp_path / "meminfo")
 
 
 def test_17_a_misspelt_method_or_parameter_names_the_nearest(base, experts):

@@ -11,8 +11,7 @@ from tiny_models import T, make, measures, statistics
 
 import speechmerge
 from speechmerge.errors import MethodError
-from speechmerge.merging import STATISTICS
-from speechmerge.methods import registry
+from speechmerge.methods import STATISTICS, registry
 
 SAME = 1e-9  # of ‖merged - base‖, in fp64
 
@@ -71,6 +70,10 @@ LAWS = {
 }
 
 
+SLOW = ("wudi", "optmerge", "learned_average", "learned_arithmetic")
+LIGHT = {name: {"steps": 10} for name in SLOW}  # for speed only
+
+
 def having(law: str) -> list:
     return [pytest.param(name, getattr(about, law), id=name) for name, about in LAWS.items()]
 
@@ -81,7 +84,7 @@ def merge(method: str, base: dict, experts: list[dict], extras: dict, **params) 
     needed = {key: extras[key][: len(experts)] for need, key in STATISTICS.items() if need in about.needs}
     if about.measure:
         needed[about.measure] = extras[about.measure]
-    return speechmerge.merge_state_dicts(method, base, experts, extras=needed or None, **params)
+    return speechmerge.merge_state_dicts(method, base, experts, extras=needed or None, **LIGHT.get(method, {}) | params)
 
 
 def gap(one: dict, other: dict, base: dict) -> float:

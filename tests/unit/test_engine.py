@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 import speechmerge
-from speechmerge import checkpoints, engine, merging, methods, output
+from speechmerge import applying, checkpoints, engine, fitting, merging, methods, output
 from speechmerge.errors import MethodError, SpeechMergeError
 
 NAMES = {
@@ -166,15 +166,133 @@ def test_a_merge_never_holds_more_than_its_estimate_of_a_large_table(base, exper
     assert read == 4 * 4 * sum(math.prod(shape) for shape in NAMES.values())
 
 
+@pytest.mark.parametrize("method", ["lors", "tsvm", "iso_c", "boosted_tsvm", "wudi", "optmerge", "iso_cts"])
+def test_batches_of_equal_shapes_give_what_single_tensors_give(method, base, experts):
+    one = speechmerge.merge_state_dicts(method, base, experts)
+    together = speechmerge.merge_state_dicts(method, base, experts, batched=True)
+    assert list(together) == list(base)
+    assert all(torch.allclose(one[n], together[n], atol=1e-6) for n in base)
+
+
+@pytest.mark.parametrize("method", ["regmean", "regmean_pp"])
+def test_batches_take_their_own_statistics(method, base, experts):
+    inputs = {n.removesuffix(".weight"): torch.randn(3, 20, 4) for n in NAMES if n.endswith("fc1.weight")}
+    extras = {"grams": [{n: x[t].T @ x[t] for n, x in inputs.items()} for t in range(3)]}
+    one = speechmerge.merge_state_dicts(method, base, experts, extras=extras)
+    together = speechmerge.merge_state_dicts(method, base, experts, extras=extras, batched=True)
+    assert all(torch.allclose(one[n], together[n], atol=1e-6) for n in base)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "lors", "dare", "karcher", "tsvm", "pcb"])
+def test_a_gpu_gives_what_the_cpu_gives(method, base, experts):
+    one = speechmerge.merge_state_dicts(method, base, experts)
+    other = speechmerge.merge_state_dicts(method, base, experts, device="cuda")
+    assert all(torch.allclose(one[n], other[n], atol=1e-5) for n in base)
+
+
+def test_a_device_that_is_not_here_is_refused(base, experts, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert speechmerge.merge_state_dicts("lors", base, experts, device="auto")
+    with pytest.raises(MethodError, match="no GPU here"):
+        speechmerge.merge_state_dicts("lors", base, experts, device="cuda")
+
+
+@pytest.mark.parametrize("method", ["svp", "lors", "tsvm", "boosted_tsvm"])
+def test_singular_vectors_are_shared_through_the_cache(method, base, experts, tmp_path, monkeypatch):
+    expected = speechmerge.merge_state_dicts(method, base, experts)
+    first = speechmerge.merge_state_dicts(method, base, experts, svd_cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2 * 3
+    monkeypatch.setattr(torch.linalg, "eigh", None)  # nothing is decomposed any more, save what is joined
+    if method in ("svp", "lors"):
+        second = speechmerge.merge_state_dicts(method, base, experts, svd_cache=tmp_path)
+        assert all(torch.equal(first[n], second[n]) for n in base)
+    assert all(torch.allclose(first[n], expected[n], atol=1e-5) for n in base)
+
+
+def test_any_method_can_be_scaled_by_depth():
+    names = {f"model.encoder.layers.{i}.fc1.weight": (3, 3) for i in range(3)} | {"model.encoder.conv1.bias": (3,)}
+    base = {n: torch.zeros(s) for n, s in names.items()}
+    experts = [{n: torch.full(s, x) for n, s in names.items()} for x in (1.0, 2.0)]
+    found = speechmerge.merge_state_dicts("task_arithmetic", base, experts, lines={"alpha": 0.25, "beta": 0.5})
+    assert [x.flatten()[0].item() for x in found.values()] == [0.75, 1.5, 2.25, 0.75]
+    same = speechmerge.merge_state_dicts("lines", base, experts, alpha=0.25, beta=0.5)
+    assert all(torch.allclose(found[n], same[n]) for n in base)
+    balanced = speechmerge.merge_state_dicts("task_arithmetic", base, experts, lines={"beta": 0.0})
+    assert torch.allclose(balanced["model.encoder.conv1.bias"], torch.tensor(1.5))  # α = 1 / T of the plain sum
+    halved = speechmerge.merge_state_dicts("mp", base, experts, density=4 / 9, lines={})
+    whole = 3 * (3 * 9 + 3)  # Σ|Στ| over what is left of it after pruning, over T
+    assert halved["model.encoder.conv1.bias"][0].item() == pytest.approx(3 * (whole / 3) / 2 / (3 * 4 + 3))
+
+
+def test_greedy_soup_keeps_what_helps(base, experts):
+    target = {n: (experts[0][n] + experts[2][n]) / 2 for n in base}
+
+    def score(state: dict) -> float:
+        return sum((state[n] - target[n]).square().sum().item() for n in base)
+
+    found = speechmerge.merge_state_dicts("greedy_soup", base, experts, extras={"score": score})
+    assert all(torch.allclose(found[n], target[n], atol=1e-6) for n in base)
+    equal = {"score": lambda state: 1.0}
+    all_of_them = speechmerge.merge_state_dicts("greedy_soup", base, experts, extras=equal)
+    first = speechmerge.merge_state_dicts("greedy_soup", base, experts, extras=equal, flavour="official")
+    assert all(torch.allclose(all_of_them[n], sum(x[n] for x in experts) / 3, atol=1e-6) for n in base)
+    assert all(torch.allclose(first[n], experts[0][n]) for n in base)
+
+
+@pytest.mark.parametrize("groups", ["model", "stack", "layer"])
+def test_learnt_weights_find_a_target_and_have_the_gradient_of_finite_differences(groups, base, experts):
+    share = {"model": [0.2, 0.7, 0.1]}
+    target = {
+        n: base[n] + sum(w * (x[n] - base[n]) for w, x in zip(share["model"], experts, strict=True)) for n in base
+    }
+
+    def gradient(state: dict) -> tuple[float, dict]:
+        gaps = {n: (state[n] - target[n]).double() for n in base}
+        return 1e4 * sum(g.square().sum().item() for g in gaps.values()), {n: 2e4 * g for n, g in gaps.items()}
+
+    for method in ("learned_average", "learned_arithmetic"):
+        merge = merging.Merge(method, base, experts, extras={"gradient": gradient}, groups=groups, steps=300, rate=0.05)
+        found = dict(merge.stream())
+        gap = sum((found[n] - target[n]).square().sum() for n in base).sqrt()
+        assert gap < 0.05 * sum((target[n] - base[n]).square().sum() for n in base).sqrt()
+        assert merge.weights.shape == ({"model": 1, "stack": 3, "layer": 3}[groups], 3)
+    weights = torch.full(merge.weights.shape, 0.3, dtype=torch.float64)
+    _, slope = fitting._gradient(merge, weights)
+    step = torch.zeros_like(weights)
+    step[0, 1] = 1e-3
+    difference = (fitting._gradient(merge, weights + step)[0] - fitting._gradient(merge, weights - step)[0]) / 2e-3
+    assert difference == pytest.approx(slope[0, 1].item(), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("method", "extras", "words"),
+    [
+        ("regmean", None, r"needs extras=\{'grams': \[...\]\} with one item per expert \(3\), got 0"),
+        ("regmean", {"grams": [{}] * 3}, "has nothing for 'model.encoder.layers.0.fc1'"),
+        ("fisher", {"fishers": [{}] * 2}, "got 2"),
+        ("greedy_soup", {"score": 3}, "function of a merged state dict"),
+    ],
+)
+def test_missing_statistics_get_a_sentence(method, extras, words, base, experts):
+    with pytest.raises(MethodError, match=words):
+        speechmerge.merge_state_dicts(method, base, experts, extras=extras)
+
+
+def test_a_task_that_does_not_exist_is_refused(base, experts):
+    with pytest.raises(MethodError, match="task is 3, but there are 3 experts"):
+        speechmerge.merge_state_dicts("emr", base, experts, task=3)
+
+
 def test_a_generator_depends_on_seed_name_and_expert_only():
     draws = {
-        torch.rand(1, generator=merging.generator(*key)).item()
+        torch.rand(1, generator=applying.generator(*key)).item()
         for key in [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1)]
     }
     assert len(draws) == 4
     assert (
-        torch.rand(3, generator=merging.generator(5, "x", 2)).tolist()
-        == torch.rand(3, generator=merging.generator(5, "x", 2)).tolist()
+        torch.rand(3, generator=applying.generator(5, "x", 2)).tolist()
+        == torch.rand(3, generator=applying.generator(5, "x", 2)).tolist()
     )
 
 

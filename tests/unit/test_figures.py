@@ -9,7 +9,7 @@ from speechmerge import figured, figures, methods, style, tables
 from speechmerge.errors import BookError
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rows():
     return tables.measured(pd.DataFrame(made_up_rows("speech")))
 
@@ -19,7 +19,7 @@ def statistics():
     return {kind: found for kind, found in pd.DataFrame(made_up_task_vectors("speech")).groupby("kind")}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def every_figure(rows, statistics):
     cosines = statistics["cosine"]
     return {

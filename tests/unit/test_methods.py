@@ -52,6 +52,19 @@ def test_a_wrong_parameter_gets_a_sentence(method, params, words):
     assert str(caught.value).endswith((".", "?"))
 
 
+@pytest.mark.parametrize(("name", "flavour"), [(m.name, f) for m in registry().values() for f in m.flavours])
+def test_a_flavour_is_a_set_of_parameters_that_single_ones_override(name, flavour):
+    about = registry()[name]
+    plain, found = (
+        about.check({}, experts=about.experts or 3),
+        about.check({"flavour": flavour}, experts=about.experts or 3),
+    )
+    assert found == plain | about.flavours[flavour] | {"flavour": flavour}
+    assert found != plain | {"flavour": flavour}
+    key = next(iter(about.flavours[flavour]))
+    assert about.check({"flavour": flavour, key: plain[key]}, experts=about.experts or 3)[key] == plain[key]
+
+
 def test_a_misspelt_method_names_the_nearest():
     with pytest.raises(MethodError, match="Did you mean 'task_arithmetic'"):
         find("task_arithmetics")

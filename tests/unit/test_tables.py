@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import made_up_rows, made_up_task_vectors
+from conftest import made_up_comparisons, made_up_rows, made_up_task_vectors
 
 from speechmerge import tables
 from speechmerge.errors import StudyError
@@ -59,6 +59,28 @@ def test_the_comparison_shows_per_cent_intervals_and_published_values(rows):
     assert shown.loc["Task Arithmetic", "all"] == f"{100 * wer:.1f}"
     assert shown.loc["Task Arithmetic", "95 % interval"] == f"{100 * low:.1f} – {100 * high:.1f}"
     assert shown.loc["Task Arithmetic", "published"] == "19.23"
+
+
+def test_paired_differences_are_shown_in_points_with_a_sign():
+    found = pd.DataFrame(made_up_comparisons("table1"))
+    shown = tables.paired(found, "Task Arithmetic")
+    assert list(shown.loc["Pretrained"]) == ["-3.0", "-5.0 to -1.0", "< 0.001"]
+    assert list(shown.loc["LoRS-Merging"]) == ["+0.1", "-1.9 to +2.1", "0.001"]
+    assert "Task Arithmetic" not in shown.index and len(shown) == 7
+
+
+@pytest.mark.parametrize(
+    ("system", "words"),
+    [
+        ("Pretrained", "fewer word errors than"),
+        ("Finetuned", "more word errors than"),
+        ("LoRS-Merging", "neither reliably fewer nor reliably more word errors than"),
+    ],
+)
+def test_the_verdict_says_no_more_than_the_interval(system, words):
+    found = pd.DataFrame(made_up_comparisons("table1"))
+    second = found.assign(seed=1, ci_low=-1.0, ci_high=1.0)
+    assert tables.verdict(pd.concat([second, found]), system, "Task Arithmetic") == words
 
 
 def counts(errors, words):

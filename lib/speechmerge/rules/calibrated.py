@@ -100,13 +100,13 @@ def regmean(
     Solved in fp64 for the task matrices; equal to solving for the weights, as the rule is equivariant to a shift.
 
     Args:
-        deltas: task matrices, shape ``[T, m, n]``.
+        deltas: task matrices, shape ``[T, ..., m, n]``.
         alpha: 1 uses the whole Grams, 0 their diagonals only.
         ridge: keeps the system solvable where an input never varies.
-        gram: Gram matrices of the layer's inputs, shape ``[T, n, n]``.
+        gram: Gram matrices of the layer's inputs, shape ``[T, ..., n, n]``.
 
     Returns:
-        The merged task matrix, shape ``[m, n]``.
+        The merged task matrix, shape ``[..., m, n]``.
     """
     double = gram.double()
     double = alpha * double + (1 - alpha) * torch.diag_embed(double.diagonal(dim1=-2, dim2=-1))
@@ -117,18 +117,16 @@ def solve(products: Tensor, grams: Tensor, ridge: float) -> Tensor:
     """Return (Σ_t B_t) (Σ_t G_t)⁻¹ with a ridge in units of the mean diagonal; zero Grams give zero.
 
     Args:
-        products: B_t, shape ``[T, m, n]``.
-        grams: G_t, shape ``[T, n, n]``, symmetric and positive semi-definite.
+        products: B_t, shape ``[T, ..., m, n]``.
+        grams: G_t, shape ``[T, ..., n, n]``, symmetric and positive semi-definite.
         ridge: a singular sum without a ridge is solved in the least-squares sense.
     """
-    total = grams.sum(0)
-    scale = total.diagonal().mean().item()
-    if scale == 0:
-        return torch.zeros_like(products[0])
-    total = total + ridge * scale * torch.eye(len(total), dtype=total.dtype, device=total.device)
+    total, right = grams.sum(0), products.sum(0)
+    scale = total.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    identity = torch.eye(total.shape[-1], dtype=total.dtype, device=total.device)
+    total = total + torch.where(scale > 0, ridge * scale, 1) * identity
     factor, failed = torch.linalg.cholesky_ex(total)
-    right = products.sum(0)
-    if failed.item():
+    if failed.any():
         return right @ torch.linalg.pinv(total, hermitian=True, rtol=1e-12)
     return torch.cholesky_solve(right.mT, factor).mT
 

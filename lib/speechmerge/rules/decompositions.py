@@ -6,6 +6,8 @@ from torch import Tensor
 from ..errors import MethodError
 
 DEPENDENT = 1e-5  # σ_k / σ_1 below which squaring the matrix costs too many digits and a full SVD is taken
+OVERSAMPLING = 32  # vectors beyond those wanted, so that the last wanted ones are exact too
+RESIDUAL = 1e-7  # of the largest eigenvalue
 COEFFICIENTS = {  # (a, b, c) of each step s → a·s + b·s³ + c·s⁵ on the singular values
     "quintic": (
         (4.0848, -6.8946, 2.9270),
@@ -51,7 +53,7 @@ def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     raise AssertionError("unreachable")
 
 
-def leading(matrix: Tensor, rank: int) -> Tensor:
+def leading(matrix: Tensor, rank: int, vectors: Tensor | None = None) -> Tensor:
     """Return the best approximation of rank ``rank``, U_k Σ_k V_kᵀ, without a full SVD.
 
     The leading singular vectors of the shorter side are the leading eigenvectors of the smaller Gram matrix, computed
@@ -61,6 +63,7 @@ def leading(matrix: Tensor, rank: int) -> Tensor:
     Args:
         matrix: shape ``[..., m, n]``.
         rank: 0 to min(m, n).
+        vectors: :func:`singular_vectors` of the matrix, if already known.
 
     Returns:
         Shape ``[..., m, n]``, in the input's dtype.
@@ -70,23 +73,48 @@ def leading(matrix: Tensor, rank: int) -> Tensor:
     if rank >= min(matrix.shape[-2:]):
         return matrix.clone()
     if matrix.shape[-2] > matrix.shape[-1]:
-        return leading(matrix.mT, rank).mT
+        return leading(matrix.mT, rank, vectors).mT
     double = matrix.double()
-    vectors = torch.linalg.eigh(double @ double.mT).eigenvectors[..., -rank:]
+    vectors = _leading_vectors(double @ double.mT, rank) if vectors is None else vectors[..., :rank].double()
     return (vectors @ (vectors.mT @ double)).to(matrix.dtype)
 
 
-def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+def singular_vectors(matrix: Tensor) -> Tensor:
+    """Return all singular vectors of the matrix's shorter side, the leading first; fp64, shape ``[..., r, r]``."""
+    double = matrix.double() if matrix.shape[-2] <= matrix.shape[-1] else matrix.double().mT
+    return torch.linalg.eigh(double @ double.mT).eigenvectors.flip(-1)
+
+
+def _leading_vectors(gram: Tensor, rank: int) -> Tensor:
+    """Return the eigenvectors of the ``rank`` largest eigenvalues, largest first; fp64, shape ``[..., m, rank]``.
+
+    A wider subspace comes from an eigendecomposition in fp32 at half the cost, is improved by one product in fp64, and
+    solved within in fp64; a residual that is too large sends it to the full decomposition in fp64.
+    """
+    wide = rank + OVERSAMPLING
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    if 2 * wide <= gram.shape[-1] and (trace > 0).all():
+        rough = torch.linalg.eigh((gram / trace).float()).eigenvectors[..., -wide:].double()
+        basis = torch.linalg.qr(gram @ rough).Q
+        values, turn = torch.linalg.eigh(basis.mT @ gram @ basis)
+        vectors = (basis @ turn)[..., -rank:]
+        residual = (gram @ vectors - vectors * values[..., None, -rank:]).norm(dim=-2)
+        if (residual <= RESIDUAL * values[..., -1:]).all():
+            return vectors.flip(-1)
+    return torch.linalg.eigh(gram).eigenvectors[..., -rank:].flip(-1)
+
+
+def factors(matrix: Tensor, rank: int, vectors: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Return the leading singular triplets ``U [..., m, k], σ [..., k], V [..., n, k]`` in fp64.
 
     From the smaller Gram matrix as in :func:`leading`; by a full SVD where the last σ is too small for that. Vectors of
     singular values that are zero (1e-12 of the first) are zero.
     """
     if matrix.shape[-2] > matrix.shape[-1]:
-        v, s, u = factors(matrix.mT, rank)
+        v, s, u = factors(matrix.mT, rank, vectors)
         return u, s, v
     double = matrix.double()
-    u = torch.linalg.eigh(double @ double.mT).eigenvectors[..., -rank:].flip(-1)
+    u = _leading_vectors(double @ double.mT, rank) if vectors is None else vectors[..., :rank].double()
     projected = u.mT @ double
     s = projected.norm(dim=-1)
     if (s[..., -1] < DEPENDENT * s[..., 0]).any():

@@ -34,9 +34,15 @@ def _descend(start: Tensor, grams: Tensor, products: Tensor, *, steps: int, rate
 
 
 def _grams(projections: Tensor, deltas: Tensor) -> Tensor:
-    """Return P_tᵀP_t / ‖Δ_t‖² for projections ``[T, k, n]``; zero experts count nothing."""
+    """Return P_tᵀP_t / ‖Δ_t‖² for projections ``[T, ..., k, n]``; zero experts count nothing."""
     size = deltas.square().sum((-2, -1), keepdim=True)
     return projections.mT @ projections / torch.where(size > 0, size, 1)
+
+
+def _unit(deltas: Tensor, scaled: bool) -> Tensor:
+    """Return the largest entry of each task matrix's experts, or one; shape ``[..., 1, 1]``."""
+    largest = deltas.abs().amax((0, -2, -1), keepdim=True)[0].clamp(min=1e-30)
+    return largest if scaled else torch.ones_like(largest)
 
 
 _MAPS = {"family": "subspace", "acts_on": "matrices", "gives": "merged", "scale": "sum"}
@@ -67,21 +73,21 @@ def wudi(
     """Find the task matrix that changes each expert's outputs least on inputs that lie along its own task matrix.
 
     Args:
-        deltas: task matrices, shape ``[T, m, n]``.
+        deltas: task matrices, shape ``[T, ..., m, n]``.
         solver: ``"closed_form"`` is the minimum nearest to zero, (Σ Δ_tG_t)(Σ G_t)⁺ with G_t = Δ_tᵀΔ_t / ‖Δ_t‖².
         steps: of Adam.
         rate: of Adam.
         scaled: see the method's deviations.
 
     Returns:
-        The merged task matrix, shape ``[m, n]``.
+        The merged task matrix, shape ``[..., m, n]``.
     """
     if solver == "closed_form":
         double = deltas.double()
         grams = _grams(double, double)
         total, right = grams.sum(0), (double @ grams).sum(0)
         return (right @ torch.linalg.pinv(total, hermitian=True, rtol=1e-10)).to(deltas.dtype)
-    unit = deltas.abs().amax().clamp(min=1e-30) if scaled else 1.0
+    unit = _unit(deltas, scaled)
     grams = _grams(deltas / unit, deltas / unit)
     found = _descend(deltas.sum(0) / unit, grams, deltas / unit @ grams, steps=steps, rate=rate, optimiser="adam")
     return found * unit
@@ -111,7 +117,7 @@ def optmerge(
     """Do as WUDI, with experts reduced to their leading directions so that noise is not protected.
 
     Args:
-        deltas: task matrices, shape ``[T, m, n]``; each is reduced to rank ⌊min(m, n) / T⌋.
+        deltas: task matrices, shape ``[T, ..., m, n]``; each is reduced to rank ⌊min(m, n) / T⌋.
         steps: of the optimiser.
         rate: of the optimiser.
         centred: reduce Δ_t minus the mean, and add the mean back.
@@ -120,15 +126,15 @@ def optmerge(
         scaled: see :func:`wudi`.
 
     Returns:
-        The merged task matrix, shape ``[m, n]``.
+        The merged task matrix, shape ``[..., m, n]``.
     """
-    unit = deltas.abs().amax().clamp(min=1e-30) if scaled else torch.ones((), dtype=deltas.dtype)
+    unit = _unit(deltas, scaled)
     unitless = deltas / unit
     mean = unitless.mean(0) if centred else torch.zeros_like(deltas[0])
     k = max(1, min(deltas.shape[-2:]) // len(deltas))
     triplets = [factors(delta - mean, k) for delta in unitless]
-    targets = torch.stack([((u * s) @ v.mT) for u, s, v in triplets]).to(deltas.dtype) + mean
-    projections = torch.stack([(v * s).mT for _, s, v in triplets]).to(deltas.dtype)
+    targets = torch.stack([(u * s.unsqueeze(-2)) @ v.mT for u, s, v in triplets]).to(deltas.dtype) + mean
+    projections = torch.stack([(v * s.unsqueeze(-2)).mT for _, s, v in triplets]).to(deltas.dtype)
     grams = _grams(projections, unitless)
     origin = unitless.sum(0) if start == "sum" else unitless.mean(0)
     found = _descend(origin, grams, targets @ grams, steps=steps, rate=rate, optimiser=optimiser)

@@ -3,6 +3,7 @@
 Source: arXiv 2502.17380, equations of section 3.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -69,19 +70,27 @@ def mp(deltas: Tensor, *, density: Density = 0.4) -> Tensor:
     acts_on="matrices",
     deviations=_OPEN,
 )
-def svp(deltas: Tensor, *, rank_ratio: RankRatio = 0.02, rank_mode: RankMode = "ratio") -> Tensor:
+def svp(
+    deltas: Tensor,
+    *,
+    rank_ratio: RankRatio = 0.02,
+    rank_mode: RankMode = "ratio",
+    vectors: Sequence[Tensor] | None = None,
+) -> Tensor:
     """Keep only the leading singular values of each task matrix, then add the experts.
 
     Args:
         deltas: task matrices, shape ``[T, ..., m, n]``.
         rank_ratio: k = max(1, round(r·min(m, n))) singular values are kept, none for r = 0.
         rank_mode: ``"parameters"`` reads r as the fraction of parameters the factors hold.
+        vectors: each expert's singular vectors, if already known.
 
     Returns:
         Deltas of rank k, shape ``[T, ..., m, n]``.
     """
     ranks = [rank(r, *deltas.shape[-2:], rank_mode) for r in per_expert(rank_ratio, len(deltas))]
-    return torch.stack([leading(delta, k) for delta, k in zip(deltas, ranks, strict=True)])
+    known = vectors or [None] * len(deltas)
+    return torch.stack([leading(delta, k, v) for delta, k, v in zip(deltas, ranks, known, strict=True)])
 
 
 @method(
@@ -95,7 +104,12 @@ def svp(deltas: Tensor, *, rank_ratio: RankRatio = 0.02, rank_mode: RankMode = "
     deviations=_OPEN,
 )
 def lors(
-    deltas: Tensor, *, rank_ratio: RankRatio = 0.02, density: Density = 0.4, rank_mode: RankMode = "ratio"
+    deltas: Tensor,
+    *,
+    rank_ratio: RankRatio = 0.02,
+    density: Density = 0.4,
+    rank_mode: RankMode = "ratio",
+    vectors: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Keep the leading singular values of each task matrix and the largest entries of what they leave over.
 
@@ -106,9 +120,10 @@ def lors(
         rank_ratio: see :func:`svp`; 0 gives :func:`mp`.
         density: see :func:`mp`, applied to the residual; 0 gives :func:`svp`.
         rank_mode: see :func:`svp`.
+        vectors: see :func:`svp`.
 
     Returns:
         Low-rank plus sparse deltas, shape ``[T, ..., m, n]``.
     """
-    low = svp(deltas, rank_ratio=rank_ratio, rank_mode=rank_mode)
+    low = svp(deltas, rank_ratio=rank_ratio, rank_mode=rank_mode, vectors=vectors)
     return low + mp(deltas - low, density=density)

@@ -1,14 +1,13 @@
 """What several rules are made of: choosing the largest entries, electing signs, order statistics of a whole model."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_DIGIT = 16  # bits ranked in one pass over the model
-_GATHER = 1 << 19  # numbers counted at once
+_STRIDE = 509  # one number in so many is sampled; prime, so that it never falls in step with rows
 
 
 class Piece(NamedTuple):
@@ -74,7 +73,11 @@ def prune(values: Tensor, density: float, *, dims: int) -> Tensor:
 
 
 def elect(
-    edited: Tensor, *, merge: str = "mean", weights: float | Sequence[float] | None = None, majority: float = 1.0
+    edited: Tensor,
+    *,
+    merge: str = "mean",
+    weights: float | Sequence[float] | None = None,
+    majority: Callable[[], float] = lambda: 1.0,
 ) -> Tensor:
     """Elect a sign for each entry and merge the experts that agree with it (arXiv 2306.01708, steps 2 and 3).
 
@@ -82,29 +85,33 @@ def elect(
         edited: trimmed or masked deltas, shape ``[T, ...]``; zeros do not vote.
         merge: ``"mean"`` over the agreeing entries (weighted), their ``"sum"``, or the sum over ``"experts"`` / T.
         weights: one for each expert, applied before the election.
-        majority: the sign that entries whose sum is exactly zero get.
+        majority: the sign of entries whose votes cancel out exactly; asked for only if there are any.
 
     Returns:
         The merged task vector, shape ``[...]``.
     """
     weighted = edited if weights is None else edited * along(weights, edited)
-    total = weighted.sum(0)
-    sign = torch.where(total == 0, majority, total.sign())
-    agree = (weighted * sign) > 0
-    merged = (weighted * agree).sum(0)
+    sign = weighted.sum(0).sign_()
+    split = (sign == 0) & weighted.any(0)
+    if split.any():
+        sign = torch.where(split, majority(), sign)
+    agree = (weighted * sign).clamp_(min=0)  # magnitudes of the agreeing entries
+    merged = agree.sum(0).mul_(sign)
     if merge == "sum":
         return merged
     if merge == "experts":
         return merged / len(edited)
-    share = agree.sum(0) if weights is None else (agree * along(weights, edited)).sum(0)
-    return merged / torch.where(share == 0, 1, share)
+    votes = agree.sign_() if weights is None else agree.sign_() * along(weights, edited)
+    share = votes.sum(0)
+    return merged.div_(share.masked_fill_(share == 0, 1))
 
 
 def order_statistics(values: Callable[[], Iterable[Tensor]], ranks: Callable[[int], list[list[int]]]) -> Tensor:
-    """Return exact order statistics of rows too long for memory, in passes over their pieces.
+    """Return exact order statistics of rows too long for memory, in two passes over their pieces.
 
-    Each pass counts 16 more bits of the numbers' ranks among those that share the bits found so far: two passes in
-    fp32, four in fp64, and no sorting.
+    The first pass sorts a sample, which brackets each statistic; the second counts what lies below the bracket and
+    keeps what lies within, under one percent of a large row. Should a bracket miss, it is widened and the pass
+    repeated.
 
     Args:
         values: gives the pieces of the rows, each ``[R, n]``, the same at every call.
@@ -113,64 +120,48 @@ def order_statistics(values: Callable[[], Iterable[Tensor]], ranks: Callable[[in
     Returns:
         The values at these positions, shape ``[R, q]``.
     """
-    first, size = None, 0
-    for piece in _gathered(values()):
-        digits = (_keys(piece) >> _shift(piece, 0)) + (1 << _DIGIT - 1)
-        first = torch.zeros(len(piece), 1 << _DIGIT, dtype=torch.long) if first is None else first
-        first += torch.stack([torch.bincount(row, minlength=1 << _DIGIT).cpu() for row in digits])
-        size, kind = size + piece.shape[-1], piece.dtype
+    sampled, size = [], 0
+    for piece in values():
+        sampled.append(piece[:, -size % _STRIDE :: _STRIDE].clone())
+        size += piece.shape[-1]
     if not size:
         raise ValueError("order statistics of no values at all")
+    sample = torch.cat(sampled, -1).sort(-1).values
     wanted = torch.tensor(ranks(size)).clamp(0, size - 1)
-    digit, wanted = _locate(first[:, None].expand(-1, wanted.shape[1], -1), wanted)
-    prefix = digit - (1 << _DIGIT - 1)
-    for level in range(1, torch.finfo(kind).bits // _DIGIT):
-        counts = torch.zeros(*prefix.shape, 1 << _DIGIT, dtype=torch.long)
-        for piece in _gathered(values()):
-            keys = _keys(piece)
-            above = keys >> _shift(piece, level - 1)
-            low = (keys >> _shift(piece, level)) & ((1 << _DIGIT) - 1)
-            for row, column in torch.cartesian_prod(*map(torch.arange, prefix.shape)).tolist():
-                chosen = low[row][above[row] == prefix[row, column].item()]
-                counts[row, column] += torch.bincount(chosen, minlength=1 << _DIGIT).cpu()
-        digit, wanted = _locate(counts, wanted)
-        prefix = (prefix << _DIGIT) | digit
-    bits = torch.where(prefix < 0, prefix ^ _sign_mask(kind), prefix)
-    return bits.to(torch.int32 if kind == torch.float32 else torch.int64).view(kind)
+    found = torch.zeros(wanted.shape, dtype=sample.dtype)
+    missing, deviations = torch.cartesian_prod(*map(torch.arange, wanted.shape)).tolist(), 6.0
+    while missing:
+        brackets = [_bracket(sample[r], wanted[r, q].item() / size, deviations) for r, q in missing]
+        below, equal, within = [0] * len(missing), [0] * len(missing), [[] for _ in missing]
+        for piece in values():
+            for i, ((r, _), (low, high)) in enumerate(zip(missing, brackets, strict=True)):
+                row = piece[r]
+                below[i] += int(torch.count_nonzero(row < low))
+                equal[i] += int(torch.count_nonzero(row == low))
+                within[i].append(row[(row > low) & (row <= high)])
+        left = []
+        for i, (r, q) in enumerate(missing):
+            place = wanted[r, q].item() - below[i]
+            inside = torch.cat(within[i])
+            if 0 <= place < equal[i]:
+                found[r, q] = brackets[i][0]
+            elif 0 <= place - equal[i] < len(inside):
+                found[r, q] = inside.kthvalue(place - equal[i] + 1).values
+            else:
+                left.append([r, q])
+        missing, deviations = left, deviations * 8
+    return found
 
 
-def _gathered(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Join small pieces, so that counting costs by the number and not by the tensor."""
-    held: list[Tensor] = []
-    for piece in pieces:
-        held.append(piece)
-        if sum(part.shape[-1] for part in held) >= _GATHER:
-            yield torch.cat(held, -1)
-            held = []
-    if held:
-        yield torch.cat(held, -1)
-
-
-def _sign_mask(kind: torch.dtype) -> int:
-    return (1 << torch.finfo(kind).bits - 1) - 1
-
-
-def _keys(values: Tensor) -> Tensor:
-    """Map floats to integers in the same order."""
-    bits = values.contiguous().view(torch.int32 if values.dtype == torch.float32 else torch.int64)
-    return torch.where(bits < 0, bits ^ _sign_mask(values.dtype), bits)
-
-
-def _shift(values: Tensor, level: int) -> int:
-    return torch.finfo(values.dtype).bits - _DIGIT * (level + 1)
-
-
-def _locate(counts: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the bin in which each rank falls, and the rank within it; counts ``[R, q, bins]``, ranks ``[R, q]``."""
-    total = counts.cumsum(-1)
-    digit = (total <= ranks[..., None]).sum(-1)
-    below = torch.where(digit > 0, total.gather(-1, (digit - 1).clamp(min=0)[..., None])[..., 0], 0)
-    return digit, ranks - below
+def _bracket(sample: Tensor, share: float, deviations: float) -> tuple[float, float]:
+    """Return values between which the given share of a row falls, so many standard deviations to each side."""
+    size = len(sample)
+    margin = deviations * math.sqrt(size * share * (1 - share)) + 2
+    low, high = math.floor(share * size - margin), math.ceil(share * size + margin)
+    return (
+        sample[low].item() if low >= 0 else -math.inf,
+        sample[high].item() if high < size else math.inf,
+    )
 
 
 def thresholds(stream: Stream, counts: Callable[[int], list[int]]) -> Tensor:

@@ -1,6 +1,7 @@
 """Task vectors thinned by magnitude, merged with or without an election of signs."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple
 
 import torch
@@ -24,10 +25,10 @@ Zeros = Annotated[str, Choice(("majority", "positive"), "sign of entries whose s
 
 
 class Elected(NamedTuple):
-    """What TIES must know of the whole model: each expert's threshold and the sign of the majority of entries."""
+    """What TIES must know of the whole model: each expert's threshold, and on demand the sign of most entries."""
 
     thresholds: Tensor
-    majority: float
+    majority: Callable[[], float]
 
 
 def counted(density: float, size: int, count: str) -> int:
@@ -48,21 +49,25 @@ def whole_model_thresholds(stream: Stream, density: float | Sequence[float], cou
 
 def above(deltas: Tensor, edges: Tensor) -> Tensor:
     """Return the entries of at least the expert's threshold, zeros elsewhere; equal magnitudes are all kept."""
-    edges = edges.to(deltas.device, deltas.dtype).view(-1, *[1] * (deltas.dim() - 1))
-    return torch.where(deltas.abs() >= edges, deltas, 0)
+    just_below = torch.nextafter(edges.to(deltas.dtype), torch.tensor(-1.0, dtype=deltas.dtype)).tolist()
+    return torch.stack([torch.nn.functional.hardshrink(d, edge) for d, edge in zip(deltas, just_below, strict=True)])
 
 
 def _ties_prepass(stream: Stream, *, density, scope, count, zeros, weights, **_) -> Elected | None:
-    """Find thresholds over the whole model, then the majority sign that entries summing to zero take."""
+    """Find thresholds over the whole model; the majority sign, for entries whose votes cancel out, only if needed."""
     if scope != "model":
         return None
     edges = whole_model_thresholds(stream, density, count)
-    votes = 0.0
-    if zeros == "majority":
-        for piece in stream():
+
+    @functools.cache
+    def majority() -> float:
+        votes = 0.0
+        for piece in stream() if zeros == "majority" else ():
             trimmed = above(piece.deltas, edges)
             votes += (trimmed * along(weights, trimmed)).sum(0).sign().sum(dtype=torch.float64).item()
-    return Elected(edges, -1.0 if votes < 0 else 1.0)
+        return -1.0 if votes < 0 else 1.0
+
+    return Elected(edges, majority)
 
 
 @method(
@@ -114,8 +119,11 @@ def ties(
         trimmed, majority = above(deltas, prepass.thresholds), prepass.majority
     else:
         trimmed = trim(deltas, density, count)
-        total = (trimmed * along(weights, trimmed)).sum(0)
-        majority = 1.0 if zeros == "positive" or total.sign().sum() >= 0 else -1.0
+        votes = (trimmed * along(weights, trimmed)).sum(0).sign().sum()
+
+        def majority() -> float:
+            return -1.0 if zeros == "majority" and votes < 0 else 1.0
+
     return elect(trimmed, merge=merge, weights=weights, majority=majority)
 
 

@@ -1,5 +1,6 @@
 """Merging in the space of singular vectors: TSV-M, Iso-C, Iso-CTS, Subspace Boosting, BoostedTSV-M."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -85,6 +86,7 @@ def tsvm(
     orthogonalise: Orthogonal = "procrustes",
     schedule: Schedule = "quintic",
     tolerance: Tolerance = 0.0,
+    vectors: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Give each expert an equal share of the rank and make the kept directions orthogonal between experts.
 
@@ -94,12 +96,14 @@ def tsvm(
         orthogonalise: exact polar factor, or five steps towards it.
         schedule: of these steps.
         tolerance: see :func:`speechmerge.rules.decompositions.polar`.
+        vectors: each expert's singular vectors, if already known.
 
     Returns:
         The merged task matrix, shape ``[..., m, n]``.
     """
     k = kept_rank(rank_ratio, min(deltas.shape[-2:]), len(deltas))
-    triplets = [factors(delta, k) for delta in deltas]
+    known = vectors or [None] * len(deltas)
+    triplets = [factors(delta, k, v) for delta, v in zip(deltas, known, strict=True)]
     return _joined(triplets, orthogonalise, schedule, tolerance).to(deltas.dtype)
 
 
@@ -124,6 +128,7 @@ def boosted_tsvm(
     orthogonalise: Orthogonal = "newton_schulz",
     schedule: Schedule = "quintic",
     tolerance: Tolerance = 0.0,
+    vectors: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Raise each expert's small singular values, then merge as TSV-M with Newton–Schulz does.
 
@@ -136,6 +141,7 @@ def boosted_tsvm(
         orthogonalise: see :func:`tsvm`.
         schedule: see :func:`tsvm`.
         tolerance: see :func:`tsvm`.
+        vectors: see :func:`tsvm`.
 
     Returns:
         The merged task matrix, shape ``[..., m, n]``.
@@ -143,8 +149,8 @@ def boosted_tsvm(
     rank = min(deltas.shape[-2:])
     k = kept_rank(rank_ratio, rank, len(deltas))
     triplets = []
-    for delta in deltas:
-        u, s, v = factors(delta, k if spectrum == "kept" else rank)
+    for delta, known in zip(deltas, vectors or [None] * len(deltas), strict=True):
+        u, s, v = factors(delta, k if spectrum == "kept" else rank, known)
         triplets.append((u[..., :k], boosted(s[..., :k], boost, power, s), v[..., :k]))
     return _joined(triplets, orthogonalise, schedule, tolerance).to(deltas.dtype)
 

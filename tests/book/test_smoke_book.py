@@ -1,0 +1,84 @@
+"""From nothing to a book page on the smoke profile: train, merge, decode, score, execute, render."""
+
+import shutil
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+
+from speechmerge import experiments, notebooks, pages, store, study
+
+ROOT = store.project_root()
+PARTS = ("book", "data_cards", "notebooks", "_config.yml", "_toc.yml")
+LIVE = "minutes = 0.2\nepochs = 1\nlearning_rate = 1e-3\nclips = 2"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A copy of the book's sources, with MathJax replaced by an empty file and the live chapter made short."""
+    folder = tmp_path_factory.mktemp("book")
+    for name in PARTS:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("executed", "mathjax"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    (folder / "book" / "_static" / "mathjax").mkdir(parents=True)
+    (folder / "book" / "_static" / "mathjax" / "tex-mml-chtml.js").touch()
+    live = folder / "notebooks" / "your_first_merge.ipynb"
+    notebook = nbformat.read(live, as_version=4)
+    [cell] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    cell.source += f"\n{LIVE}"
+    nbformat.write(notebook, live)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(root):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPEECHMERGE_RESULTS", str(root / "results"))
+        patch.setenv("SPEECHMERGE_HOME", str(ROOT))
+        for name in experiments.experiments():
+            study.run(experiments.plan(name, "smoke"))
+        yield notebooks.build_book("smoke", root=root)
+
+
+def article(index, page):
+    return BeautifulSoup((index.parent / f"{page}.html").read_text(), "html.parser").find("article")
+
+
+def test_every_page_of_the_contents_is_there(index, root):
+    assert index.is_file()
+    for page in pages.table_of_contents(root):
+        assert (index.parent / f"{page}.html").is_file()
+
+
+def test_the_result_page_shows_the_rows_that_were_just_measured(index):
+    rows = store.rows("smoke", "table1")
+    pooled = rows[rows["language"] == "pooled"].set_index("system")["wer"]
+    page = article(index, "book/executed/table1")
+    table = page.find("table", class_="dataframe")
+    shown = {tr.find("th").get_text(): [td.get_text() for td in tr.find_all("td")] for tr in table.tbody.find_all("tr")}
+    assert {name: cells[3] for name, cells in shown.items()} == {
+        name: f"{100 * wer:.1f}" for name, wer in pooled.items()
+    }
+    assert f"table1: {len(rows)} committed rows" in page.find(class_="provenance").get_text()
+
+
+def test_every_figure_is_an_image_with_a_description(index):
+    for name, count in (("table1", 2), ("task_vectors", 3), ("your_first_merge", 1), ("decoding", 1)):
+        images = article(index, f"book/executed/{name}").find_all("img", class_="figured")
+        assert len(images) == count
+        assert all(len(image["alt"]) > 80 for image in images)
+
+
+def test_the_status_page_counts_the_rows(index):
+    page = article(index, "book/executed/status").get_text()
+    assert f"table1: {len(store.rows('smoke', 'table1'))} committed rows" in page
+
+
+def test_a_second_build_runs_no_notebook(index, root, monkeypatch):
+    monkeypatch.setattr(
+        notebooks.papermill, "execute_notebook", lambda *a, **k: pytest.fail("a notebook was run again")
+    )
+    monkeypatch.setattr(notebooks.pages, "build_html", lambda root: index)
+    assert notebooks.build_book("smoke", root=root) == index

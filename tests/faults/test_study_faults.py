@@ -1,0 +1,111 @@
+"""Faults 13, 14 and 23: a study whose steps fail or whose artefacts are damaged says so and leaves nothing half."""
+
+import sys
+
+import pytest
+
+from speechmerge import corpora, experiments, store, study
+from speechmerge.errors import ScoringError, StudyError
+from speechmerge.files import atomic_file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folders(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPEECHMERGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SPEECHMERGE_RESULTS", str(tmp_path_factory.mktemp("results")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(folders):
+    """The pretrained system alone: one decoding."""
+    made = experiments.narrowed(experiments.plan("table1", "smoke"), ["Pretrained"])
+    assert study.run(made) == 1
+    return made
+
+
+@pytest.fixture
+def artefact(done):
+    """The decoding's folder, put right again afterwards."""
+    [step] = done.steps.values()
+    before = {path: path.read_bytes() for path in step.folder.iterdir()}
+    yield step.folder
+    for path, content in before.items():
+        with atomic_file(path) as file:
+            file.write_bytes(content)
+
+
+def test_an_executor_that_is_none(done):
+    with pytest.raises(StudyError, match="there is no executor 'slurm'; use 'local' or 'ray'"):
+        study.run(done, executor="slurm")
+
+
+def test_ray_that_is_not_installed(done, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(StudyError, match=r"needs Ray; install it with `pip install speechmerge\[cluster\]`"):
+        study.run(done, executor="ray")
+
+
+def test_a_step_that_fails_leaves_nothing_and_keeps_what_was_finished(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPEECHMERGE_CACHE", str(tmp_path))
+    plan = experiments.Plan({"experiment": "made"}, "smoke", {})
+    plan.add("good", "describe", {})
+    plan.add("bad", "tune", {}, ("good",))
+    plan.add("after", "tune", {"x": 1}, ("bad",))
+
+    def fail(spec, inputs, folder):
+        (folder / "half.txt").write_text("half")
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setitem(study.ACTIONS, "describe", lambda spec, inputs, folder: study._write(folder, {"ok": 1}))
+    monkeypatch.setitem(study.ACTIONS, "tune", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        study.run(plan)
+    assert [step.name for step in plan.pending()] == ["bad", "after"]
+    assert list(store.artefact("tune", "x").parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b'{"params": {}, "languages": {"es"', None], ids=["empty", "cut", "missing"])
+def test_a_damaged_result_is_named(done, artefact, content):
+    if content is None:
+        (artefact / "result.json").unlink()
+    else:
+        (artefact / "result.json").write_bytes(content)
+    with pytest.raises(
+        StudyError, match=rf"the finished step in .*{artefact.name} is damaged .*delete it and run again"
+    ):
+        study.run(done)
+
+
+def test_damaged_predictions_are_named_and_rows_stay(done, artefact):
+    rows = store.results_folder("smoke") / "rows.jsonl"
+    before = rows.read_bytes()
+    path = artefact / "es.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ScoringError, match=r"es\.jsonl\.gz: not a predictions file"):
+        study.run(done)
+    assert rows.read_bytes() == before
+
+
+def test_references_that_changed_since_decoding_are_refused(done, monkeypatch):
+    load = corpora.load
+    monkeypatch.setattr(study.corpora, "load", lambda *args: load(*args)[1:])
+    with pytest.raises(ScoringError, match=r"12 predictions, 11 references, 1 unknown .*decode the same corpus"):
+        study.run(done)
+
+
+def test_predictions_of_a_row_that_are_gone(done):
+    path = store.predictions_path("smoke", "table1", "Pretrained", "asr", "it", 0)
+    kept = path.read_bytes()
+    path.unlink()
+    row = store.rows("smoke", "table1").query("language == 'it'").iloc[0]
+    with pytest.raises(ScoringError, match=r"pretrained\.asr\.it\.0\.jsonl\.gz: there are no predictions"):
+        store.recount("smoke", row, corpora.load("tones", "it", "test"))
+    path.write_bytes(kept)
+
+
+def test_another_language_is_not_scored_with_these_predictions(done):
+    row = store.rows("smoke", "table1").query("language == 'es'").iloc[0]
+    with pytest.raises(ScoringError, match="12 predictions, 40 references, 40 missing"):
+        store.recount("smoke", row, corpora.load("tones", "it", "train"))

@@ -1,0 +1,157 @@
+"""Hypotheses come in order, do not depend on the batch, and are kept byte for byte."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from speechmerge import corpora, decoding, engine, models
+from speechmerge.decoding import Decoder, Decoding, Prediction, read_predictions, write_predictions
+from speechmerge.errors import CheckpointError, ScoringError
+
+SHORT = Decoding(precision="fp32", tokens_per_second=0.01)  # 20 tokens for every clip
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return corpora.load("tones", "es", "test")[:6]
+
+
+@pytest.fixture(scope="module")
+def listening():
+    """Weights of the smoke base whose decoder attends sharply, so that what it writes depends on what it hears."""
+    gain = {"encoder_attn.out_proj.weight": 20, "encoder_attn.q_proj.weight": 5, "encoder_attn.k_proj.weight": 5}
+    gain |= {"conv1.weight": 3, "conv2.weight": 3}
+    state = dict(models.load_model(models.base_model("smoke")).state_dict())
+    del state["proj_out.weight"]  # tied, and left out by a merge
+    return {name: w * next((g for end, g in gain.items() if name.endswith(end)), 1) for name, w in state.items()}
+
+
+@pytest.fixture(scope="module")
+def decoder(listening):
+    return Decoder(models.base_model("smoke"), SHORT, state=listening)
+
+
+@pytest.fixture(scope="module")
+def said(decoder, clips):
+    return decoder.decode(clips, "es", "asr", progress=False)
+
+
+def test_predictions_stand_in_the_order_of_the_clips(said, clips, decoder):
+    assert [p.id for p in said] == [c.id for c in clips]
+    assert len({c.seconds for c in clips}) > 1  # so that sorting by length moved them
+    turned = decoder.decode(clips[::-1], "es", "asr", progress=False)
+    assert turned == said[::-1]
+    assert len({p.text for p in said}) == len(clips)  # each is its own
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_batch_does_not_change_hypotheses(said, clips, decoder, batch, monkeypatch):
+    monkeypatch.setattr(decoder, "batch", batch)
+    assert decoder.decode(clips, "es", "asr", progress=False) == said
+
+
+def test_no_clips_give_no_predictions(decoder):
+    assert decoder.decode([], "es", "asr", progress=False) == []
+
+
+def test_language_and_task_are_told_to_the_model(decoder, clips, monkeypatch):
+    asked = []
+
+    def generate(features, **options):
+        asked.append((options["language"], options["task"], options["max_new_tokens"]))
+        return torch.full((len(features), 1), decoder.tokenizer.eos_token_id)
+
+    monkeypatch.setattr(decoder.model, "generate", generate)
+    found = decoder.decode(clips[:2], "it", "st", progress=False)
+    assert asked == [("it", "translate", 20)]
+    assert found == [Prediction(c.id, "") for c in clips[:2]]
+
+
+def test_the_token_limit_marks_what_it_cuts(said, decoder, clips, monkeypatch):
+    assert all(p.cut for p in said)  # a model that has learnt nothing never ends
+
+    def generate(features, max_new_tokens, **_):
+        ids = torch.full((len(features), max_new_tokens), 65)
+        ids[0, 5:] = decoder.tokenizer.eos_token_id
+        return ids
+
+    monkeypatch.setattr(decoder.model, "generate", generate)
+    one = dataclasses.replace(clips[0], seconds=9.0)  # comes first in the batch
+    found = decoder.decode([one, *clips[1:3]], "es", "asr", progress=False)
+    assert [p.cut for p in found] == [False, True, True]
+
+
+def test_longer_clips_may_give_more_tokens_up_to_whispers_limit(decoder, clips, monkeypatch):
+    limits = []
+
+    def generate(features, max_new_tokens, **_):
+        limits.append(max_new_tokens)
+        return torch.full((len(features), 1), decoder.tokenizer.eos_token_id)
+
+    monkeypatch.setattr(decoder.model, "generate", generate)
+    monkeypatch.setattr(decoder, "settings", Decoding(precision="fp32"))
+    for seconds in (1.0, 5.0, 20.0):
+        decoder.decode([dataclasses.replace(clips[0], seconds=seconds)], "es", "asr", progress=False)
+    assert limits == [40, 120, decoding.MAX_TOKENS]
+
+
+@pytest.mark.parametrize("stop", decoding.STOPS)
+def test_beam_search(said, clips, listening, stop):
+    beams = Decoder(models.base_model("smoke"), dataclasses.replace(SHORT, beams=3, stop=stop), state=listening)
+    found = beams.decode(clips[:2], "es", "asr", progress=False)
+    assert [p.id for p in found] == [c.id for c in clips[:2]] and all(p.text for p in found)
+    assert [p.text for p in found] != [p.text for p in said[:2]]
+
+
+def test_merged_weights_replace_the_folders(said, clips, listening):
+    base = models.base_model("smoke")
+    untouched = Decoder(base, SHORT).decode(clips[:2], "es", "asr", progress=False)
+    assert said[:2] != untouched
+    merged = engine.merge_state_dicts("weight_average", listening, [listening, listening])
+    decoder = Decoder(base, SHORT, state=merged)
+    assert torch.equal(decoder.model.proj_out.weight, merged["model.decoder.embed_tokens.weight"])
+    assert decoder.decode(clips[:2], "es", "asr", progress=False) == said[:2]
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown"])
+def test_weights_of_another_model_are_refused(change):
+    state = dict(models.load_model(models.base_model("smoke")).state_dict())
+    values = state.pop("model.encoder.conv1.weight")
+    if change == "unknown":
+        state["model.encoder.conv1.weights"] = values
+    with pytest.raises(CheckpointError, match=r"do not fit the model in .*tensors are missing or unknown"):
+        Decoder(models.base_model("smoke"), SHORT, state=state)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "fp16"}, r"precision is 'fp16'\. Did you mean 'bf16'\?"),
+        ({"stop": "finish"}, r"stop is 'finish'\. Did you mean 'finished'\?"),
+    ],
+)
+def test_settings_that_are_none(settings, message):
+    with pytest.raises(ScoringError, match=message):
+        Decoding(**settings)
+
+
+ODD = [Prediction("a", "¿qué\u2028hora\x85es?"), Prediction("b", ""), Prediction("c", 'él "dijo"\n\tno', cut=True)]
+
+
+@pytest.mark.parametrize("name", ["p.jsonl.gz", "deep/p.jsonl.gz"])
+def test_predictions_come_back_as_they_were_written(tmp_path, name):
+    write_predictions(ODD, tmp_path / name)
+    assert read_predictions(tmp_path / name) == ODD
+
+
+def test_the_same_predictions_are_the_same_bytes(tmp_path, monkeypatch):
+    write_predictions(ODD, tmp_path / "a.jsonl.gz")
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    write_predictions(ODD, tmp_path / "b.jsonl.gz")
+    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+
+
+def test_plain_predictions_are_read_too(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "text": "uno"}\n{"id": "b", "text": "dos", "cut": true}\n')
+    assert read_predictions(tmp_path / "p.jsonl") == [Prediction("a", "uno"), Prediction("b", "dos", cut=True)]

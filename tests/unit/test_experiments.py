@@ -1,0 +1,254 @@
+"""The experiment table becomes steps with keys that change with everything that decides a result, and nothing else."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from speechmerge import decoding, experiments, methods, store, training
+from speechmerge.errors import MethodError, StudyError
+
+PROFILE = yaml.safe_load("""
+base: smoke
+sets: {set1: [es, it]}
+corpora: {es: [tones], it: [tones]}
+training: {minutes: 0.2, epochs: 2, batch: 4, precision: fp32}
+learning_rates: [1.0e-3, 3.0e-3]
+decoding: {beams: 1, precision: fp32}
+dev_clips: 3
+grids: {scaling: [0.3, 0.6], density: [0.4, 0.6], rank_ratio: [0.1]}
+seeds: [0]
+here: {train_windows_per_second: 50.0, decode_clips_per_second: 50.0}
+""")
+TABLE = yaml.safe_load("""
+experiment: table
+kind: systems
+languages: set1
+task: asr
+systems:
+  - {system: Pretrained, model: base}
+  - {system: Finetuned, model: expert}
+  - {system: Joint, model: joint}
+  - {system: Average, method: weight_average}
+  - {system: Arithmetic, method: task_arithmetic, tune: [scaling]}
+  - {system: LoRS, method: lors, tune: [scaling], prune: {density: mp, rank_ratio: svp}}
+""")
+VECTORS = {"experiment": "vectors", "kind": "task_vectors", "languages": "set1", "task": "asr"}
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """Plan an experiment of a project written for the test, with changes to profile or table."""
+    monkeypatch.setenv("SPEECHMERGE_HOME", str(tmp_path))
+    (tmp_path / "experiments").mkdir()
+
+    def plan(*, seeds=None, table=TABLE, profile=None, **settings):
+        merged = copy.deepcopy(PROFILE) | settings
+        (tmp_path / "experiments" / "profiles.yaml").write_text(yaml.safe_dump({"p": merged, "q": merged}))
+        (tmp_path / "experiments" / "table.yaml").write_text(yaml.safe_dump(table))
+        return experiments.plan(table["experiment"], profile or "p", seeds)
+
+    return plan
+
+
+def keys(plan):
+    return {name: step.key for name, step in plan.steps.items()}
+
+
+def kinds(plan, names):
+    return {plan.steps[name].kind for name in names}
+
+
+def changed(before, after):
+    assert before.steps.keys() == after.steps.keys()
+    return {name for name in before.steps if before.steps[name].key != after.steps[name].key}
+
+
+def downstream(plan, names):
+    """The steps of a plan that need one of these, directly or not, and these."""
+    found = set(names)
+    for name, step in plan.steps.items():  # in an order that respects needs
+        if found & set(step.needs):
+            found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("name", experiments.experiments())
+@pytest.mark.parametrize("profile", experiments.profiles())
+def test_every_need_precedes_its_step_in_the_projects_own_experiments(name, profile):
+    plan = experiments.plan(name, profile)
+    seen = set()
+    for step in plan.steps.values():
+        assert set(step.needs) <= seen
+        seen.add(step.name)
+    assert all(
+        set(system.decodes.values()) <= seen and list(system.decodes) == plan.languages for system in plan.systems
+    )
+    assert len({step.folder for step in plan.steps.values()}) >= len(plan.steps) - 1  # one λ for all may equal a grid's
+
+
+def test_keys_are_the_same_in_another_process():
+    """One whose hashes of words, and so the order of its sets, differ from those here."""
+    code = "from speechmerge.experiments import plan; print(*(s.key for s in plan('table1', 'smoke').steps.values()))"
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    command, environment = [sys.executable, "-c", code], os.environ | {"PYTHONHASHSEED": seed}
+    there = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    assert there == list(keys(experiments.plan("table1", "smoke")).values())
+
+
+def test_the_plan_of_a_table(planned):
+    plan = planned()
+    count = {kind: sum(s.kind == kind for s in plan.steps.values()) for kind in ("train", "choose", "decode", "tune")}
+    assert count["train"] == 6 and count["choose"] == 3  # two rates for each of two experts and the joint model
+    assert count["tune"] == 2 + 2 * 2  # λ of two systems; density and rank of each expert
+    assert [s.system for s in plan.systems] == [entry["system"] for entry in TABLE["systems"]]
+    assert plan.pending() == list(plan.steps.values())
+
+
+def test_test_data_decide_nothing(planned):
+    """No step that reads the test split is needed by another."""
+    plan = planned()
+    needed = {need for step in plan.steps.values() for need in step.needs}
+    on_test = {name for name, step in plan.steps.items() if step.spec.get("split") == "test"}
+    assert on_test and not on_test & needed
+    assert all(step.spec["cap"] is None for step in plan.steps.values() if step.spec.get("split") == "test")
+
+
+def test_a_grid_of_scaling_changes_only_what_tunes_it(planned):
+    before, after = planned(), planned(grids=PROFILE["grids"] | {"scaling": [0.3, 0.9]})
+    same = before.steps.keys() & after.steps.keys()
+    moved = {name for name in same if before.steps[name].key != after.steps[name].key}
+    tunes = {f"tune {system} scaling" for system in ("Arithmetic", "LoRS")}
+    assert moved == downstream(after, tunes) and kinds(after, moved) == {"tune", "decode"}
+    new = after.steps.keys() - before.steps.keys()
+    assert new and all("0.9" in name for name in new)
+
+
+def test_a_learning_rate_changes_its_training_and_all_that_follow(planned):
+    before, after = planned(), planned(learning_rates=[1.0e-3, 5.0e-3])
+    trains = {name for name, step in after.steps.items() if step.kind == "train"}
+    same = before.steps.keys() & after.steps.keys()
+    moved = {name for name in same if before.steps[name].key != after.steps[name].key}
+    assert not moved & trains  # the rate that stayed is not trained again
+    assert moved | trains == downstream(after, trains) and "decode Pretrained test" not in moved
+
+
+@pytest.mark.parametrize(
+    ("settings", "starts"),
+    [
+        ({"training": PROFILE["training"] | {"epochs": 3}}, ("train",)),
+        ({"decoding": PROFILE["decoding"] | {"beams": 2}}, ("decode",)),
+        ({"base": "whisper-tiny"}, ("train", "decode")),
+        ({"here": {"train_windows_per_second": 1.0, "decode_clips_per_second": 1.0}}, ()),
+    ],
+    ids=["training", "decoding", "base", "speed"],
+)
+def test_a_setting_changes_exactly_what_depends_on_it(planned, settings, starts):
+    before, after = planned(), planned(**settings)
+    assert changed(before, after) == downstream(after, {n for n, s in after.steps.items() if s.kind in starts})
+
+
+def test_dev_clips_do_not_touch_training_or_untuned_test_decodings(planned):
+    before, after = planned(), planned(dev_clips=5)
+    on_dev = {name for name, step in after.steps.items() if step.spec.get("split") == "dev"}
+    assert changed(before, after) == downstream(after, on_dev)
+    assert "decode Average seed 0 test" not in changed(before, after)
+
+
+@pytest.mark.parametrize(("module", "kind"), [(training, "train"), (decoding, "decode")])
+def test_a_new_version_of_the_code_makes_new_keys(planned, monkeypatch, module, kind):
+    before = planned()
+    monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    after = planned()
+    assert changed(before, after) == downstream(after, {n for n, s in after.steps.items() if s.kind == kind})
+
+
+def test_profile_and_experiment_names_do_not_enter_keys(planned):
+    """Two tables, or two profiles, that need the same expert train it once."""
+    assert keys(planned()) == keys(planned(profile="q")) == keys(planned(table=TABLE | {"experiment": "other"}))
+    vectors = keys(planned(table=VECTORS))
+    describe = vectors.pop("describe task vectors")
+    assert vectors.items() <= keys(planned()).items() and describe not in keys(planned()).values()
+
+
+def test_a_second_seed_reuses_the_first_ones_tuning(planned):
+    one, two = planned(), planned(seeds=[0, 1])
+    assert keys(one).items() <= keys(two).items()
+    added = {name: step for name, step in two.steps.items() if name not in one.steps}
+    assert {step.kind for step in added.values()} == {"train", "choose", "decode"}
+    assert all(step.spec.get("split", "test") == "test" for step in added.values())
+    trains = {name: step for name, step in added.items() if step.kind == "train"}
+    assert len(trains) == 3  # one rate each: the one chosen with the first seed
+    assert (
+        trains["train es asr seed 1"].needs == ("choose es asr",)
+        and "learning_rate" not in trains["train es asr seed 1"].spec
+    )
+    lors = two.steps["decode LoRS seed 1 test"].needs
+    assert lors[:2] == ("choose es asr seed 1", "choose it asr seed 1")
+    assert lors[2:] == two.steps["decode LoRS seed 0 test"].needs[2:]
+    assert [s.seed for s in two.systems if s.system == "Pretrained"] == [0]  # training seeds do not change it
+
+
+def test_narrowed_keeps_a_system_and_what_it_needs(planned):
+    plan = planned()
+    kept = experiments.narrowed(plan, ["Arithmetic"])
+    assert [s.system for s in kept.systems] == ["Arithmetic"]
+    assert kept.steps.items() <= plan.steps.items()
+    assert {s.kind for s in kept.steps.values()} == {"train", "choose", "decode", "tune"}
+    assert not [name for name in kept.steps if "LoRS" in name or "es+it" in name]
+    assert experiments.narrowed(plan, []) is plan
+
+
+def test_two_steps_of_one_name_are_refused(planned):
+    plan = planned()
+    name = plan.add("tune x", "tune", {"grid": []})
+    assert plan.add("tune x", "tune", {"grid": []}) == name
+    with pytest.raises(StudyError, match="two different steps are called 'tune x'"):
+        plan.add("tune x", "tune", {"grid": [1]})
+    twice = copy.deepcopy(TABLE)
+    twice["systems"].append({"system": "Average", "method": "task_arithmetic"})
+    with pytest.raises(StudyError, match="two different steps are called 'decode Average seed 0 test'"):
+        planned(table=twice)
+
+
+def test_names_that_are_unknown():
+    with pytest.raises(StudyError, match=r"no experiment 'tabel1'\. Did you mean 'table1'\?"):
+        experiments.plan("tabel1", "smoke")
+    with pytest.raises(StudyError, match=r"no profile 'smok'\. Did you mean 'smoke'\?"):
+        experiments.plan("table1", "smok")
+    with pytest.raises(StudyError, match=r"'table1' has no system 'LoRS'\. Did you mean 'LoRS-Merging'\?"):
+        experiments.narrowed(experiments.plan("table1", "smoke"), ["LoRS"])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"kind": "system"}, StudyError, r"kind 'system'\. Did you mean 'systems'\?"),
+        ({"languages": "set2"}, StudyError, r"profile 'p' has no languages 'set2' for 'table'\. Did you mean 'set1'\?"),
+        ({"systems": [{"system": "A", "method": "lorss"}]}, MethodError, r"'lorss'.*Did you mean 'lors'\?"),
+    ],
+)
+def test_a_table_with_a_mistake(planned, change, error, message):
+    with pytest.raises(error, match=message):
+        planned(table=TABLE | change)
+
+
+def test_yaml_that_is_none(planned):
+    planned()
+    (store.project_root() / "experiments" / "broken.yaml").write_text("experiment: [a\n")
+    with pytest.raises(StudyError, match=r"broken\.yaml is not valid YAML"):
+        experiments.experiments()
+
+
+def test_the_projects_methods_grids_and_comparisons_exist():
+    for experiment in experiments.experiments().values():
+        systems = {entry["system"] for entry in experiment.get("systems", [])}
+        assert set(experiment.get("against", [])) <= systems
+        for entry in experiment.get("systems", []):
+            for name in [entry.get("method"), *entry.get("prune", {}).values()]:
+                assert name is None or name in methods.registry()
+            for parameter in [*entry.get("tune", []), *entry.get("prune", {})]:
+                assert all(profile["grids"][parameter] for profile in experiments.profiles().values())

@@ -1,0 +1,217 @@
+"""The smoke profile's Table 1 from training to rows: killed once on the way, finished, run again, recomputed."""
+
+import json
+import sys
+import types
+
+import pytest
+
+from speechmerge import experiments, scoring, store, study
+from speechmerge.decoding import Decoder, read_predictions
+from speechmerge.training import state_folder
+
+TIMES = {"seconds", "library", "hardware", "date"}
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the library catches it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folders(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPEECHMERGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SPEECHMERGE_RESULTS", str(tmp_path_factory.mktemp("results")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def plan(folders):
+    """Table 1, killed in its third decoding, then run to its end; the plan keeps what was done in each run."""
+    made = experiments.plan("table1", "smoke")
+    decode, executed, decodings = Decoder.decode, [], []
+
+    def kill_third(self, *args, **kwargs):
+        decodings.append(self)
+        if len(decodings) == 3:
+            raise Killed
+        return decode(self, *args, **kwargs)
+
+    original = study.execute
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "execute", lambda step, steps: (executed.append(step.name), original(step, steps)))
+        with patch.context() as killing:
+            killing.setattr(Decoder, "decode", kill_third)
+            with pytest.raises(Killed):
+                study.run(made)
+        first = list(executed)
+        executed.clear()
+        made.killed_at = first[-1]
+        made.before, made.total = first[:-1], study.run(made)
+        made.after = list(executed)
+    return made
+
+
+def everything():
+    folder = store.results_folder("smoke")
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows():
+    return store.rows("smoke", "table1")
+
+
+def untimed(value):
+    """A row without times and stamps, at any depth."""
+    return {k: untimed(v) if isinstance(v, dict) else v for k, v in value.items() if k not in TIMES}
+
+
+def test_a_killed_run_goes_on_where_it_was(plan):
+    assert plan.before and plan.after[0] == plan.killed_at
+    assert plan.before + plan.after == list(plan.steps) and plan.total == len(plan.after)
+    assert plan.pending() == []
+    names = {path.name for step in plan.steps.values() for path in step.folder.parent.iterdir()}
+    assert names == {step.folder.name for step in plan.steps.values()}  # nothing half-written, nothing else
+
+
+def test_every_system_and_language_has_a_row_with_exactly_the_required_fields(plan):
+    table = rows()
+    expected = {(e["system"], x) for e in plan.experiment["systems"] for x in (*plan.languages, "pooled", "macro")}
+    assert set(zip(table["system"], table["language"], strict=True)) == expected and len(table) == len(expected)
+    path = store.results_folder("smoke") / "rows.jsonl"
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {tuple(row) for row in found} == {store.ROW_FIELDS}
+    filled = set(store.ROW_FIELDS) - {"bleu", "chrf", "signature", "corpus_fingerprint"}
+    assert all(row[field] is not None for row in found for field in filled)
+    assert all(row["ci_low"] <= row["wer"] <= row["ci_high"] for row in found)
+
+
+def test_rows_say_what_was_chosen_on_dev(plan):
+    table = rows().set_index(["system", "language"])
+    assert table.loc[("Pretrained", "es"), "params"] == {} and table.loc[("Pretrained", "es"), "training"] == {}
+    grid = plan.settings["grids"]
+    assert table.loc[("Task Arithmetic", "es"), "params"]["scaling"] in grid["scaling"]
+    lors = table.loc[("LoRS-Merging", "pooled"), "params"]
+    assert lors["density"] == grid["density"] * 2 and lors["rank_ratio"] == grid["rank_ratio"] * 2  # one per expert
+    trainings = table.loc[("Finetuned", "it"), "training"]
+    assert set(trainings) == {"choose es asr", "choose it asr"}
+    assert trainings["choose it asr"]["learning_rate"] in plan.settings["learning_rates"]
+
+
+def test_pooled_and_macro_rows_follow_from_the_languages(plan):
+    table = rows()
+    for _, block in table.groupby("system"):
+        block = block.set_index("language")
+        own, pooled = block.loc[plan.languages], block.loc["pooled"]
+        edits = own[["substitutions", "deletions", "insertions"]].sum()
+        assert edits.sum() / own["n_reference_words"].sum() == pytest.approx(pooled["wer"])
+        assert pooled["n_utterances"] == own["n_utterances"].sum()
+        assert block.loc["macro", "wer"] == pytest.approx(own["wer"].mean())
+
+
+def test_choices_are_the_lowest_on_dev_and_the_first_of_equals(plan):
+    chosen = store.statistics("smoke", "table1.chosen").set_index("step")["tried"]
+    table = rows().set_index(["system", "language"])
+    scaling = min(chosen["tune Task Arithmetic scaling"], key=lambda tried: tried["wer"])["scaling"]
+    assert table.loc[("Task Arithmetic", "pooled"), "params"] == {"scaling": scaling}
+    rate = min(chosen["choose es asr"], key=lambda tried: tried["dev_loss"])["learning_rate"]
+    assert table.loc[("Finetuned", "es"), "training"]["choose es asr"]["learning_rate"] == rate
+
+
+def test_kept_predictions_give_the_rows_numbers_again(plan):
+    for _, row in rows().iterrows():
+        if row["language"] in plan.languages:
+            clips = study.evaluation_clips(row["domain"].split("+"), row["language"], "test")
+            counts = store.recount("smoke", row, clips)
+            low, high = scoring.interval(scoring.resampled_rates([counts]))
+            assert (counts.wer, counts.cer, low, high) == tuple(row[["wer", "cer", "ci_low", "ci_high"]])
+
+
+def test_predictions_hold_no_references(plan):
+    path = store.predictions_path("smoke", "table1", "Finetuned", "asr", "es", 0)
+    references = {clip.text for clip in study.evaluation_clips(["tones"], "es", "test")}
+    found = read_predictions(path)
+    assert len(found) == len(references) and not references & {p.text for p in found}
+
+
+def test_paired_comparisons_and_choices_are_written(plan):
+    paired = store.statistics("smoke", "table1.paired")
+    systems = [entry["system"] for entry in plan.experiment["systems"]]
+    expected = {(s, a) for a in plan.experiment["against"] for s in systems if s != a}
+    assert set(zip(paired["system"], paired["against"], strict=True)) == expected
+    wer = rows().query("language == 'pooled'").set_index("system")["wer"]
+    for row in paired.itertuples():
+        assert row.difference == pytest.approx(wer[row.system] - wer[row.against])
+    chosen = store.statistics("smoke", "table1.chosen")
+    assert set(chosen["kind"]) == {"tune", "choose"}
+    assert all(len(tried) >= 1 for tried in chosen["tried"])
+
+
+def test_a_second_run_does_nothing_and_changes_nothing(plan, monkeypatch):
+    before = everything()
+    monkeypatch.setattr(study, "_stamp", lambda: {"library": "9.9", "hardware": "another", "date": "2099-01-01"})
+    assert study.run(experiments.plan("table1", "smoke")) == 0
+    assert everything() == before
+
+
+def test_recomputing_gives_the_same_rows_but_for_times(plan):
+    before = [untimed(row) for _, row in rows().iterrows()]
+    paired = store.statistics("smoke", "table1.paired").drop(columns=["library", "hardware", "date"])
+    narrowed = experiments.narrowed(experiments.plan("table1", "smoke"), ["Weight Averaging"])
+    study.forget(narrowed)
+    assert len(narrowed.pending()) == len(narrowed.steps)
+    assert study.run(narrowed) == len(narrowed.steps)
+    assert [untimed(row) for _, row in rows().iterrows()] == before
+    # a run of one system keeps what others were compared with
+    assert store.statistics("smoke", "table1.paired").drop(columns=["library", "hardware", "date"]).equals(paired)
+
+
+def test_task_vectors_are_of_the_experts_that_table1_trained(plan):
+    described = experiments.plan("task_vectors", "smoke")
+    assert [step.kind for step in described.pending()] == ["describe"]
+    assert study.run(described) == 1
+    table = store.statistics("smoke", "task_vectors")
+    assert len(table) > 10 and {"hardware", "library", "date"} <= set(table.columns)
+    assert {language for language in plan.languages} <= set(table.astype(str).to_numpy().ravel())
+
+
+def test_forgetting_takes_interrupted_trainings_too(plan, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPEECHMERGE_CACHE", str(tmp_path))
+    step = next(step for step in plan.steps.values() if step.kind == "train")
+    state_folder(step.folder).mkdir(parents=True)
+    study.forget(plan)
+    assert list(step.folder.parent.iterdir()) == []
+
+
+def test_dev_caps_keep_all_corpora(monkeypatch):
+    monkeypatch.setattr(study.corpora, "load", lambda name, *_: [f"{name}{i}" for i in range({"a": 30, "b": 10}[name])])
+    clips = study.evaluation_clips(["a", "b"], "es", "dev", 8)
+    assert clips == ["a0", "a5", "a10", "a15", "a20", "a25", "b0", "b5"]
+    assert len(study.evaluation_clips(["a", "b"], "es", "dev", 100)) == 40
+
+
+def test_ray_gets_every_step_with_those_it_needs(plan, monkeypatch):
+    """A stand-in for Ray that runs tasks when they are submitted, and refuses one whose needs were not."""
+    submitted = []
+
+    class Task:
+        def __init__(self, function):
+            self.function = function
+
+        def remote(self, step, steps, *needed):
+            assert [ref["step"] for ref in needed] == list(step.needs)
+            self.function(step, steps, *needed)
+            submitted.append({"step": step.name})
+            return submitted[-1]
+
+    ray = types.ModuleType("ray")
+    ray.init = lambda address: None
+    ray.cluster_resources = lambda: {"CPU": 2.0}
+    ray.remote = lambda **resources: Task
+    ray.get = lambda refs: refs
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(study, "collect", lambda plan: None)
+    executed = []
+    monkeypatch.setattr(study, "execute", lambda step, steps: executed.append(step.name))
+    study.run(plan, executor="ray")
+    assert executed == list(plan.steps) == [entry["step"] for entry in submitted]
