@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import made_up_rows, made_up_task_vectors
+from made_up import made_up_rows, made_up_task_vectors
 
 from speechmerge import figured, figures, methods, style, tables
 from speechmerge.errors import BookError

@@ -6,9 +6,8 @@ import types
 
 import pytest
 
-from speechmerge import experiments, scoring, store, study
+from speechmerge import experiments, scoring, store, study, training
 from speechmerge.decoding import Decoder, read_predictions
-from speechmerge.training import state_folder
 
 TIMES = {"seconds", "library", "hardware", "date"}
 
@@ -22,6 +21,8 @@ def folders(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPEECHMERGE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("SPEECHMERGE_RESULTS", str(tmp_path_factory.mktemp("results")))
+        for module in (study, training):  # a third of the time of so small a study, for memory it does not need
+            patch.setattr(module, "release_memory", lambda: None)
         yield
 
 
@@ -178,7 +179,7 @@ def test_task_vectors_are_of_the_experts_that_table1_trained(plan):
 def test_forgetting_takes_interrupted_trainings_too(plan, tmp_path, monkeypatch):
     monkeypatch.setenv("SPEECHMERGE_CACHE", str(tmp_path))
     step = next(step for step in plan.steps.values() if step.kind == "train")
-    state_folder(step.folder).mkdir(parents=True)
+    training.state_folder(step.folder).mkdir(parents=True)
     study.forget(plan)
     assert list(step.folder.parent.iterdir()) == []
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import made_up_comparisons, made_up_rows, made_up_task_vectors
+from made_up import made_up_comparisons, made_up_rows, made_up_task_vectors
 
 from speechmerge import tables
 from speechmerge.errors import StudyError
