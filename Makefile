@@ -16,8 +16,15 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.speechmerge-installed
-SAY := @printf '\033[1m• %s\033[0m\n'
+SAY := @printf '• %s\n'
 
+# One line that counts up while pip works; without a terminal a line for every 25th package.
+COUNT = awk -v all=$$(grep -c == requirements.lock) '/^ *(Collecting|Requirement already)/ { n++; \
+	if (tty) printf "\r  package %d of %d", n, all; else if (n % 25 == 0) printf "  package %d of %d\n", n, all; fflush() } \
+	/^Installing/ { printf "%s  unpacking\n", tty ? "\r" : ""; fflush() }' tty=$$([ -t 1 ] && echo 1 || echo 0)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -e -o pipefail -c
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -34,7 +41,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old; Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) lacks the venv module; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
 	@$(BIN)/python -c 'import pip' 2>/dev/null || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
-	@$(BIN)/python -m pip install --quiet --no-deps $(PIP_FLAGS) --requirement requirements.lock
+	@$(BIN)/python -m pip install --no-deps --progress-bar off $(PIP_FLAGS) --requirement requirements.lock | $(COUNT)
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -63,10 +63,14 @@ class Figured:
             self.data.to_csv(file, index=False, float_format="%.6g")
         return Path(folder) / f"{name}.svg"
 
-    def publish(self, profile: str, name: str) -> None:
-        """Save it among the profile's results and hand it to the page as ``NAME-figure`` and ``NAME-caption``."""
+    def show(self, name: str) -> None:
+        """Hand the figure to the page, which shows it as ``NAME-figure`` with ``NAME-caption``."""
         from myst_nb import glue  # of the extra "book", which the library itself does not need
 
-        self.save(store.results_folder(profile) / "figures", name)
         glue(f"{name}-figure", self, display=False)
         glue(f"{name}-caption", self.caption, display=False)
+
+    def publish(self, profile: str, name: str) -> None:
+        """Save the figure among the profile's committed results and show it."""
+        self.save(store.results_folder(profile) / "figures", name)
+        self.show(name)
