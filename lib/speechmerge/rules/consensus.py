@@ -1,6 +1,5 @@
 """Masks and weights from how far experts agree: Consensus, Localize-and-Stitch, PCB, SCE."""
 
-import math
 from typing import Annotated, NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from ..methods import Choice, PerExpert, Range, method
 from .primitives import Stream, along, largest, order_statistics
 from .sparse import Count, Density, above, whole_model_thresholds
 
+CHUNK = 1 << 18  # entries of a tensor handled at once, within a CPU's cache
 Strictness = Annotated[PerExpert, Range(0, 10, "how much larger than the others' sum an entry must be to count as own")]
 
 
@@ -196,16 +196,27 @@ def sce(
     Returns:
         The merged task vector, shape ``[...]``.
     """
-    selected = deltas
+    flat = deltas.reshape(len(deltas), -1)
+    pieces = flat.split(CHUNK, 1)
+    mask = torch.ones_like(flat[0], dtype=torch.bool)
     if density < 1:
-        variance = deltas.double().var(0, unbiased=False)
-        selected = deltas * largest(variance.flatten(), int((variance > 0).sum() * density)).view(variance.shape)
-    merging = selected if masked == "deltas" else deltas
-    energy = selected.double().square().flatten(1).mean(1) if deltas.dim() > 1 else selected.double().square()
+        variance = torch.cat([piece.var(0, unbiased=False) for piece in pieces])
+        mask = largest(variance, int(torch.count_nonzero(variance) * density))
+    masks = mask.split(CHUNK)
+    energy = sum((piece * keep).square().sum(1, dtype=torch.float64) for piece, keep in zip(pieces, masks, strict=True))
+    energy = energy / flat.shape[1]
     share = energy / energy.sum() if energy.sum() > floor else torch.full_like(energy, 1 / len(deltas))
-    total = merging.sum(0)
-    agree = merging.sign() == torch.where(total >= 0, 1.0, -1.0)
-    weight = along(share.tolist(), deltas) * agree
+    merged = [
+        _agreeing(piece * keep if masked == "deltas" else piece, share, floor)
+        for piece, keep in zip(pieces, masks, strict=True)
+    ]
+    return torch.cat(merged).view(deltas.shape[1:])
+
+
+def _agreeing(deltas: Tensor, share: Tensor, floor: float) -> Tensor:
+    """Return the mean, weighted by ``share``, of the entries whose sign is that of their sum; ``[T, n]`` to ``[n]``."""
+    agree = (deltas.sign() == torch.where(deltas.sum(0) >= 0, 1.0, -1.0)).to(deltas.dtype)
+    weight = agree.mul_(along(share.tolist(), deltas))
     bottom = weight.sum(0)
-    guard = floor if floor else math.ulp(0.0)
-    return torch.where(bottom > 0, (weight * merging).sum(0) / bottom.clamp(min=max(guard, 1e-300)), 0)
+    guarded = torch.where(bottom > 0, bottom.clamp(min=floor), 1)
+    return (weight * deltas).sum(0).div_(guarded)
