@@ -76,19 +76,24 @@ class Checkpoint:
     def block(self, name: str, start: int, stop: int) -> Tensor:
         """Return the scalars ``start`` to ``stop`` of a tensor, in row order; otherwise as :meth:`read`."""
         values = self.reader(name, start, stop)
-        if values.is_floating_point() and not math.isfinite(values.sum(dtype=torch.float64)):
-            bad = (~torch.isfinite(values)).nonzero().flatten()
-            if len(bad):
-                index = [int(i) for i in torch.unravel_index(bad[0] + start, self.shapes[name])]
-                raise CheckpointError(
-                    f"{self.label}: tensor {name!r} holds values that are not finite, the first "
-                    f"({values[bad[0]].item()}) at index {index}; this training diverged or the file is damaged."
-                )
+        if values.is_floating_point() and not finite(values):
+            bad = int((~torch.isfinite(values)).nonzero()[0])
+            index = [int(i) for i in torch.unravel_index(torch.tensor(bad + start), self.shapes[name])]
+            raise CheckpointError(
+                f"{self.label}: tensor {name!r} holds values that are not finite, the first ({values[bad].item()}) at "
+                f"index {index}; this training diverged or the file is damaged."
+            )
         return values
 
     def bytes(self) -> int:
         """Return the size of all tensors on disk."""
         return sum(math.prod(self.shapes[n]) * self.dtypes[n].itemsize for n in self.shapes)
+
+
+def finite(values: Tensor) -> bool:
+    """Tell whether all numbers are finite; one sum settles it, but for huge numbers whose sum overflows."""
+    wide = torch.promote_types(values.dtype, torch.float32)
+    return math.isfinite(values.sum(dtype=wide)) or bool(torch.isfinite(values).all())
 
 
 def open_checkpoint(source: Path | str | Mapping[str, Tensor], label: str = "model") -> Checkpoint:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import adapters, applying, fitting, parameter_classes, validation
+from . import adapters, applying, checkpoints, fitting, parameter_classes, validation
 from .checkpoints import BLOCK, Checkpoint, most_precise, open_checkpoint
 from .errors import CheckpointError, MethodError
 from .methods import Method, find
@@ -228,7 +228,7 @@ class Merge:
             scaling *= self.lines["alpha"] + self.lines["beta"] * self.depths.get(name, 0.0)
         block = result[start : start + len(base)]
         block.copy_(base.add_(change, alpha=scaling))
-        if not math.isfinite(block.sum(dtype=torch.float64)):
+        if not checkpoints.finite(block):
             raise MethodError(f"{self.method.name} produced NaN or infinity in {name!r}; nothing was written.")
 
     def _changes(self, name: str, treatment: str) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -239,7 +239,7 @@ class Merge:
             base, deltas = self.read(name, start, stop)
             if treatment != "rule":
                 yield start, base, applying.combine(self, name, deltas, treatment)
-            elif deltas.any():
+            elif deltas.sum() != 0 or deltas.any():  # the sum is the quicker of the two
                 yield start, base, applying.apply(self, [name], start, base, deltas, generators)
             else:
                 yield start, base, torch.zeros_like(base)
@@ -272,7 +272,7 @@ class Merge:
         deltas = torch.empty(len(self.experts), stop - start, **kind)
         for delta, expert in zip(deltas, self.experts, strict=True):
             torch.sub(expert.reader(name, start, stop).to(**kind), base, out=delta)
-        if not math.isfinite(deltas.sum()):
+        if not checkpoints.finite(deltas):
             for model in (self.base, *self.experts):
                 model.block(name, start, stop)  # says which one and where
         return base, deltas

@@ -200,7 +200,7 @@ def sce(
     pieces = flat.split(CHUNK, 1)
     mask = torch.ones_like(flat[0], dtype=torch.bool)
     if density < 1:
-        variance = torch.cat([piece.var(0, unbiased=False) for piece in pieces])
+        variance = torch.cat([_variance(piece) for piece in pieces])
         mask = largest(variance, int(torch.count_nonzero(variance) * density))
     masks = mask.split(CHUNK)
     energy = sum((piece * keep).square().sum(1, dtype=torch.float64) for piece, keep in zip(pieces, masks, strict=True))
@@ -211,6 +211,12 @@ def sce(
         for piece, keep in zip(pieces, masks, strict=True)
     ]
     return torch.cat(merged).view(deltas.shape[1:])
+
+
+def _variance(deltas: Tensor) -> Tensor:
+    """Return the population variance over experts, ``[T, n]`` to ``[n]``; exactly zero where all are equal."""
+    gaps = deltas - deltas[0]
+    return gaps.sub_(gaps.mean(0)).square_().mean(0)
 
 
 def _agreeing(deltas: Tensor, share: Tensor, floor: float) -> Tensor:
