@@ -164,7 +164,11 @@ def norms(table: pd.DataFrame) -> Figured:
             for name, line in zip(names, _lines(len(names)), strict=True):
                 own = table[(table["part"] == part) & (table["expert"] == name)]
                 axes.plot(own["layer"], 100 * own["relative_norm"], marker=".", label=style.language_name(name), **line)
-            axes.set(title=part, xlabel="layer", xticks=sorted(table[table["part"] == part]["layer"].unique()))
+            axes.set(
+                title=part.replace("mlp", "MLP"),
+                xlabel="layer",
+                xticks=sorted(table[table["part"] == part]["layer"].unique()),
+            )
         for axes in panels.flat[len(parts) :]:
             axes.set_axis_off()
         for line in panels:

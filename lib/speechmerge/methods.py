@@ -158,6 +158,21 @@ class Method:
     experts: int | None = None
     flavours: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @property
+    def cost(self) -> str:
+        """What a merge takes, in words: the passes over the models, and what is heavier than reading them."""
+        if self.fit:
+            return (
+                "one merged model for each evaluation, forward and backward"
+                if self.measure == "gradient"
+                else ("one merged model decoded for each evaluation, 2T - 1 in all")
+            )
+        passes = "three passes over all models" if self.prepass else "one pass over all models"
+        heavy = {"lowrank": "an eigendecomposition", "subspace": "an eigendecomposition or SVD"}.get(self.family)
+        if self.acts_on == "matrices" and self.name != "mp":
+            return f"{passes}, {heavy or 'a linear system'} for each matrix{' and expert' if heavy else ''}"
+        return passes
+
     def piece(self, options: Mapping[str, Any]) -> str:
         """Return what the rule must see whole with these options: ``entries``, ``rows``, ``tensors``, ``matrices``."""
         return {"model": "entries", "row": "rows", "tensor": "tensors"}.get(options.get("scope"), self.acts_on)

@@ -9,6 +9,7 @@ from .errors import StudyError
 from .scoring import Counts
 
 AVERAGES = ("macro", "pooled")
+BLOCKS = ("attention", "cross-attention", "mlp")  # parts of a layer, in the order they are shown
 
 
 def _order(experiment: str) -> list[str]:
@@ -100,6 +101,20 @@ def value(rows: pd.DataFrame, system: str, column: str = "wer", language: str = 
     return float(getattr(row, column))
 
 
+def trainings(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one line a training behind the rows: what it heard, the learning rate chosen on dev, the epoch kept.
+
+    Args:
+        rows: what :func:`measured` returns.
+    """
+    found = {name.split()[1]: log for logs in rows["training"] for name, log in logs.items()}
+    table = pd.DataFrame.from_dict(found, orient="index")
+    table["epoch kept"] = table["best_epoch"].astype(str) + " of " + table["epochs"].astype(str)
+    table["windows/s"] = (table["windows"] / table["seconds"]).round(2)
+    table = table.rename(columns={"learning_rate": "learning rate"})
+    return table[["minutes", "learning rate", "epoch kept", "windows", "windows/s"]]
+
+
 def paired(found: pd.DataFrame, against: str) -> pd.DataFrame:
     """Return one line a system compared with ``against`` on the same utterances, ready to be read.
 
@@ -137,10 +152,13 @@ def by_layer(norms: pd.DataFrame) -> pd.DataFrame:
         norms: rows of kind ``norm`` of :func:`speechmerge.task_vectors.describe`.
 
     Returns:
-        Columns ``expert, part, layer, relative_norm``: the norm of all updates in a part and layer over the norm of
-        the weights they change. Tensors outside the blocks are left out.
+        Columns ``expert, part, layer, relative_norm``, parts in the order of :data:`BLOCKS`: the norm of all updates
+        in a part and layer over the norm of the weights they change. Layer norms, whose weights are near one and
+        hardly move, and tensors outside the layers are left out.
     """
-    inside = norms.dropna(subset=["layer", "block"])
+    inside = norms[norms["layer"].notna() & norms["block"].isin(BLOCKS)]
+    inside = inside.sort_values("block", key=lambda blocks: blocks.map(BLOCKS.index), kind="stable")
+    inside = inside.sort_values("stack", ascending=False, kind="stable")
     squares = inside.assign(
         part=inside["stack"] + " " + inside["block"],
         layer=inside["layer"].astype(int),

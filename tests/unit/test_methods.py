@@ -23,6 +23,7 @@ def test_every_description_is_complete(name):
     assert about.paper
     assert about.family in FAMILIES
     assert about.summary.endswith(".")
+    assert "model" in about.cost
     assert about.acts_on in ("entries", "rows", "tensors", "matrices")
     assert about.scale in ("sum", "mean")
     assert about.variant_of is None or about.variant_of in registry()

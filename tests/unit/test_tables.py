@@ -61,6 +61,12 @@ def test_the_comparison_shows_per_cent_intervals_and_published_values(rows):
     assert shown.loc["Task Arithmetic", "published"] == "19.23"
 
 
+def test_trainings_are_listed_once_with_rate_and_epoch(rows):
+    shown = tables.trainings(tables.measured(rows))
+    assert list(shown.index) == ["ca", "es", "fr", "it", "ru", "ca+es+fr+it+ru"]
+    assert list(shown.loc["es"]) == [2.5, 1e-5, "2 of 3", 30, 3.0]
+
+
 def test_paired_differences_are_shown_in_points_with_a_sign():
     found = pd.DataFrame(made_up_comparisons("table1"))
     shown = tables.paired(found, "Task Arithmetic")
@@ -99,14 +105,16 @@ def test_scored_rows_pool_words_over_languages():
 def test_norms_of_a_part_are_those_of_its_tensors_together():
     norms = pd.DataFrame(
         {
-            "expert": "es", "stack": "encoder", "block": ["mlp", "mlp", "mlp", None], "layer": [0, 0, 1, None],
-            "norm": [3.0, 4.0, 1.0, 9.0], "base_norm": [30.0, 40.0, 2.0, 9.0],
+            "expert": "es", "stack": ["decoder", *["encoder"] * 5],
+            "block": ["attention", "mlp", "mlp", "mlp", "norm", None], "layer": [0, 0, 0, 1, 0, None],
+            "norm": [1.0, 3.0, 4.0, 1.0, 9.0, 9.0], "base_norm": [4.0, 30.0, 40.0, 2.0, 9.0, 9.0],
         }
     )  # fmt: skip
     found = tables.by_layer(norms)
     assert found.to_dict("records") == [
         {"expert": "es", "part": "encoder mlp", "layer": 0, "relative_norm": 0.1},
         {"expert": "es", "part": "encoder mlp", "layer": 1, "relative_norm": 0.5},
+        {"expert": "es", "part": "decoder attention", "layer": 0, "relative_norm": 0.25},
     ]
 
 
