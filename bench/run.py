@@ -97,7 +97,7 @@ def main() -> None:
         clips = corpora.load("asterisk", "it", "test")[:72]
         decoder = Decoder(base)
         decoding = seconds(lambda: decoder.decode(clips, "it", "asr", progress=False), 1)
-        print(f"\ntraining {log.windows_per_second:.2f} windows/s, decoding {len(clips) / decoding:.1f} clips/s (greedy)")
+        print(f"\ntraining {log.windows_per_second:.2f} windows/s, greedy decoding {len(clips) / decoding:.1f} clips/s")
 
 
 if __name__ == "__main__":
