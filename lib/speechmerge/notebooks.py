@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 KERNEL = "python3"
 CELL_SECONDS = 900  # longest time one cell may take
+SILENT = ["--IPKernelApp.log_level=50"]  # else every kernel reports the interrupt that ends it as an error
 METADATA = "speechmerge"  # where an executed copy keeps its key
 TOOLS = ("ipykernel", "matplotlib", "numpy", "pandas", "torch", "transformers")  # whose versions can change an output
 NOT_READ = {"figures", "predictions"}  # folders of results/PROFILE that pages do not read
@@ -75,7 +76,7 @@ def execute(source: Path, output: Path, parameters: dict, *, key: str | None = N
         if name not in known:
             raise BookError(f"{source} has no parameter {name!r}.{nearest(name, known)}")
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    quiet = Config({"KernelManager": {"transport_encryption": "auto"}})
+    quiet = Config({"KernelManager": {"transport_encryption": "auto"}, "NotebookClient": {"extra_arguments": SILENT}})
     try:
         notebook = papermill.execute_notebook(
             str(source),
