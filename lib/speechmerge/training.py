@@ -36,6 +36,7 @@ TOKENIZER_FILES = ("*.json", "*.txt")
 # What is told in the base's folder about the base alone.
 RECORDS = ("speechmerge.json", "training.json", "merge_recipe.json", "model.safetensors.index.json")
 NAMED = (*models.BASES, "smoke")
+TRIM = 16  # steps after which freed memory is given back; batches of ever other lengths leave gaps in it
 DISK_FACTOR = 7  # copies of the weights on disk at worst: the best epoch; model and two moments, the old and the new
 
 
@@ -119,7 +120,7 @@ class TrainingLog:
 
     @property
     def windows_per_second(self) -> float:
-        """Throughput over the whole training, dev evaluations and saving included."""
+        """Throughput of the training steps, reading and packing included, dev evaluations not."""
         return self.windows / self.seconds if self.seconds else 0.0
 
 
@@ -281,7 +282,9 @@ class _Run:
     def _epoch(self, epoch: int, loader: DataLoader, dev: DataLoader, bar: tqdm) -> None:
         started, losses = time.perf_counter(), []
         self.model.train()
-        for batch in loader:
+        for step, batch in enumerate(loader):
+            if step % TRIM == 0:
+                release_memory()
             with autocast(self.accelerator.device, self.recipe.precision):
                 loss = self.model(**batch)
             self._check_finite(loss.item(), "loss", epoch)
@@ -293,11 +296,11 @@ class _Run:
             losses.append(loss.item())
             bar.update(len(batch["labels"]) * self.accelerator.num_processes)
             bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", dev=f"{(self.log.dev_loss or [np.nan])[-1]:.3f}")
+        self.log.windows += len(loader.dataset)
+        self.log.seconds += time.perf_counter() - started
         self.log.train_loss.append(float(np.mean(losses)))
         self.log.dev_loss.append(self._dev_loss(dev))
         self._check_finite(self.log.dev_loss[-1], "dev loss", epoch)
-        self.log.windows += len(loader.dataset)
-        self.log.seconds += time.perf_counter() - started
         self._save(epoch)
         release_memory()
 
