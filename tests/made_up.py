@@ -6,7 +6,7 @@ import torch
 
 from speechmerge import experiments, store, task_vectors
 
-METHODS = {"base": "none", "expert": "fine-tuning", "joint": "joint training"}
+METHODS = {None: "none", "cell": "fine-tuning", "all": "joint training"}
 
 
 def made_up_rows(profile: str, experiment: str = "table1") -> list[dict]:
@@ -19,18 +19,23 @@ def made_up_rows(profile: str, experiment: str = "table1") -> list[dict]:
         wer = 0.3 + 0.002 * (number * 37 % 100)
         row = dict.fromkeys(store.ROW_FIELDS)
         row |= {"experiment": experiment, "profile": profile, "system": entry["system"], "language": language}
-        row |= {"method": entry.get("method") or METHODS[entry["model"]], "base": settings["base"], "task": "asr"}
+        row |= {
+            "method": entry.get("method") or METHODS[entry.get("train")],
+            "base": settings["base"],
+            "task": "asr",
+            "variant": "",
+        }
         row |= {"split": "test", "wer": wer, "ci_low": wer - 0.02, "ci_high": wer + 0.03, "seed": 0, "params": {}}
         row |= {"n_utterances": 20, "n_reference_words": 90, "runaway": 1, "library": "0.0.0", "date": "2001-01-01"}
         row |= {"hardware": "made up for tests", "experts": [], "seconds": 1.0}
-        row |= {"training": _trainings(entry.get("model"), languages[:-2])}
+        row |= {"training": _trainings(entry, languages[:-2])}
         rows.append(row)
     return rows
 
 
-def _trainings(model: str | None, languages: list[str]) -> dict[str, dict]:
+def _trainings(entry: dict, languages: list[str]) -> dict[str, dict]:
     """What a row tells of the trainings behind its system; none for the base."""
-    labels = {"base": [], "joint": ["+".join(languages)]}.get(model, languages)
+    labels = [] if entry.get("model") == "base" else ["+".join(languages)] if entry.get("train") == "all" else languages
     log = {"learning_rate": 1e-5, "minutes": 2.5, "best_epoch": 2, "epochs": 3, "windows": 30, "seconds": 10.0}
     return {f"choose {label} asr": log for label in labels}
 
@@ -44,7 +49,17 @@ def made_up_comparisons(experiment: str) -> list[dict]:
         for number, system in enumerate(name for name in names if name != against):
             difference = (-0.03, 0.03, 0.001)[min(number, 2)]
             interval = {"ci_low": difference - 0.02, "ci_high": difference + 0.02, "p_value": 0.0002 * (1 + number)}
-            rows.append({"system": system, "against": against, "seed": 0, "difference": difference} | interval)
+            rows.append(
+                {
+                    "system": system,
+                    "against": against,
+                    "task": "asr",
+                    "variant": "",
+                    "seed": 0,
+                    "difference": difference,
+                }
+                | interval
+            )
     return rows
 
 

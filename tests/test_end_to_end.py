@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from speechmerge import cli, corpora, engine, models, packing, scoring, study
+from speechmerge import cli, corpora, engine, models, packing, scoring, steps
 from speechmerge.checkpoints import fingerprint
 from speechmerge.decoding import Decoder, Decoding, read_predictions
 
@@ -90,7 +90,9 @@ def test_translations_are_scored_with_bleu(run, experts, folder):
     words = (folder / "st.jsonl.gz", "--corpus", "tones", "--language", "es", "--task", "st")
     run("decode", experts[0], *words, "--precision", "fp32", "--split", "dev")
     said = run("score", *words, "--split", "dev")
-    assert re.fullmatch(r"BLEU [\d.]+ \[[\d.]+, [\d.]+\]  chrF [\d.]+  12 clips  nrefs:1\|case:mixed.*", said)
+    assert re.fullmatch(
+        r"BLEU [\d.]+ \[[\d.]+, [\d.]+\]  chrF [\d.]+  12 clips, \d+ runaway  nrefs:1\|case:mixed.*", said
+    )
 
 
 def test_a_finished_training_is_not_repeated_and_another_is_refused(run, experts, monkeypatch, capsys):
@@ -106,7 +108,7 @@ def test_a_finished_training_is_not_repeated_and_another_is_refused(run, experts
 def loss(model_folder, language):
     """Mean cross-entropy of a language's dev clips, in nats a token."""
     model = models.load_model(model_folder)
-    clips = study.evaluation_clips(["tones"], language, "dev")
+    clips = steps.evaluation_clips(["tones"], language, "asr", "dev")
     tools = models.load_tokenizer(model_folder), models.load_feature_extractor(model_folder)
     batch = packing.collate(packing.pack(clips, language, "asr", None), *tools)
     with torch.inference_mode():

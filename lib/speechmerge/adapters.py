@@ -64,11 +64,22 @@ def _update(folder: Path, config: dict, name: str, pair: dict, base: Checkpoint)
             f"{folder}: {name!r} has {', '.join(kinds)}; expected lora_A and lora_B of a linear map or table."
         )
     first, second = pair[kinds[0]], pair[kinds[1]]
+    if len(first.shape) != 2 or len(second.shape) != 2 or first.shape[0] != second.shape[1]:
+        raise CheckpointError(
+            f"{folder}: {kinds[0]} and {kinds[1]} of {name!r} have shapes {list(first.shape)} and "
+            f"{list(second.shape)}; expected [rank, n] and [m, rank]. The adapter is damaged, save it again."
+        )
     table = kinds[0] == "lora_embedding_A"
     rank = first.shape[0]
     module = name.removesuffix(".weight")
     special = config.get("alpha_pattern") or {}
-    alpha = next((v for k, v in special.items() if re.fullmatch(rf"(?:.*\.)?(?:{k})", module)), config["lora_alpha"])
+    alpha = next(
+        (v for k, v in special.items() if re.fullmatch(rf"(?:.*\.)?(?:{k})", module)), config.get("lora_alpha")
+    )
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise CheckpointError(
+            f"{folder / CONFIG}: lora_alpha is {alpha!r}, expected a number; copy the file saved with the adapter."
+        )
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     turned = table or config.get("fan_in_fan_out", False)
     made = (first.shape[1], second.shape[0]) if turned else (second.shape[0], first.shape[1])

@@ -94,13 +94,8 @@ def update_card(path: Path) -> bool:
     Raises:
         BookError: the card is missing or lacks the marks.
     """
-    before, old, after = _parts(path)
-    new = f"\n{render(Path(path).stem)}\n"
-    if new == old:
-        return False
-    with atomic_file(path) as temporary:
-        temporary.write_text(before + BEGIN + new + END + after, encoding="utf-8")
-    return True
+    _parts(path)  # before the work
+    return write_block(path, render(Path(path).stem))
 
 
 def check_card(path: Path) -> None:
@@ -109,8 +104,32 @@ def check_card(path: Path) -> None:
     Raises:
         BookError: naming the first line that differs.
     """
+    _parts(path)
+    check_block(path, render(Path(path).stem))
+
+
+def write_block(path: Path, text: str) -> bool:
+    """Put ``text`` between the marks of a page; tell whether that changed it.
+
+    Raises:
+        BookError: the page is missing or lacks the marks.
+    """
+    before, old, after = _parts(path)
+    if old == f"\n{text}\n":
+        return False
+    with atomic_file(path) as temporary:
+        temporary.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    return True
+
+
+def check_block(path: Path, text: str) -> None:
+    """Raise unless ``text`` stands between the marks of a page.
+
+    Raises:
+        BookError: naming the first line that differs.
+    """
     _, old, _ = _parts(path)
-    found, expected = old.strip().splitlines(), render(Path(path).stem).splitlines()
+    found, expected = old.strip().splitlines(), text.strip().splitlines()
     for line, right in zip([*found, *[""] * len(expected)], expected, strict=False):
         if line != right:
             raise BookError(

@@ -19,7 +19,7 @@ from .errors import CheckpointError, ScoringError, nearest
 from .files import atomic_file
 from .packing import TASK_NAMES
 
-VERSION = 1  # raise when a change alters hypotheses
+VERSION = 2  # raise when a change alters hypotheses
 STOPS = ("finished", "bound")
 MAX_TOKENS = 224  # half of Whisper's decoder context, its own limit for one window
 
@@ -114,20 +114,21 @@ class Decoder:
     @torch.inference_mode()
     def _batch(self, clips: list[Clip], language: str, task: str) -> list[Prediction]:
         features = self.extractor([c.samples() for c in clips], sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        limit = min(MAX_TOKENS, int(20 + self.settings.tokens_per_second * max(c.seconds for c in clips)))
+        limits = [min(MAX_TOKENS, int(20 + self.settings.tokens_per_second * c.seconds)) for c in clips]
         beams = self.settings.beams
         ids = self.model.generate(
             features.input_features.to(self.device, self.dtype),
             language=language,
             task=TASK_NAMES[task],
-            max_new_tokens=limit,
+            max_new_tokens=max(limits),
             num_beams=beams,
             early_stopping=beams > 1 and self.settings.stop == "finished",
             do_sample=False,
         )
         eos = self.tokenizer.eos_token_id
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        cut = [bool(ids.shape[1] >= limit) and eos not in row for row in ids.tolist()]
+        rows = [row[:limit] for row, limit in zip(ids.tolist(), limits, strict=True)]  # whatever the batch allowed
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        cut = [len(row) >= limit and eos not in row for row, limit in zip(rows, limits, strict=True)]
         return [Prediction(c.id, t.strip(), x) for c, t, x in zip(clips, texts, cut, strict=True)]
 
 

@@ -60,6 +60,8 @@ def check_writable(path: Path, needed_bytes: int) -> None:
     folder = Path(path).absolute()
     while not folder.exists():
         folder = folder.parent
+    if not folder.is_dir() and folder != Path(path).absolute():
+        raise SpeechMergeError(f"{folder} is a file, so {path} cannot be written; choose another output.")
     if not os.access(folder, os.W_OK):
         raise SpeechMergeError(f"{folder} is not writable, so {path} cannot be written ({os.strerror(errno.EACCES)}).")
     free = shutil.disk_usage(folder).free

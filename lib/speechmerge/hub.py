@@ -31,8 +31,8 @@ WANTED = [
 
 
 @functools.cache
-def reachable(repository: str) -> bool:
-    """Whether the hub answers for ``repository`` within ``PROBE_SECONDS``; never when ``HF_HUB_OFFLINE`` is set.
+def reachable(repository: str, file: str = "config.json", *, kind: str = "model") -> bool:
+    """Whether the hub gives a file of ``repository`` within ``PROBE_SECONDS``; never when ``HF_HUB_OFFLINE`` is set.
 
     The request runs in a thread of its own because looking up a host name cannot be given a time limit.
     """
@@ -42,7 +42,7 @@ def reachable(repository: str) -> bool:
 
     def ask() -> None:
         try:
-            answers.append(get_hf_file_metadata(hf_hub_url(repository, "config.json"), timeout=PROBE_SECONDS))
+            answers.append(get_hf_file_metadata(hf_hub_url(repository, file, repo_type=kind), timeout=PROBE_SECONDS))
         except Exception as error:  # whatever the client raises, and that depends on its version, the answer is no
             log.info("the hub does not give %s: %s", repository, error)
 

@@ -8,105 +8,37 @@ them from here. Calling the module lists the methods: ``speechmerge.methods()``.
 import functools
 import importlib
 import inspect
-import numbers
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from .errors import MethodError, nearest
+from .parameters import Choice, Parameter, PerExpert, Range, parameter_of
 
-FAMILIES = ("averaging", "spherical", "sparse", "lowrank", "subspace", "calibrated", "learned", "per_task")
+FAMILIES = {
+    "averaging": "Sums and means of all entries",
+    "spherical": "Means of directions and lengths",
+    "sparse": "Few entries of each expert, and votes on signs",
+    "lowrank": "Few directions or entries of each task matrix",
+    "subspace": "Singular directions shared out between experts",
+    "calibrated": "Weighted by statistics of data",
+    "learned": "Weights learnt on dev data",
+    "per_task": "One shared vector, a model for each task",
+}
 STATISTICS = {"gram": "grams", "fisher": "fishers"}  # context a rule needs: key of the engine's ``extras`` for it
 MEASURES = ("score", "gradient")  # keys of ``extras`` that hold functions of a merged model
-CONTEXT = (
-    "base",
-    "gram",
-    "fisher",
-    "generators",
-    "depth",
-    "prepass",
-    "vectors",
-)  # what the engine, not the user, hands a rule
+# What the engine, not the user, hands a rule.
+CONTEXT = ("base", "gram", "fisher", "generators", "depth", "prepass", "vectors")
+DATA = {  # what a merge must be given beside the models, by the key of the engine's ``extras``
+    "grams": "the Gram matrix of the inputs of each linear map, from every expert's own speech",
+    "fishers": "the diagonal Fisher information of every tensor, from every expert's own labelled speech",
+    "score": "a function that gives the error of a merged model on dev speech",
+    "gradient": "a function that gives the loss of a merged model on dev speech and its gradient",
+}
 
-
-@dataclass(frozen=True)
-class Range:
-    """The values a number may take, and what it means; ``[low, high]`` with open ends where stated."""
-
-    low: float
-    high: float
-    meaning: str
-    open_low: bool = False
-    open_high: bool = False
-
-    def holds(self, value: float) -> bool:
-        """Whether ``value`` lies inside."""
-        above = value > self.low if self.open_low else value >= self.low
-        return above and (value < self.high if self.open_high else value <= self.high)
-
-    def __str__(self) -> str:
-        return f"{'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The words an option may take, and what it means."""
-
-    words: tuple[str | bool, ...]
-    meaning: str
-
-    def __str__(self) -> str:
-        return " | ".join(map(str, self.words))
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of a method: kind of value, default, allowed values, whether each expert may have its own."""
-
-    name: str
-    kind: type
-    default: Any
-    allowed: Range | Choice | None
-    meaning: str
-    per_expert: bool = False
-    optional: bool = False
-
-    def __str__(self) -> str:
-        each = ", one value or one per expert" if self.per_expert else ""
-        inside = f" in {self.allowed}" if self.allowed else ""
-        return f"{self.meaning} ({self.kind.__name__}{inside}{each}; default {self.default})"
-
-    def check(self, value: Any, *, method: str, experts: int) -> Any:
-        """Return ``value`` in the parameter's own type.
-
-        Raises:
-            MethodError: wrong type, outside the range, or not one value per expert.
-        """
-        if value is None and self.optional:
-            return None
-        if self.per_expert and isinstance(value, Sequence) and not isinstance(value, str):
-            if len(value) != experts:
-                raise MethodError(
-                    f"{method}: {self.name} has {len(value)} values for {experts} experts; give one or one each."
-                )
-            return [self._check_one(item, method) for item in value]
-        return self._check_one(value, method)
-
-    def _check_one(self, value: Any, method: str) -> Any:
-        number = {float: numbers.Real, int: numbers.Integral}.get(self.kind, self.kind)
-        if not isinstance(value, number) or (isinstance(value, bool) and self.kind is not bool):
-            raise MethodError(f"{method}: {self.name} is {value!r}, expected {self}.")
-        if isinstance(self.allowed, Range) and not self.allowed.holds(value):
-            raise MethodError(f"{method}: {self.name} is {value!r}, outside {self.allowed}: {self.meaning}.")
-        if isinstance(self.allowed, Choice) and value not in self.allowed.words:
-            raise MethodError(f"{method}: {self.name} is {value!r}.{nearest(value, self.allowed.words)}")
-        return self.kind(value)
-
-
-PerExpert = float | Sequence[float]
 Weights = Annotated[
     PerExpert | None, Range(-100.0, 100.0, "weight of each expert in the sum or mean; none weighs all equally")
 ]
@@ -159,19 +91,31 @@ class Method:
     flavours: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
+    def idea(self) -> str:
+        """What the rule does and why, in two sentences or so: the summary and the paragraph after it."""
+        paragraphs = inspect.getdoc(self.rule).split("\n\n")[:2]
+        return " ".join(p.replace("\n", " ") for p in paragraphs if not p.startswith(("Args", "Returns")))
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """What a merge must be given beside the models: keys of :data:`DATA`."""
+        return (*(key for need, key in STATISTICS.items() if need in self.needs), *filter(None, [self.measure]))
+
+    @property
     def cost(self) -> str:
         """What a merge takes, in words: the passes over the models, and what is heavier than reading them."""
+        if self.measure == "gradient":
+            return "one merged model for each evaluation, forward and backward"
         if self.fit:
-            return (
-                "one merged model for each evaluation, forward and backward"
-                if self.measure == "gradient"
-                else ("one merged model decoded for each evaluation, 2T - 1 in all")
-            )
+            return "one merged model decoded for each evaluation, 2T - 1 in all"
         passes = "three passes over all models" if self.prepass else "one pass over all models"
-        heavy = {"lowrank": "an eigendecomposition", "subspace": "an eigendecomposition or SVD"}.get(self.family)
-        if self.acts_on == "matrices" and self.name != "mp":
-            return f"{passes}, {heavy or 'a linear system'} for each matrix{' and expert' if heavy else ''}"
-        return passes
+        if "steps" in self.parameters:
+            return f"{passes}, steps of gradient descent for each matrix"
+        if "gram" in self.needs:
+            return f"{passes}, a linear system for each matrix"
+        if "vectors" in self.needs:
+            return f"{passes}, an eigendecomposition for each matrix and expert"
+        return f"{passes}, singular value decompositions of each matrix" if self.family == "subspace" else passes
 
     def piece(self, options: Mapping[str, Any]) -> str:
         """Return what the rule must see whole with these options: ``entries``, ``rows``, ``tensors``, ``matrices``."""
@@ -208,31 +152,22 @@ def method(name: str, **description: Any) -> Callable[[Callable], Callable]:
     def register(rule: Callable) -> Callable:
         hints = typing.get_type_hints(rule, include_extras=True)
         options = [p for p in inspect.signature(rule).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        parameters = {p.name: _parameter(p.name, hints[p.name], p.default) for p in options if p.name not in CONTEXT}
+        parameters = {p.name: parameter_of(p.name, hints[p.name], p.default) for p in options if p.name not in CONTEXT}
         if description.get("gives", "experts") == "experts" and "fit" not in description:
-            parameters["weights"] = _parameter("weights", Weights, None)
+            parameters["weights"] = parameter_of("weights", Weights, None)
         if flavours := description.get("flavours"):
             words = Choice(("paper", *flavours), "whose form: the paper's, or that of the code named")
             parameters["flavour"] = Parameter("flavour", str, "paper", words, words.meaning)
         if description.get("stochastic"):
-            parameters["seed"] = _parameter("seed", Seed, 0)
+            parameters["seed"] = parameter_of("seed", Seed, 0)
         needs = tuple(p.name for p in options if p.name in CONTEXT)
         summary = inspect.getdoc(rule).split("\n\n")[0].replace("\n", " ")
         if name in _METHODS or description["family"] not in FAMILIES:
-            raise ValueError(f"method {name!r} is registered twice or has no family of {FAMILIES}")
+            raise ValueError(f"method {name!r} is registered twice or has no family of {tuple(FAMILIES)}")
         _METHODS[name] = Method(name, rule=rule, parameters=parameters, summary=summary, needs=needs, **description)
         return rule
 
     return register
-
-
-def _parameter(name: str, hint: Any, default: Any) -> Parameter:
-    """Read one keyword's annotation, ``Annotated[type, Range | Choice]``."""
-    plain, allowed = typing.get_args(hint)
-    kinds = typing.get_args(plain) or (plain,)
-    kind = next(k for k in kinds if k in (bool, int, float, str))
-    per_expert = any(typing.get_origin(k) is Sequence for k in kinds)
-    return Parameter(name, kind, default, allowed, allowed.meaning, per_expert, type(None) in kinds)
 
 
 @functools.cache

@@ -10,8 +10,9 @@
     parameters: {lambda: 0.7}
     dtype: float32
 
-A method that mergekit computes in another way than its paper runs in mergekit's, unless ``flavour: paper`` says so: the
-file's form is theirs, and so should be its numbers.
+A method that mergekit computes in another way than its paper runs in mergekit's, with mergekit's defaults, unless
+``flavour: paper`` says so: the file's form is theirs, and so should be its numbers. A base that is listed among the
+models counts as one of them where mergekit counts it (averages, SLERP, Karcher mean), and has no part elsewhere.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,29 +24,21 @@ import torch
 import yaml
 
 from . import engine, validation
+from .dialect import ENGINE, NAMES, options
 from .errors import MethodError, nearest
 from .merging import Merge
-from .methods import Method, find
+from .methods import find
 
-NAMES = {  # mergekit's names of methods the library calls otherwise, with what they imply
-    "linear": ("weight_average", {}),
-    "dare_linear": ("dare", {}),
-    "nuslerp": ("slerp", {"space": "deltas"}),
-    "multislerp": ("multi_slerp", {}),
-}
-PARAMETERS = {  # mergekit's names of parameters
-    "lambda": "scaling",
-    "weight": "weights",
-    "gamma": "outliers",
-    "epsilon": "window",
-    "filter_wise": "per_row",
-    "select_topk": "density",
-    "max_iter": "iterations",
-    "tol": "tolerance",
-}
-ENGINE = ("scaling", "include", "policy", "lines", "max_update")
+COUNTED = ("weight_average", "karcher", "slerp")  # where a base among the models is one of them
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-FIELDS = ("merge_method", "base_model", "models", "parameters", "dtype")
+FIELDS = {
+    "merge_method": (str, "a name"),
+    "base_model": (str, "the folder or name of the model the others were fine-tuned from"),
+    "models": (list, "a list of models"),
+    "parameters": (dict, "names with values"),
+    "dtype": (str, "one of " + ", ".join(DTYPES)),
+}
+REQUIRED = ("merge_method", "base_model", "models")
 
 
 @dataclass(frozen=True)
@@ -57,16 +50,29 @@ class Recipe:
     experts: tuple[str, ...]
     options: Mapping[str, Any]
 
+    @property
+    def strict(self) -> bool:
+        """Whether all experts must differ from the base: not where it is one of the models to merge."""
+        return self.base not in self.experts or self.method not in COUNTED
+
     def merge(self, resolve: Callable[[str], Path] = Path) -> Merge:
         """Open and check all models without merging; raises what a merge would raise beforehand."""
-        merge = Merge(self.method, resolve(self.base), [resolve(x) for x in self.experts], strict=True, **self.options)
+        experts = [resolve(expert) for expert in self.experts]
+        merge = Merge(self.method, resolve(self.base), experts, **{"strict": self.strict} | self.options)
+        if not self.strict:
+            others = [e for name, e in zip(self.experts, merge.experts, strict=True) if name != self.base]
+            validation.check_tokenizers(merge.base, others)
+            validation.check_updates(merge.base, others, self.options.get("max_update", validation.MAX_UPDATE))
         validation.check_generation(merge.base.folder)
         return merge
 
     def run(self, output: Path, *, resolve: Callable[[str], Path] = Path, **more: Any) -> Path:
         """Merge into a folder; ``more`` are further arguments of :func:`speechmerge.engine.merge_folders`."""
-        experts = [resolve(x) for x in self.experts]
-        return engine.merge_folders(self.method, resolve(self.base), experts, output, **self.options, **more)
+        if not self.strict:
+            self.merge(resolve)
+        experts = [resolve(expert) for expert in self.experts]
+        options = {"strict": self.strict} | self.options | more
+        return engine.merge_folders(self.method, resolve(self.base), experts, output, **options)
 
 
 def read(path: Path) -> Recipe:
@@ -77,81 +83,65 @@ def read(path: Path) -> Recipe:
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise MethodError(
-            f"{path} is not readable as a recipe ({error}); expected YAML with merge_method and models."
+            f"{path} is not readable as a recipe ({reason}); expected a YAML file with {', '.join(REQUIRED)}."
         ) from error
     if not isinstance(content, dict):
-        raise MethodError(f"{path} is no recipe; expected YAML with merge_method, base_model and models.")
-    for field in content:
+        raise MethodError(f"{path} is no recipe: it holds {_found(content)}; expected {', '.join(REQUIRED)}.")
+    if content.get("tokenizer_source") == "base":  # which is what a merge does
+        del content["tokenizer_source"]
+    for field, value in content.items():
         if field not in FIELDS:
             raise MethodError(f"{path}: {field!r} is not supported in a recipe.{nearest(str(field), FIELDS)}")
-    for field in FIELDS[:3]:
+        kind, expected = FIELDS[field]
+        if value is not None and not isinstance(value, kind):
+            raise MethodError(f"{path}: {field} is {_found(value)}, expected {expected}.")
+    for field in REQUIRED:
         if not content.get(field):
-            raise MethodError(f"{path}: {field} is missing; a recipe needs {', '.join(FIELDS[:3])}.")
-    return _recipe(str(path), content)
+            raise MethodError(f"{path}: {field} is missing, expected {FIELDS[field][1]}.")
+    models = [_model(path, number, entry) for number, entry in enumerate(content["models"], 1)]
+    return _recipe(str(path), content, models)
 
 
-def _recipe(path: str, content: Mapping[str, Any]) -> Recipe:
-    name, implied = NAMES.get(content["merge_method"], (content["merge_method"], {}))
-    method = find(name)
-    models = [entry if isinstance(entry, dict) else {"model": entry} for entry in content["models"]]
-    models = [entry for entry in models if entry.get("model") != content["base_model"]]  # mergekit lists it at times
-    options = dict(implied)
-    if "mergekit" in method.flavours:
-        options["flavour"] = "mergekit"
-    for key, value in (content.get("parameters") or {}).items():
-        options.update(_parameter(path, method, key, value))
-    for key in dict.fromkeys(key for entry in models for key in entry.get("parameters") or {}):
-        options.update(_each(path, method, key, models, options))
+def _found(value: Any) -> str:
+    """Say what stands where something else was expected."""
+    return f"a {type(value).__name__}" if isinstance(value, list | dict) else repr(value)
+
+
+def _model(path: Path, number: int, entry: Any) -> dict[str, Any]:
+    """Return an entry of ``models`` as its name and parameters."""
+    entry = entry if isinstance(entry, dict) else {"model": entry}
+    for key in entry:
+        if key not in ("model", "parameters"):
+            raise MethodError(f"{path}: model {number} has {key!r}.{nearest(str(key), ('model', 'parameters'))}")
+    if not isinstance(entry.get("model"), str):
+        raise MethodError(f"{path}: model {number} is {_found(entry.get('model'))}, expected a folder.")
+    parameters = entry.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise MethodError(
+            f"{path}: parameters of {entry['model']} are {_found(parameters)}, expected names and values."
+        )
+    return {"model": entry["model"], "parameters": parameters}
+
+
+def _recipe(path: str, content: Mapping[str, Any], models: list[dict]) -> Recipe:
+    word, base = content["merge_method"], content["base_model"]
+    method = find(NAMES.get(word, (word, {}))[0])
+    others = [entry for entry in models if entry["model"] != base]
+    if not others or len(models) - len(others) > 1:
+        raise MethodError(f"{path}: models must name the base {base} at most once, and at least one other model.")
+    if method.name == "slerp" and len(others) == 1:  # from the base to the model, in whatever order they stand
+        models = [{"model": base, "parameters": {}}, *others]
+    elif method.name not in COUNTED:
+        models = others
+    found = options(path, word, content.get("parameters") or {}, models)
     dtype = content.get("dtype")
     if dtype is not None:
         if dtype not in DTYPES:
-            raise MethodError(f"{path}: dtype is {dtype!r}.{nearest(str(dtype), DTYPES)}")
-        options["dtype"] = DTYPES[dtype]
-    own = {key: value for key, value in options.items() if key not in (*ENGINE, "dtype")}
+            raise MethodError(f"{path}: dtype is {dtype!r}.{nearest(dtype, DTYPES)}")
+        found["dtype"] = DTYPES[dtype]
+    own = {key: value for key, value in found.items() if key not in (*ENGINE, "dtype")}
     method.check(own, experts=len(models))
-    return Recipe(name, str(content["base_model"]), tuple(str(entry["model"]) for entry in models), options)
-
-
-def _parameter(path: str, method: Method, key: str, value: Any) -> dict[str, Any]:
-    """Return one global parameter under the library's names."""
-    if key == "int8_mask":  # how mergekit stores masks; changes no number
-        return {}
-    if key == "normalize":
-        return _normalised(path, method, value)
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        raise MethodError(
-            f"{path}: {key} has filters; give one value, and use include or policy for parts of the model."
-        )
-    name = key if key in method.parameters else PARAMETERS.get(key, key)
-    if name not in method.parameters and name not in ENGINE:
-        known = [*method.parameters, *PARAMETERS]
-        raise MethodError(f"{path}: {method.name} has no parameter {key!r}.{nearest(str(key), known)}")
-    return {} if value is None else {name: value}
-
-
-def _normalised(path: str, method: Method, value: Any) -> dict[str, Any]:
-    """Say ``normalize`` in the library's terms: what the weights are divided by."""
-    if "merge" in method.parameters:
-        return {"merge": "mean" if value else "sum"}
-    if bool(value) == (method.scale == "mean"):
-        return {}
-    other = "weight_average" if value else "task_arithmetic"
-    raise MethodError(
-        f"{path}: {method.name} with normalize: {value} is not supported; use {other}, or scale with lambda."
-    )
-
-
-def _each(path: str, method: Method, key: str, models: list[dict], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a parameter given for single models as one value for each, in their order."""
-    values = []
-    for entry in models:
-        found = _parameter(path, method, key, (entry.get("parameters") or {}).get(key))
-        [(name, value)] = found.items() if found else [(PARAMETERS.get(key, key), None)]
-        values.append(value)
-    if name not in method.parameters or not method.parameters[name].per_expert:
-        raise MethodError(f"{path}: {key} cannot differ between models for {method.name}; give it under parameters.")
-    default = options.get(name, method.parameters[name].default)
-    default = 1.0 if default is None else default
-    return {name: [default if value is None else float(value) for value in values]}
+    return Recipe(method.name, base, tuple(entry["model"] for entry in models), found)

@@ -1,4 +1,4 @@
-"""Predictions and references become numbers with intervals: WER, CER, BLEU, chrF, bootstrap, paired comparison.
+"""Predictions and references become numbers: WER, CER, BLEU, chrF.
 
 Nothing is decoded here and nothing is dropped: an empty reference, an empty hypothesis and a runaway repetition all
 count, and how many there were is part of the score.
@@ -17,11 +17,10 @@ from .decoding import Prediction
 from .errors import ScoringError
 from .text import NORMALISER, normalise
 
-RESAMPLES = 10_000
 COMPRESSION_LIMIT = 2.4  # Whisper's own threshold for a repetitive hypothesis
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Counts:
     """Word and character edits of the utterances of one language, in the references' order; arrays are ``[n]``."""
 
@@ -46,6 +45,73 @@ class Counts:
     def cer(self) -> float:
         """Character error rate as a fraction."""
         return self.character_errors / max(1, self.characters)
+
+    @property
+    def rate(self) -> float:
+        """The word error rate."""
+        return self.wer
+
+    @property
+    def weight(self) -> int:
+        """Reference words: what a rate is weighted by where languages are pooled."""
+        return int(self.words.sum())
+
+    def resampled(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return errors and words of redrawn utterances; ``draws`` counts each utterance, shape ``[R, n]``."""
+        return draws @ self.errors, draws @ self.words
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """N-gram matches of the translations of one language, in the references' order.
+
+    Attributes:
+        ids: of the utterances.
+        statistics: for each utterance the matches of orders 1 to 4, the n-grams of orders 1 to 4, the lengths of
+            hypothesis and reference in tokens; shape ``[n, 10]``.
+        chrf: chrF2 of the whole, 0 to 100.
+        words: of the references.
+        runaway: hypotheses that ran away into repetition.
+        signature: sacrebleu's.
+    """
+
+    ids: tuple[str, ...]
+    statistics: np.ndarray
+    chrf: float
+    words: int
+    runaway: int
+    signature: str
+
+    @property
+    def bleu(self) -> float:
+        """BLEU of the whole, 0 to 100."""
+        return _bleu(self.statistics.sum(0))
+
+    @property
+    def rate(self) -> float:
+        """BLEU as a fraction."""
+        return self.bleu / 100
+
+    weight = 1  # BLEU is averaged over languages, not pooled
+
+    @property
+    def normaliser(self) -> str:
+        """What the texts went through before they were compared: sacrebleu's own tokens."""
+        return self.signature
+
+    def resampled(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return BLEU as a fraction of redrawn utterances, and ones; ``draws`` as for :meth:`Counts.resampled`."""
+        return np.array([_bleu(row) / 100 for row in draws @ self.statistics]), np.ones(len(draws))
+
+
+Scores = Counts | Matches
+METRICS = {"asr": "wer", "st": "bleu"}
+
+
+def _bleu(statistics: np.ndarray) -> float:
+    """BLEU from summed matches, n-grams and lengths, smoothed as sacrebleu does by default."""
+    correct, total, lengths = statistics[:4].tolist(), statistics[4:8].tolist(), statistics[8:].tolist()
+    return BLEU.compute_bleu(correct, total, *lengths, smooth_method="exp").score
 
 
 def match(predictions: Sequence[Prediction], clips: Sequence[Clip]) -> list[Prediction]:
@@ -107,99 +173,30 @@ def is_repetitive(text: str) -> bool:
     return len(data) > COMPRESSION_LIMIT * len(zlib.compress(data))
 
 
-def resampled_rates(counts: Sequence[Counts], *, macro: bool = False, seed: int = 0) -> np.ndarray:
-    """Bootstrap error rates, shape ``[RESAMPLES]``: utterances are redrawn within each language.
-
-    Args:
-        counts: one entry per language; the same seed redraws the same utterances for every system.
-        macro: average the languages' rates instead of pooling their words.
-        seed: of the resampling.
-    """
-    errors, words = [], []
-    for i, c in enumerate(counts):
-        rng = np.random.default_rng([seed, i])
-        draws = rng.multinomial(len(c.errors), np.full(len(c.errors), 1 / len(c.errors)), size=RESAMPLES)
-        errors.append(draws @ c.errors)
-        words.append(draws @ c.words)
-    if macro:
-        return np.mean([e / np.maximum(w, 1) for e, w in zip(errors, words, strict=True)], axis=0)
-    return np.sum(errors, axis=0) / np.maximum(np.sum(words, axis=0), 1)
+def score(predictions: Sequence[Prediction], clips: Sequence[Clip], language: str, task: str) -> Scores:
+    """Score transcripts (``"asr"``) or English translations (``"st"``)."""
+    return count(predictions, clips, language) if task == "asr" else translation(predictions, clips)
 
 
-def interval(samples: np.ndarray) -> tuple[float, float]:
-    """95 % percentile interval of bootstrap samples."""
-    low, high = np.percentile(samples, [2.5, 97.5])
-    return float(low), float(high)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Paired difference of two systems on the same utterances: first minus second, as a fraction."""
-
-    difference: float
-    ci_low: float
-    ci_high: float
-    p_value: float
-
-
-def compare(first: Sequence[Counts], second: Sequence[Counts], *, seed: int = 0) -> Comparison:
-    """Paired bootstrap of the pooled word error rates; negative means the first system makes fewer errors.
-
-    The p-value is two-sided: twice the smaller share of resamples on either side of zero.
+def translation(predictions: Sequence[Prediction], clips: Sequence[Clip]) -> Matches:
+    """Count n-gram matches with sacrebleu (cased, 13a tokens), references as the corpus gives them.
 
     Raises:
-        ScoringError: the systems were scored on different utterances or with different normalisers.
+        ScoringError: ids do not match, or a clip has no translation.
     """
-    if len(first) != len(second):
-        raise ScoringError(f"the systems were scored on {len(first)} and {len(second)} languages; score both on all.")
-    for a, b in zip(first, second, strict=True):
-        if a.ids != b.ids or a.normaliser != b.normaliser:
-            raise ScoringError(
-                f"the systems were not scored alike: {len(a.ids)} and {len(b.ids)} utterances, normalisers "
-                f"{a.normaliser!r} and {b.normaliser!r}; score both on the same references."
-            )
-    samples = resampled_rates(first, seed=seed) - resampled_rates(second, seed=seed)
-    below = (np.sum(samples <= 0) + 1) / (RESAMPLES + 1)
-    above = (np.sum(samples >= 0) + 1) / (RESAMPLES + 1)
-    return Comparison(
-        pooled_wer(first) - pooled_wer(second), *interval(samples), float(min(1.0, 2 * min(below, above)))
-    )
-
-
-def pooled_wer(counts: Sequence[Counts]) -> float:
-    """All errors over all reference words."""
-    return float(sum(c.errors.sum() for c in counts) / max(1, sum(c.words.sum() for c in counts)))
-
-
-@dataclass(frozen=True)
-class Translation:
-    """BLEU and chrF of a test set with sacrebleu's signature and a 95 % bootstrap interval of BLEU; scale 0 to 100."""
-
-    bleu: float
-    chrf: float
-    ci_low: float
-    ci_high: float
-    signature: str
-    words: int
-
-
-def translation(predictions: Sequence[Prediction], clips: Sequence[Clip], *, resamples: int = 1000) -> Translation:
-    """Score English translations with sacrebleu (cased, 13a tokens), references as the corpus gives them."""
-    hypotheses = [p.text for p in match(predictions, clips)]
-    references = [c.translation for c in clips]
+    matched = match(predictions, clips)
+    hypotheses, references = [p.text for p in matched], [c.translation for c in clips]
     if None in references:
         raise ScoringError(
             f"clip {clips[references.index(None)].id} has no translation; take a corpus with English text."
         )
     bleu = BLEU()
-    whole = bleu.corpus_score(hypotheses, [references])
-    rng = np.random.default_rng(0)
-    draws = rng.integers(len(clips), size=(resamples, len(clips)))
-    sampled = [bleu.corpus_score([hypotheses[i] for i in d], [[references[i] for i in d]]).score for d in draws]
-    return Translation(
-        bleu=whole.score,
+    single = [bleu.corpus_score([h], [[r]]) for h, r in zip(hypotheses, references, strict=True)]
+    return Matches(
+        ids=tuple(c.id for c in clips),
+        statistics=np.array([[*x.counts, *x.totals, x.sys_len, x.ref_len] for x in single]),
         chrf=CHRF().corpus_score(hypotheses, [references]).score,
-        **dict(zip(("ci_low", "ci_high"), interval(np.array(sampled)), strict=True)),
-        signature=str(bleu.get_signature()),
         words=sum(len(r.split()) for r in references),
+        runaway=sum(p.cut or is_repetitive(p.text) for p in matched),
+        signature=str(bleu.get_signature()),
     )

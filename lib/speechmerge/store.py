@@ -13,16 +13,16 @@ from .decoding import read_predictions
 from .errors import StudyError, nearest
 from .files import atomic_file, digest
 from .packages import cache_folder
-from .scoring import Counts, count
+from .scoring import Scores, score
 
 ROW_FIELDS = (
-    "experiment", "profile", "system", "method", "params", "experts", "base", "base_fingerprint", "task", "language",
-    "domain", "split", "n_utterances", "n_reference_words", "wer", "cer", "bleu", "chrf", "ci_low", "ci_high",
-    "substitutions", "deletions", "insertions", "runaway", "normaliser", "signature", "decoding", "training", "seed",
-    "corpus_fingerprint", "library", "hardware", "seconds", "date",
+    "experiment", "profile", "system", "variant", "method", "params", "experts", "base", "base_fingerprint", "task",
+    "language", "domain", "split", "n_utterances", "n_reference_words", "wer", "cer", "bleu", "chrf", "ci_low",
+    "ci_high", "substitutions", "deletions", "insertions", "runaway", "normaliser", "signature", "decoding", "training",
+    "seed", "corpus_fingerprint", "library", "hardware", "seconds", "date",
 )  # fmt: skip
 STAMP = ("library", "hardware", "date")  # where and when a row was made
-IDENTITY = ("experiment", "system", "task", "language", "domain", "split", "seed")
+IDENTITY = ("experiment", "system", "variant", "task", "language", "domain", "split", "seed")
 
 
 def project_root() -> Path:
@@ -55,9 +55,8 @@ def append_rows(profile: str, rows: Iterable[dict]) -> None:
     Raises:
         StudyError: a row lacks a field, has an unknown one, or holds a number that is not finite.
     """
-    path = results_folder(profile) / "rows.jsonl"
-    old = _read(path)
-    kept = {_identity(row): row for row in old}
+    path, old = results_folder(profile) / "rows.jsonl", committed(profile)
+    kept = {identity(row): row for row in old}
     for row in rows:
         wrong = set(row) ^ set(ROW_FIELDS)
         if wrong:
@@ -66,12 +65,13 @@ def append_rows(profile: str, rows: Iterable[dict]) -> None:
             )
         bad = [field for field, value in row.items() if not _is_finite(value)]
         if bad:
-            raise StudyError(f"row {_identity(row)}: {', '.join(bad)} is not finite; it is not stored.")
-        kept[_identity(row)] = {field: row[field] for field in ROW_FIELDS}
+            raise StudyError(f"row {identity(row)}: {', '.join(bad)} is not finite; it is not stored.")
+        kept[identity(row)] = {field: row[field] for field in ROW_FIELDS}
     _write(path, [row for _, row in sorted(kept.items())], old)
 
 
-def _identity(row: dict) -> tuple[str, ...]:
+def identity(row: dict) -> tuple[str, ...]:
+    """Return what tells a row apart from all others."""
     return tuple(str(row[field]) for field in IDENTITY)
 
 
@@ -105,13 +105,18 @@ def _said(row: dict) -> str:
     return digest({field: value for field, value in row.items() if field not in STAMP})
 
 
+def committed(profile: str) -> list[dict]:
+    """Return all committed rows of a profile as they stand in its file."""
+    return _read(results_folder(profile) / "rows.jsonl")
+
+
 def rows(profile: str, experiment: str) -> pd.DataFrame:
-    """Return the committed rows of one experiment, one line a (system, language, seed).
+    """Return the committed rows of one experiment, one line a (system, variant, task, language, seed).
 
     Raises:
         StudyError: there are none; the nearest experiment that has rows is named.
     """
-    found = _read(results_folder(profile) / "rows.jsonl")
+    found = committed(profile)
     table = pd.DataFrame([row for row in found if row["experiment"] == experiment], columns=list(ROW_FIELDS))
     if table.empty:
         known = sorted({row["experiment"] for row in found})
@@ -148,13 +153,17 @@ def write_statistics(profile: str, name: str, found: Iterable[dict], *, identity
     _write(path, list(found), old)
 
 
-def predictions_path(profile: str, experiment: str, system: str, task: str, language: str, seed: int) -> Path:
+def predictions_path(
+    profile: str, experiment: str, system: str, task: str, cell: str, seed: int, variant: str = ""
+) -> Path:
     """Where the hypotheses behind a row are kept (ids and hypotheses only; the sentences stay in the corpora)."""
-    slug = re.sub(r"[^a-z0-9]+", "-", system.lower()).strip("-")
-    return results_folder(profile) / "predictions" / experiment / f"{slug}.{task}.{language}.{seed}.jsonl.gz"
+    slug = re.sub(r"[^a-z0-9+]+", "-", f"{system} {variant}".lower()).strip("-")
+    return results_folder(profile) / "predictions" / experiment / f"{slug}.{task}.{cell}.{seed}.jsonl.gz"
 
 
-def recount(profile: str, row: dict | pd.Series, clips: list[Clip]) -> Counts:
+def recount(profile: str, row: dict | pd.Series, clips: list[Clip]) -> Scores:
     """Score a row's stored hypotheses again, without decoding, against freshly fetched references."""
-    path = predictions_path(profile, *(row[k] for k in ("experiment", "system", "task", "language")), int(row["seed"]))
-    return count(read_predictions(path), clips, row["language"])
+    _, _, domain = row["domain"].rpartition("/")
+    cell = domain if "/" in row["domain"] else row["language"]
+    where = (row["experiment"], row["system"], row["task"], cell, int(row["seed"]), row["variant"])
+    return score(read_predictions(predictions_path(profile, *where)), clips, row["language"], row["task"])

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from . import experiments, scoring, store
+from . import experiments, resampling, store
 from .errors import StudyError
 from .scoring import Counts
 
@@ -89,8 +89,8 @@ def scored(
     for system, found in counts.items():
         parts = [*((language, [count]) for language, count in zip(languages, found, strict=True)), ("pooled", found)]
         for language, some in parts:
-            low, high = scoring.interval(scoring.resampled_rates(some))
-            rate = scoring.pooled_wer(some)
+            low, high = resampling.interval(resampling.resampled_rates(some))
+            rate = resampling.pooled(some)
             lines.append((system, methods[system], language, rate, low, high, sum(c.runaway for c in some)))
     return pd.DataFrame(lines, columns=["system", "method", "language", "wer", "ci_low", "ci_high", "runaway"])
 

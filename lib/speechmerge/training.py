@@ -10,8 +10,7 @@ import math
 import pickle
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,15 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
-from . import corpora, models
+from . import models, objective, training_recipe
 from .checkpoints import fingerprint, open_checkpoint
-from .devices import PRECISIONS, autocast, keep_memory, release_memory
-from .errors import CheckpointError, TrainingError, nearest
+from .devices import autocast, keep_memory, release_memory
+from .errors import CheckpointError, TrainingError
 from .files import atomic_file, atomic_folder, check_writable, digest
-from .packing import IGNORED, TASK_NAMES, Window, collate, pack
+from .packing import Window, collate, pack
+from .training_recipe import DataSets, Recipe, Source, TrainingLog
+
+__all__ = ["Recipe", "Source", "TrainingLog", "state_folder", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -38,90 +40,6 @@ RECORDS = ("speechmerge.json", "training.json", "merge_recipe.json", "model.safe
 NAMED = (*models.BASES, "smoke")
 TRIM = 16  # steps after which freed memory is given back; batches of ever other lengths leave gaps in it
 DISK_FACTOR = 7  # copies of the weights on disk at worst: the best epoch; model and two moments, the old and the new
-
-
-@dataclass(frozen=True)
-class Source:
-    """Speech to train on: one corpus in one language for one task."""
-
-    corpus: str
-    language: str
-    task: str = "asr"
-
-    def __post_init__(self) -> None:
-        """Refuse a task that is not one."""
-        if self.task not in TASK_NAMES:
-            raise TrainingError(f"there is no task {self.task!r}.{nearest(self.task, TASK_NAMES)}")
-
-    @classmethod
-    def parse(cls, text: str) -> "Source":
-        """Read ``corpus:language[:task]``, e.g. ``asterisk:es:asr``."""
-        parts = text.split(":")
-        if not 2 <= len(parts) <= 3 or parts[2:] not in ([], ["asr"], ["st"]):
-            raise TrainingError(f"{text!r} is not corpus:language[:asr|st], for example asterisk:es:asr.")
-        return cls(*parts)
-
-    def __str__(self) -> str:
-        return f"{self.corpus}:{self.language}:{self.task}"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides which weights a training produces.
-
-    Attributes:
-        base: name or folder of the model to start from (an expert's folder makes the training sequential).
-        sources: what to train on.
-        minutes: cap on training speech per language and task, drawn with ``seed``; None takes all there is.
-        epochs: passes over the data; the epoch with the lowest dev loss is kept.
-        learning_rate: AdamW's peak rate, reached after ``warmup`` of all steps, then decaying linearly to zero.
-        batch: windows in a step and process.
-        clip_norm: largest gradient norm.
-        seed: drives the draw of clips, the packing and the order.
-        precision: ``"auto"`` (bf16 autocast where it pays), ``"bf16"`` or ``"fp32"``.
-    """
-
-    base: str
-    sources: tuple[Source, ...]
-    minutes: float | None = None
-    epochs: int = 5
-    learning_rate: float = 1e-5
-    batch: int = 8
-    warmup: float = 0.1
-    clip_norm: float = 1.0
-    seed: int = 0
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Refuse values no training can have, before any data are read."""
-        if self.precision not in PRECISIONS:
-            raise TrainingError(f"there is no precision {self.precision!r}.{nearest(self.precision, PRECISIONS)}")
-        if len(set(self.sources)) < len(self.sources) or not self.sources:
-            raise TrainingError(f"sources are {', '.join(map(str, self.sources)) or 'none'}; give each of them once.")
-        for name in ("epochs", "batch", "learning_rate", "clip_norm", "minutes"):
-            value = getattr(self, name)
-            if not (value is None and name == "minutes") and not 0 < value < math.inf:
-                raise TrainingError(f"{name} is {value!r}; expected a number above 0.")
-        if not 0 <= self.warmup <= 1:
-            raise TrainingError(f"warmup is {self.warmup!r}; expected a share of all steps, 0 to 1.")
-
-
-@dataclass
-class TrainingLog:
-    """What happened: dev loss per epoch (nats a token), the epoch kept, and the cost."""
-
-    dev_loss: list[float] = field(default_factory=list)
-    train_loss: list[float] = field(default_factory=list)
-    best_epoch: int = 0
-    windows: int = 0
-    seconds: float = 0.0
-    minutes_of_speech: float = 0.0
-    data: str = ""
-
-    @property
-    def windows_per_second(self) -> float:
-        """Throughput of the training steps, reading and packing included, dev evaluations not."""
-        return self.windows / self.seconds if self.seconds else 0.0
 
 
 def train(recipe: Recipe, output: Path, *, progress: bool = True) -> TrainingLog:
@@ -138,8 +56,12 @@ def train(recipe: Recipe, output: Path, *, progress: bool = True) -> TrainingLog
     """
     output = Path(output)
     folder = models.base_model(recipe.base)
-    train_sets, dev_sets = _load(recipe)
-    identity = {"recipe": asdict(recipe), "data": _fingerprint(train_sets + dev_sets), "version": VERSION}
+    train_sets, dev_sets = training_recipe.load(recipe)
+    identity = {
+        "recipe": asdict(recipe),
+        "data": training_recipe.fingerprint(train_sets + dev_sets),
+        "version": VERSION,
+    }
     if recipe.base not in NAMED and Path(recipe.base).expanduser().is_dir():  # a name stands for its weights
         identity["base"] = fingerprint(folder)
     identity["key"] = digest(identity)
@@ -172,61 +94,6 @@ def state_folder(output: Path) -> Path:
     return output.with_name(f".{output.name}.state")
 
 
-DataSets = list[tuple[list[corpora.Clip], str, str]]
-
-
-def _load(recipe: Recipe) -> tuple[DataSets, DataSets]:
-    """Read the clips of every (language, task) over its corpora: train capped to ``recipe.minutes``, dev whole."""
-    train_sets, dev_sets = [], []
-    for language, task in dict.fromkeys((s.language, s.task) for s in recipe.sources):
-        named = [s.corpus for s in recipe.sources if (s.language, s.task) == (language, task)]
-        for split, sets in (("train", train_sets), ("dev", dev_sets)):
-            clips = [clip for corpus in named for clip in corpora.load(corpus, language, split)]
-            clips = [clip for clip in clips if task == "asr" or clip.translation]
-            if split == "train" and recipe.minutes is not None:
-                clips = draw_minutes(clips, recipe.minutes, recipe.seed)
-            if not clips:
-                raise TrainingError(
-                    f"{'+'.join(named)} has no {split} clips for {language} {task}; choose other sources."
-                )
-            sets.append((clips, language, task))
-        corpora.check([*train_sets[-1][0], *dev_sets[-1][0]])
-    return train_sets, dev_sets
-
-
-def draw_minutes(clips: Sequence[corpora.Clip], minutes: float, seed: int) -> list[corpora.Clip]:
-    """Draw clips at random until ``minutes`` of speech are reached; nested: a larger cap keeps the smaller draw."""
-    order = np.random.default_rng([seed, 0x5EED]).permutation(len(clips))
-    total, drawn = 0.0, []
-    for i in order:
-        if total >= 60 * minutes:
-            break
-        drawn.append(clips[i])
-        total += clips[i].seconds
-    return drawn
-
-
-def _fingerprint(sets: DataSets) -> str:
-    return digest([[language, task, corpora.fingerprint(clips)] for clips, language, task in sets])
-
-
-class _TokenLoss(torch.nn.Module):
-    """Whisper with its training loss: logits are computed for target tokens only, which halves the cost of the head."""
-
-    def __init__(self, whisper: WhisperForConditionalGeneration) -> None:
-        super().__init__()
-        self.whisper = whisper
-        whisper.model.encoder.embed_positions.requires_grad_(False)  # the fixed sinusoid; loading makes it trainable
-
-    def forward(
-        self, input_features: torch.Tensor, decoder_input_ids: torch.Tensor, labels: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the mean cross-entropy in nats over the target tokens of a batch from :func:`packing.collate`."""
-        states = self.whisper.model(input_features, decoder_input_ids=decoder_input_ids).last_hidden_state
-        target = labels != IGNORED
-        return torch.nn.functional.cross_entropy(self.whisper.proj_out(states[target]), labels[target])
-
-
 class _Run:
     """One training in progress: model, optimiser, schedule, log, and its state on disk between epochs."""
 
@@ -246,15 +113,12 @@ class _Run:
         epochs = [self._loader(self._windows(train_sets, epoch)) for epoch in range(recipe.epochs)]
         dev = self._loader([w for clips, lang, task in dev_sets for w in pack(clips, lang, task, None)])
         self.log.minutes_of_speech = round(sum(c.seconds for clips, *_ in train_sets for c in clips) / 60, 2)
-        model = _TokenLoss(models.load_model(self.base))
+        model = objective.TokenLoss(models.load_model(self.base))
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=0.0, fused=True)
         steps = sum(len(loader) for loader in epochs)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, recipe.warmup))
-        self.model, self.optimizer, self.schedule, *prepared = accelerator.prepare(
-            model, optimizer, schedule, *epochs, dev
-        )
-        *epochs, dev = prepared
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: objective.rate(step, steps, recipe.warmup))
+        self.model, self.optimizer, self.schedule, *epochs = accelerator.prepare(model, optimizer, schedule, *epochs)
         first = self._resume()
         total = sum(len(loader.dataset) for loader in epochs)
         bar = tqdm(total=total, unit="window", desc=f"train {self.output.name[:40]}", disable=not self.progress)
@@ -313,16 +177,15 @@ class _Run:
 
     @torch.inference_mode()
     def _dev_loss(self, dev: DataLoader) -> float:
-        """Mean cross-entropy in nats per target token over the dev windows."""
-        self.model.eval()
-        total = torch.zeros(2, dtype=torch.float64)
+        """Mean cross-entropy in nats per target token over the dev windows; each process reads them all."""
+        model, device = self.accelerator.unwrap_model(self.model).eval(), self.accelerator.device
+        loss, tokens = 0.0, 0
         for batch in dev:
-            tokens = (batch["labels"] >= 0).sum()
-            with autocast(self.accelerator.device, self.recipe.precision):
-                loss = self.model(**batch)
-            pair = self.accelerator.gather_for_metrics(torch.stack([loss.float() * tokens, tokens.float()])[None])
-            total += pair.sum(0).double().cpu()
-        return float(total[0] / total[1])
+            count = int((batch["labels"] >= 0).sum())
+            with autocast(device, self.recipe.precision):
+                loss += count * model(**{name: tensor.to(device) for name, tensor in batch.items()}).item()
+            tokens += count
+        return loss / tokens
 
     def _save(self, epoch: int) -> None:
         """Keep the best weights so far and everything needed to go on, so that a kill costs at most one epoch."""
@@ -379,9 +242,3 @@ class _Run:
             shutil.rmtree(self.state)
         self.accelerator.free_memory()
         return self.log
-
-
-def _rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate: linear warm-up over ``warmup`` of all steps, then linear decay to zero."""
-    ramp = max(1, round(warmup * steps))
-    return (step + 1) / ramp if step < ramp else max(0.0, (steps - step) / max(1, steps - ramp))

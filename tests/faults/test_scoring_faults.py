@@ -7,7 +7,8 @@ import pytest
 
 from speechmerge.decoding import Prediction, read_predictions, write_predictions
 from speechmerge.errors import ScoringError
-from speechmerge.scoring import compare, count, translation
+from speechmerge.resampling import compare
+from speechmerge.scoring import count, translation
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from speechmerge import corpora, experiments, store, study
+from speechmerge import corpora, experiments, plans, steps, store, study
 from speechmerge.errors import ScoringError, StudyError
 from speechmerge.files import atomic_file
 
@@ -19,16 +19,16 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(folders):
-    """The pretrained system alone: one decoding."""
-    made = experiments.narrowed(experiments.plan("table1", "smoke"), ["Pretrained"])
-    assert study.run(made) == 1
+    """The pretrained system alone: two decodings."""
+    made = plans.narrowed(experiments.plan("table1", "smoke"), ["Pretrained"])
+    study.run(made)
     return made
 
 
 @pytest.fixture
 def artefact(done):
-    """The decoding's folder, put right again afterwards."""
-    [step] = done.steps.values()
+    """The folder of one decoding, put right again afterwards."""
+    step = next(iter(done.steps.values()))
     before = {path: path.read_bytes() for path in step.folder.iterdir()}
     yield step.folder
     for path, content in before.items():
@@ -49,7 +49,7 @@ def test_ray_that_is_not_installed(done, monkeypatch):
 
 def test_a_step_that_fails_leaves_nothing_and_keeps_what_was_finished(tmp_path, monkeypatch):
     monkeypatch.setenv("SPEECHMERGE_CACHE", str(tmp_path))
-    plan = experiments.Plan({"experiment": "made"}, "smoke", {})
+    plan = plans.Plan({"experiment": "made"}, "smoke", {})
     plan.add("good", "describe", {})
     plan.add("bad", "tune", {}, ("good",))
     plan.add("after", "tune", {"x": 1}, ("bad",))
@@ -58,15 +58,15 @@ def test_a_step_that_fails_leaves_nothing_and_keeps_what_was_finished(tmp_path, 
         (folder / "half.txt").write_text("half")
         raise RuntimeError("out of memory")
 
-    monkeypatch.setitem(study.ACTIONS, "describe", lambda spec, inputs, folder: study._write(folder, {"ok": 1}))
-    monkeypatch.setitem(study.ACTIONS, "tune", fail)
+    monkeypatch.setitem(steps.ACTIONS, "describe", lambda spec, inputs, folder: steps.write(folder, {"ok": 1}))
+    monkeypatch.setitem(steps.ACTIONS, "tune", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         study.run(plan)
     assert [step.name for step in plan.pending()] == ["bad", "after"]
     assert list(store.artefact("tune", "x").parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", [b"", b'{"params": {}, "languages": {"es"', None], ids=["empty", "cut", "missing"])
+@pytest.mark.parametrize("content", [b"", b'{"params": {}, "score"', None], ids=["empty", "cut", "missing"])
 def test_a_damaged_result_is_named(done, artefact, content):
     if content is None:
         (artefact / "result.json").unlink()
@@ -81,16 +81,16 @@ def test_a_damaged_result_is_named(done, artefact, content):
 def test_damaged_predictions_are_named_and_rows_stay(done, artefact):
     rows = store.results_folder("smoke") / "rows.jsonl"
     before = rows.read_bytes()
-    path = artefact / "es.jsonl.gz"
+    path = artefact / steps.HYPOTHESES
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ScoringError, match=r"es\.jsonl\.gz: not a predictions file"):
+    with pytest.raises(ScoringError, match=r"predictions\.jsonl\.gz: not a predictions file"):
         study.run(done)
     assert rows.read_bytes() == before
 
 
 def test_references_that_changed_since_decoding_are_refused(done, monkeypatch):
     load = corpora.load
-    monkeypatch.setattr(study.corpora, "load", lambda *args: load(*args)[1:])
+    monkeypatch.setattr(steps.corpora, "load", lambda *args: load(*args)[1:])
     with pytest.raises(ScoringError, match=r"12 predictions, 11 references, 1 unknown .*decode the same corpus"):
         study.run(done)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from speechmerge import corpora, models, training
+from speechmerge import corpora, models, objective, training, training_recipe
 from speechmerge.checkpoints import fingerprint
 from speechmerge.errors import CorpusError, SpeechMergeError, TrainingError
 from speechmerge.training import Recipe, Source, train
@@ -87,7 +87,7 @@ def test_a_folder_that_is_no_training_is_not_replaced(tmp_path, no_training):
 def test_other_data_under_the_same_name_do_not_continue(output, no_training, monkeypatch):
     load = corpora.load
     changed = lambda *args: [dataclasses.replace(c, text=c.text + " más") for c in load(*args)]  # noqa: E731
-    monkeypatch.setattr(training.corpora, "load", changed)
+    monkeypatch.setattr(training_recipe.corpora, "load", changed)
     with pytest.raises(TrainingError, match="other parameters or data"):
         train(RECIPE, output, progress=False)
 
@@ -127,7 +127,7 @@ def test_a_damaged_record_is_named(finished, tmp_path, no_training):
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(output, finished, monkeypatch, where):
     with monkeypatch.context() as patch:
         if where == "loss":
-            patch.setattr(training._TokenLoss, "forward", lambda model, **batch: torch.tensor(math.nan))
+            patch.setattr(objective.TokenLoss, "forward", lambda model, **batch: torch.tensor(math.nan))
         else:
             patch.setattr(training._Run, "_dev_loss", lambda *_: math.inf)
         with pytest.raises(TrainingError, match=rf"es: the {where} is (nan|inf) in epoch 2; lower the learning rate"):
@@ -188,7 +188,7 @@ def test_speech_that_is_not_there(source, message, tmp_path, no_training):
 def test_translation_without_english_text(tmp_path, no_training, monkeypatch):
     load = corpora.load
     without = lambda *args: [dataclasses.replace(c, translation=None) for c in load(*args)]  # noqa: E731
-    monkeypatch.setattr(training.corpora, "load", without)
+    monkeypatch.setattr(training_recipe.corpora, "load", without)
     recipe = dataclasses.replace(RECIPE, sources=(Source("tones", "es", "st"),))
     with pytest.raises(TrainingError, match="tones has no train clips for es st"):
         train(recipe, tmp_path / "a", progress=False)
@@ -203,7 +203,7 @@ def test_a_sentence_in_train_and_dev_is_refused(tmp_path, no_training, monkeypat
             clips[0] = dataclasses.replace(clips[0], text=load(corpus, language, "train")[0].text)
         return clips
 
-    monkeypatch.setattr(training.corpora, "load", overlapping)
+    monkeypatch.setattr(training_recipe.corpora, "load", overlapping)
     with pytest.raises(CorpusError, match="a sentence may stand in one split only"):
         train(dataclasses.replace(RECIPE, minutes=None), tmp_path / "a", progress=False)
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from speechmerge import decoding, experiments, methods, store, training
+from speechmerge import decoding, experiments, methods, planning, plans, store, training
 from speechmerge.errors import MethodError, StudyError
 
 PROFILE = yaml.safe_load("""
@@ -27,16 +27,16 @@ TABLE = yaml.safe_load("""
 experiment: table
 kind: systems
 languages: set1
-task: asr
+tasks: [asr]
 systems:
   - {system: Pretrained, model: base}
-  - {system: Finetuned, model: expert}
-  - {system: Joint, model: joint}
+  - {system: Finetuned, train: cell}
+  - {system: Joint, train: all}
   - {system: Average, method: weight_average}
   - {system: Arithmetic, method: task_arithmetic, tune: [scaling]}
   - {system: LoRS, method: lors, tune: [scaling], prune: {density: mp, rank_ratio: svp}}
 """)
-VECTORS = {"experiment": "vectors", "kind": "task_vectors", "languages": "set1", "task": "asr"}
+VECTORS = {"experiment": "vectors", "kind": "task_vectors", "languages": "set1", "tasks": ["asr"]}
 
 
 @pytest.fixture
@@ -84,10 +84,8 @@ def test_every_need_precedes_its_step_in_the_projects_own_experiments(name, prof
     for step in plan.steps.values():
         assert set(step.needs) <= seen
         seen.add(step.name)
-    assert all(
-        set(system.decodes.values()) <= seen and list(system.decodes) == plan.languages for system in plan.systems
-    )
-    assert len({step.folder for step in plan.steps.values()}) >= len(plan.steps) - 1  # one λ for all may equal a grid's
+    for system in plan.systems:
+        assert set(system.decodes.values()) <= seen and set(system.decodes) <= {*plan.cells, *plan.also}
 
 
 def test_keys_are_the_same_in_another_process():
@@ -121,7 +119,7 @@ def test_a_grid_of_scaling_changes_only_what_tunes_it(planned):
     before, after = planned(), planned(grids=PROFILE["grids"] | {"scaling": [0.3, 0.9]})
     same = before.steps.keys() & after.steps.keys()
     moved = {name for name in same if before.steps[name].key != after.steps[name].key}
-    tunes = {f"tune {system} scaling" for system in ("Arithmetic", "LoRS")}
+    tunes = {f"tune {system} es+it asr scaling" for system in ("Arithmetic", "LoRS")}
     assert moved == downstream(after, tunes) and kinds(after, moved) == {"tune", "decode"}
     new = after.steps.keys() - before.steps.keys()
     assert new and all("0.9" in name for name in new)
@@ -133,7 +131,7 @@ def test_a_learning_rate_changes_its_training_and_all_that_follow(planned):
     same = before.steps.keys() & after.steps.keys()
     moved = {name for name in same if before.steps[name].key != after.steps[name].key}
     assert not moved & trains  # the rate that stayed is not trained again
-    assert moved | trains == downstream(after, trains) and "decode Pretrained test" not in moved
+    assert moved | trains == downstream(after, trains) and "decode Pretrained es asr seed 0 test" not in moved
 
 
 @pytest.mark.parametrize(
@@ -155,7 +153,7 @@ def test_dev_clips_do_not_touch_training_or_untuned_test_decodings(planned):
     before, after = planned(), planned(dev_clips=5)
     on_dev = {name for name, step in after.steps.items() if step.spec.get("split") == "dev"}
     assert changed(before, after) == downstream(after, on_dev)
-    assert "decode Average seed 0 test" not in changed(before, after)
+    assert "decode Average es asr seed 0 test" not in changed(before, after)
 
 
 @pytest.mark.parametrize(("module", "kind"), [(training, "train"), (decoding, "decode")])
@@ -186,20 +184,20 @@ def test_a_second_seed_reuses_the_first_ones_tuning(planned):
         trains["train es asr seed 1"].needs == ("choose es asr",)
         and "learning_rate" not in trains["train es asr seed 1"].spec
     )
-    lors = two.steps["decode LoRS seed 1 test"].needs
+    lors = two.steps["decode LoRS es asr seed 1 test"].needs
     assert lors[:2] == ("choose es asr seed 1", "choose it asr seed 1")
-    assert lors[2:] == two.steps["decode LoRS seed 0 test"].needs[2:]
+    assert lors[2:] == two.steps["decode LoRS es asr seed 0 test"].needs[2:]
     assert [s.seed for s in two.systems if s.system == "Pretrained"] == [0]  # training seeds do not change it
 
 
 def test_narrowed_keeps_a_system_and_what_it_needs(planned):
     plan = planned()
-    kept = experiments.narrowed(plan, ["Arithmetic"])
+    kept = plans.narrowed(plan, ["Arithmetic"])
     assert [s.system for s in kept.systems] == ["Arithmetic"]
     assert kept.steps.items() <= plan.steps.items()
     assert {s.kind for s in kept.steps.values()} == {"train", "choose", "decode", "tune"}
-    assert not [name for name in kept.steps if "LoRS" in name or "es+it" in name]
-    assert experiments.narrowed(plan, []) is plan
+    assert not [name for name in kept.steps if "LoRS" in name or "train es+it" in name]
+    assert plans.narrowed(plan, []) is plan
 
 
 def test_two_steps_of_one_name_are_refused(planned):
@@ -210,7 +208,7 @@ def test_two_steps_of_one_name_are_refused(planned):
         plan.add("tune x", "tune", {"grid": [1]})
     twice = copy.deepcopy(TABLE)
     twice["systems"].append({"system": "Average", "method": "task_arithmetic"})
-    with pytest.raises(StudyError, match="two different steps are called 'decode Average seed 0 test'"):
+    with pytest.raises(StudyError, match="two different steps are called 'decode Average es asr seed 0 test'"):
         planned(table=twice)
 
 
@@ -220,7 +218,7 @@ def test_names_that_are_unknown():
     with pytest.raises(StudyError, match=r"no profile 'smok'\. Did you mean 'smoke'\?"):
         experiments.plan("table1", "smok")
     with pytest.raises(StudyError, match=r"'table1' has no system 'LoRS'\. Did you mean 'LoRS-Merging'\?"):
-        experiments.narrowed(experiments.plan("table1", "smoke"), ["LoRS"])
+        plans.narrowed(experiments.plan("table1", "smoke"), ["LoRS"])
 
 
 @pytest.mark.parametrize(
@@ -229,6 +227,9 @@ def test_names_that_are_unknown():
         ({"kind": "system"}, StudyError, r"kind 'system'\. Did you mean 'systems'\?"),
         ({"languages": "set2"}, StudyError, r"profile 'p' has no languages 'set2' for 'table'\. Did you mean 'set1'\?"),
         ({"systems": [{"system": "A", "method": "lorss"}]}, MethodError, r"'lorss'.*Did you mean 'lors'\?"),
+        ({"systems": [{"system": "A", "trian": "all"}]}, StudyError, r"field 'trian'\. Did you mean 'train'\?"),
+        ({"systems": [{"system": "A", "train": "lang"}]}, StudyError, r"no partition 'lang'"),
+        ({"vary": "subset"}, StudyError, r"nothing varies with 'subset'\. Did you mean 'subsets'\?"),
     ],
 )
 def test_a_table_with_a_mistake(planned, change, error, message):
@@ -252,3 +253,70 @@ def test_the_projects_methods_grids_and_comparisons_exist():
                 assert name is None or name in methods.registry()
             for parameter in [*entry.get("tune", []), *entry.get("prune", {})]:
                 assert all(profile["grids"][parameter] for profile in experiments.profiles().values())
+
+
+BOTH = yaml.safe_load("""
+experiment: both
+kind: systems
+languages: set1
+tasks: [asr, st]
+systems:
+  - {system: Multi-task training, train: language}
+  - {system: Multi-lingual training, train: task}
+  - {system: Everything, train: all}
+  - {system: One after another, sequence: task}
+  - {system: Tasks merged, method: weight_average, into: language}
+  - {system: All merged, method: weight_average}
+  - {system: Languages of multi-task models merged, method: weight_average, of: language}
+  - {system: Tasks of multilingual models merged, method: weight_average, of: task}
+""")
+
+
+def test_partitions_say_which_cells_share_a_model(planned):
+    plan = planned(table=BOTH)
+    found = {}
+    for system in plan.systems:
+        needs = {cell: plan.steps[step].needs for cell, step in system.decodes.items()}
+        assert set(needs) == set(plan.cells)
+        models = dict.fromkeys(needs.values())
+        found[system.system] = [tuple(sorted({n.partition(" seed")[0] for n in needs})) for needs in models]
+    es, it = ("choose es asr", "choose es st"), ("choose it asr", "choose it st")
+    assert found["Multi-task training"] == [("choose es asr+st",), ("choose it asr+st",)]
+    assert found["Multi-lingual training"] == [("choose es+it asr",), ("choose es+it st",)]
+    assert found["Everything"] == [("choose es+it asr+st",)]
+    assert found["One after another"] == [("choose es+it asr in sequence",), ("choose es+it st in sequence",)]
+    assert found["Tasks merged"] == [es, it] and found["All merged"] == [tuple(sorted(es + it))]
+    assert found["Languages of multi-task models merged"] == [("choose es asr+st", "choose it asr+st")]
+    assert found["Tasks of multilingual models merged"] == [("choose es+it asr", "choose es+it st")]
+
+
+def test_a_sequence_trains_on_from_the_last_model(planned):
+    plan = planned(table=BOTH)
+    step = plan.steps["train es+it asr in sequence seed 0"]
+    assert step.needs == ("choose es asr", "choose it asr")  # the model it starts from; the rate it takes
+    assert "base" not in step.spec and [cell["name"] for cell in step.spec["cells"]] == ["it"]
+
+
+def test_subsets_share_their_experts_and_minutes_do_not(planned):
+    vary = {"subsets": [1, 2], "minutes": [0.1, 0.2]}
+    systems = [e for e in TABLE["systems"] if e["system"] in ("Pretrained", "Average")]
+    subsets = planned(table=TABLE | {"vary": "subsets", "systems": systems}, vary=vary)
+    assert list(dict.fromkeys(s.variant for s in subsets.systems)) == ["es", "it", "es+it"]
+    assert sum(step.kind == "train" for step in subsets.steps.values()) == 4
+    minutes = planned(table=TABLE | {"vary": "minutes", "systems": systems}, vary=vary)
+    assert list(dict.fromkeys(s.variant for s in minutes.systems)) == ["0.1 min", "0.2 min"]
+    assert sum(step.kind == "train" for step in minutes.steps.values()) == 8
+
+
+def test_an_expert_can_be_tested_on_everything(planned):
+    table = TABLE | {"systems": [{"system": "Expert", "train": "cell", "each": True}], "also": "set1"}
+    plan = planned(table=table)
+    assert [s.system for s in plan.systems] == ["Expert es asr", "Expert it asr"]
+    assert all(set(s.decodes) == set(plan.cells) for s in plan.systems)
+    assert [s.experts for s in plan.systems] == [("es:asr",), ("it:asr",)]
+
+
+def test_a_group_is_named_by_its_languages_and_tasks(planned):
+    plan = planned(table=BOTH)
+    assert planning.label(plan.cells) == "es+it asr+st"
+    assert [planning.label(part) for part in planning.parts(plan.cells, "language")] == ["es asr+st", "it asr+st"]

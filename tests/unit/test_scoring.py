@@ -7,9 +7,10 @@ import pytest
 import sacrebleu
 from sacrebleu.metrics import BLEU, CHRF
 
-from speechmerge import scoring
 from speechmerge.decoding import Prediction
-from speechmerge.scoring import compare, count, interval, pooled_wer, resampled_rates, translation
+from speechmerge.resampling import RESAMPLES, compare, interval, pooled, resampled_rates
+from speechmerge.rows import summary
+from speechmerge.scoring import count, translation
 
 
 @pytest.fixture
@@ -101,19 +102,19 @@ def pair(make_clip):
 
 def test_pooled_is_over_words_and_macro_over_languages(pair):
     words = sum(c.words.sum() for c in pair)
-    assert pooled_wer(pair) == pytest.approx(sum(c.errors.sum() for c in pair) / words)
+    assert pooled(pair) == pytest.approx(sum(c.errors.sum() for c in pair) / words)
     macro = resampled_rates(pair, macro=True).mean()
     assert macro == pytest.approx(np.mean([c.wer for c in pair]), abs=0.01)
-    assert resampled_rates(pair).mean() == pytest.approx(pooled_wer(pair), abs=0.01)
-    assert macro - pooled_wer(pair) > 0.03  # the smaller, harder language weighs more
+    assert resampled_rates(pair).mean() == pytest.approx(pooled(pair), abs=0.01)
+    assert macro - pooled(pair) > 0.03  # the smaller, harder language weighs more
 
 
 @pytest.mark.parametrize("macro", [False, True])
 def test_the_interval_holds_the_estimate_and_is_seeded(pair, macro):
     rates = resampled_rates(pair, macro=macro)
-    assert rates.shape == (scoring.RESAMPLES,)
+    assert rates.shape == (RESAMPLES,)
     low, high = interval(rates)
-    estimate = np.mean([c.wer for c in pair]) if macro else pooled_wer(pair)
+    estimate = np.mean([c.wer for c in pair]) if macro else pooled(pair)
     assert low < estimate < high and high - low < 0.2
     np.testing.assert_array_equal(rates, resampled_rates(pair, macro=macro))
     assert not np.array_equal(rates, resampled_rates(pair, macro=macro, seed=1))
@@ -139,7 +140,7 @@ def test_a_system_compared_with_itself(pair):
 def test_the_better_system_has_a_negative_difference_and_a_small_p(pair):
     worse = [degraded(c, np.random.default_rng(1), 0.15) for c in pair]
     found = compare(pair, worse)
-    assert found.difference == pytest.approx(pooled_wer(pair) - pooled_wer(worse)) and found.difference < -0.1
+    assert found.difference == pytest.approx(pooled(pair) - pooled(worse)) and found.difference < -0.1
     assert found.ci_low < found.difference < found.ci_high < 0 and found.p_value < 0.001
     turned = compare(worse, pair)
     assert turned.difference == -found.difference and turned.p_value == pytest.approx(found.p_value)
@@ -169,20 +170,34 @@ def translated(make_clip):
 
 def test_translation_scores_are_sacrebleus(translated):
     predictions, clips = translated
-    found = translation(predictions[::-1], clips, resamples=50)
+    found = translation(predictions[::-1], clips)
     hypotheses, references = [p.text for p in predictions], [[c.translation for c in clips]]
-    assert found.bleu == BLEU().corpus_score(hypotheses, references).score
+    assert found.bleu == pytest.approx(BLEU().corpus_score(hypotheses, references).score)
     assert found.chrf == CHRF().corpus_score(hypotheses, references).score
-    assert found.ci_low <= found.bleu <= found.ci_high and 0 < found.bleu < 100
-    assert found.words == sum(len(text.split()) for text in references[0])
+    row = summary(found)
+    assert row["ci_low"] <= found.bleu <= row["ci_high"] and 0 < found.bleu < 100
+    assert found.words == row["n_reference_words"] == sum(len(text.split()) for text in references[0])
 
 
 def test_the_signature_names_case_tokens_and_version(translated):
-    signature = translation(*translated, resamples=2).signature
-    assert signature == f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu.__version__}"
+    assert translation(*translated).signature == (
+        f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu.__version__}"
+    )
 
 
-def test_a_perfect_translation_scores_a_hundred(translated):
+def test_a_perfect_translation_scores_a_hundred_and_is_better_than_another(translated):
     _, clips = translated
-    found = translation([Prediction(c.id, c.translation) for c in clips], clips, resamples=5)
+    found, other = translation([Prediction(c.id, c.translation) for c in clips], clips), translation(*translated)
     assert found.bleu == pytest.approx(100) and found.chrf == pytest.approx(100)
+    compared = compare([other, other], [found, found])
+    assert compared.difference == pytest.approx(other.rate - 1) and compared.ci_low < compared.difference
+
+
+def test_resampled_bleu_is_that_of_the_redrawn_utterances(translated):
+    found = translation(*translated)
+    draws = np.array([[2, 0, 1, 1], [1, 1, 1, 1]])
+    tops, bottoms = found.resampled(draws)
+    hypotheses = [p.text for p in translated[0]]
+    again = [i for i, times in enumerate(draws[0]) for _ in range(times)]
+    expected = BLEU().corpus_score([hypotheses[i] for i in again], [[translated[1][i].translation for i in again]])
+    assert tops == pytest.approx([expected.score / 100, found.rate]) and list(bottoms) == [1, 1]

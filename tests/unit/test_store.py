@@ -21,7 +21,14 @@ def results(tmp_path, monkeypatch):
 
 def row(system="Task Arithmetic", language="es", **fields):
     made = dict.fromkeys(store.ROW_FIELDS)
-    made |= {"experiment": "table1", "profile": "smoke", "system": system, "task": "asr", "language": language}
+    made |= {
+        "experiment": "table1",
+        "profile": "smoke",
+        "system": system,
+        "variant": "",
+        "task": "asr",
+        "language": language,
+    }
     made |= {"domain": "tones", "split": "test", "seed": 0, "wer": 0.25, "params": {"scaling": 0.3}, "experts": ["es"]}
     return made | {"library": "0.1.0", "hardware": "one", "date": "2001-01-01"} | fields
 

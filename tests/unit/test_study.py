@@ -6,9 +6,11 @@ import types
 
 import pytest
 
-from speechmerge import experiments, scoring, store, study, training
+from speechmerge import experiments, plans, resampling, steps, store, study, training
+from speechmerge import rows as rows_module
 from speechmerge.decoding import Decoder, read_predictions
 
+LANGUAGES = ["es", "it"]
 TIMES = {"seconds", "library", "hardware", "date"}
 
 
@@ -48,7 +50,7 @@ def plan(folders):
         first = list(executed)
         executed.clear()
         made.killed_at = first[-1]
-        made.before, made.total = first[:-1], study.run(made)
+        made.before, made.rows = first[:-1], study.run(made)
         made.after = list(executed)
     return made
 
@@ -69,7 +71,7 @@ def untimed(value):
 
 def test_a_killed_run_goes_on_where_it_was(plan):
     assert plan.before and plan.after[0] == plan.killed_at
-    assert plan.before + plan.after == list(plan.steps) and plan.total == len(plan.after)
+    assert plan.before + plan.after == list(plan.steps)
     assert plan.pending() == []
     names = {path.name for step in plan.steps.values() for path in step.folder.parent.iterdir()}
     assert names == {step.folder.name for step in plan.steps.values()}  # nothing half-written, nothing else
@@ -77,7 +79,7 @@ def test_a_killed_run_goes_on_where_it_was(plan):
 
 def test_every_system_and_language_has_a_row_with_exactly_the_required_fields(plan):
     table = rows()
-    expected = {(e["system"], x) for e in plan.experiment["systems"] for x in (*plan.languages, "pooled", "macro")}
+    expected = {(e["system"], x) for e in plan.experiment["systems"] for x in (*LANGUAGES, "pooled", "macro")}
     assert set(zip(table["system"], table["language"], strict=True)) == expected and len(table) == len(expected)
     path = store.results_folder("smoke") / "rows.jsonl"
     found = [json.loads(line) for line in path.read_text().splitlines()]
@@ -103,7 +105,7 @@ def test_pooled_and_macro_rows_follow_from_the_languages(plan):
     table = rows()
     for _, block in table.groupby("system"):
         block = block.set_index("language")
-        own, pooled = block.loc[plan.languages], block.loc["pooled"]
+        own, pooled = block.loc[LANGUAGES], block.loc["pooled"]
         edits = own[["substitutions", "deletions", "insertions"]].sum()
         assert edits.sum() / own["n_reference_words"].sum() == pytest.approx(pooled["wer"])
         assert pooled["n_utterances"] == own["n_utterances"].sum()
@@ -113,7 +115,7 @@ def test_pooled_and_macro_rows_follow_from_the_languages(plan):
 def test_choices_are_the_lowest_on_dev_and_the_first_of_equals(plan):
     chosen = store.statistics("smoke", "table1.chosen").set_index("step")["tried"]
     table = rows().set_index(["system", "language"])
-    scaling = min(chosen["tune Task Arithmetic scaling"], key=lambda tried: tried["wer"])["scaling"]
+    scaling = min(chosen["tune Task Arithmetic es+it asr scaling"], key=lambda tried: tried["error"])["scaling"]
     assert table.loc[("Task Arithmetic", "pooled"), "params"] == {"scaling": scaling}
     rate = min(chosen["choose es asr"], key=lambda tried: tried["dev_loss"])["learning_rate"]
     assert table.loc[("Finetuned", "es"), "training"]["choose es asr"]["learning_rate"] == rate
@@ -121,16 +123,16 @@ def test_choices_are_the_lowest_on_dev_and_the_first_of_equals(plan):
 
 def test_kept_predictions_give_the_rows_numbers_again(plan):
     for _, row in rows().iterrows():
-        if row["language"] in plan.languages:
-            clips = study.evaluation_clips(row["domain"].split("+"), row["language"], "test")
+        if row["language"] in LANGUAGES:
+            clips = steps.evaluation_clips(row["domain"].split("+"), row["language"])
             counts = store.recount("smoke", row, clips)
-            low, high = scoring.interval(scoring.resampled_rates([counts]))
+            low, high = resampling.interval(resampling.resampled_rates([counts]))
             assert (counts.wer, counts.cer, low, high) == tuple(row[["wer", "cer", "ci_low", "ci_high"]])
 
 
 def test_predictions_hold_no_references(plan):
     path = store.predictions_path("smoke", "table1", "Finetuned", "asr", "es", 0)
-    references = {clip.text for clip in study.evaluation_clips(["tones"], "es", "test")}
+    references = {clip.text for clip in steps.evaluation_clips(["tones"], "es")}
     found = read_predictions(path)
     assert len(found) == len(references) and not references & {p.text for p in found}
 
@@ -150,18 +152,20 @@ def test_paired_comparisons_and_choices_are_written(plan):
 
 def test_a_second_run_does_nothing_and_changes_nothing(plan, monkeypatch):
     before = everything()
-    monkeypatch.setattr(study, "_stamp", lambda: {"library": "9.9", "hardware": "another", "date": "2099-01-01"})
-    assert study.run(experiments.plan("table1", "smoke")) == 0
+    monkeypatch.setattr(rows_module, "_stamp", lambda: {"library": "9.9", "hardware": "another", "date": "2099-01-01"})
+    monkeypatch.setattr(study, "execute", lambda *_: pytest.fail("a finished step was run again"))
+    study.run(experiments.plan("table1", "smoke"))
     assert everything() == before
 
 
 def test_recomputing_gives_the_same_rows_but_for_times(plan):
     before = [untimed(row) for _, row in rows().iterrows()]
     paired = store.statistics("smoke", "table1.paired").drop(columns=["library", "hardware", "date"])
-    narrowed = experiments.narrowed(experiments.plan("table1", "smoke"), ["Weight Averaging"])
+    narrowed = plans.narrowed(experiments.plan("table1", "smoke"), ["Weight Averaging"])
     study.forget(narrowed)
     assert len(narrowed.pending()) == len(narrowed.steps)
-    assert study.run(narrowed) == len(narrowed.steps)
+    again = study.run(narrowed)
+    assert again and rows_module.changes(plan.rows, again) == []
     assert [untimed(row) for _, row in rows().iterrows()] == before
     # a run of one system keeps what others were compared with
     assert store.statistics("smoke", "table1.paired").drop(columns=["library", "hardware", "date"]).equals(paired)
@@ -170,10 +174,10 @@ def test_recomputing_gives_the_same_rows_but_for_times(plan):
 def test_task_vectors_are_of_the_experts_that_table1_trained(plan):
     described = experiments.plan("task_vectors", "smoke")
     assert [step.kind for step in described.pending()] == ["describe"]
-    assert study.run(described) == 1
+    assert study.run(described) == []
     table = store.statistics("smoke", "task_vectors")
     assert len(table) > 10 and {"hardware", "library", "date"} <= set(table.columns)
-    assert {language for language in plan.languages} <= set(table.astype(str).to_numpy().ravel())
+    assert {language for language in LANGUAGES} <= set(table.astype(str).to_numpy().ravel())
 
 
 def test_forgetting_takes_interrupted_trainings_too(plan, tmp_path, monkeypatch):
@@ -185,10 +189,10 @@ def test_forgetting_takes_interrupted_trainings_too(plan, tmp_path, monkeypatch)
 
 
 def test_dev_caps_keep_all_corpora(monkeypatch):
-    monkeypatch.setattr(study.corpora, "load", lambda name, *_: [f"{name}{i}" for i in range({"a": 30, "b": 10}[name])])
-    clips = study.evaluation_clips(["a", "b"], "es", "dev", 8)
+    monkeypatch.setattr(steps.corpora, "load", lambda name, *_: [f"{name}{i}" for i in range({"a": 30, "b": 10}[name])])
+    clips = steps.evaluation_clips(["a", "b"], "es", "asr", "dev", 8)
     assert clips == ["a0", "a5", "a10", "a15", "a20", "a25", "b0", "b5"]
-    assert len(study.evaluation_clips(["a", "b"], "es", "dev", 100)) == 40
+    assert len(steps.evaluation_clips(["a", "b"], "es", "asr", "dev", 100)) == 40
 
 
 def test_ray_gets_every_step_with_those_it_needs(plan, monkeypatch):
@@ -216,3 +220,30 @@ def test_ray_gets_every_step_with_those_it_needs(plan, monkeypatch):
     monkeypatch.setattr(study, "execute", lambda step, steps: executed.append(step.name))
     study.run(plan, executor="ray")
     assert executed == list(plan.steps) == [entry["step"] for entry in submitted]
+
+
+def test_a_row_that_changed_is_found(plan):
+    worse = [row | {"wer": row["wer"] + 0.1} if row["system"] == "Finetuned" else row for row in plan.rows]
+    found = rows_module.changes(plan.rows, worse)
+    assert len(found) == 4 and all(b["wer"] == a["wer"] + 0.1 for a, b in found)
+    assert rows_module.changes([], worse) == []
+
+
+def test_translation_rows_hold_bleu(tmp_path, monkeypatch):
+    """Both tasks of a table from training to rows: averages of BLEU are means, choices take both tasks into account."""
+    monkeypatch.setenv("SPEECHMERGE_RESULTS", str(tmp_path))
+    systems = [{"system": "A", "train": "language"}, {"system": "B", "method": "task_arithmetic", "tune": ["scaling"]}]
+    table = {"experiment": "both", "kind": "systems", "languages": "set1", "tasks": ["asr", "st"], "systems": systems}
+    table |= {"against": ["A"], "title": "Both tasks"}
+    monkeypatch.setattr(experiments, "experiments", lambda: {"both": table})
+    study.run(experiments.plan("both", "smoke"))
+    found = store.rows("smoke", "both")
+    assert len(found) == 2 * (2 * 2 + 2 + 1)
+    for _, block in found[found["task"] == "st"].groupby("system"):
+        block = block.set_index("language")
+        assert block.loc["macro", "bleu"] == pytest.approx(block.loc[LANGUAGES, "bleu"].mean())
+        assert block["wer"].isna().all() and block["signature"].str.startswith("nrefs:1").all()
+        assert ((block["ci_low"] <= block["ci_high"]) & (block["ci_high"] <= 100)).all()
+    [tried] = store.statistics("smoke", "both.chosen").query("kind == 'tune'")["tried"]
+    assert all(t["error"] == pytest.approx((t["wer"] + 1 - t["bleu"]) / 2) for t in tried)
+    assert set(store.statistics("smoke", "both.paired")["task"]) == {"asr", "st"}

@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from speechmerge import corpora, models, training
+from speechmerge import corpora, models, objective, training
 from speechmerge.audio import SAMPLE_RATE
 from speechmerge.checkpoints import fingerprint
-from speechmerge.training import Recipe, Source, draw_minutes, train
+from speechmerge.training import Recipe, Source, train
+from speechmerge.training_recipe import draw_minutes
 
 ES, IT = Source("tones", "es"), Source("tones", "it")
 RECIPE = Recipe("smoke", (ES,), minutes=0.4, epochs=3, learning_rate=6e-3, batch=1, precision="fp32")
@@ -177,7 +178,7 @@ def test_sources_are_read_from_words(text, source):
 
 
 def test_the_rate_warms_up_and_falls_to_zero():
-    rates = [training._rate(step, 20, 0.2) for step in range(20)]
+    rates = [objective.rate(step, 20, 0.2) for step in range(20)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4] == 1.0 and np.all(np.diff(rates[4:]) < 0) and rates[-1] == pytest.approx(1 / 16)
-    assert training._rate(20, 20, 0.2) == 0 and training._rate(0, 1, 0.0) == 1
+    assert objective.rate(20, 20, 0.2) == 0 and objective.rate(0, 1, 0.0) == 1

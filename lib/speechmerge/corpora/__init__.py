@@ -1,9 +1,9 @@
 """Speech corpora under one schema: ``load("asterisk", "es")`` fetches, joins, filters, splits and caches."""
 
 from ..errors import CorpusError, nearest
-from . import asterisk, stamps, tones
+from . import asterisk, camoes, covost2, festvox_ru, fillets, stamps, tones, uqm
 from .base import SPLITS, Clip, Corpus, Item, assign_split, check, fingerprint, transcript_key
-from .building import read, stored
+from .building import noncommercial_accepted, read, skipped, stored
 
 __all__ = [
     "SPLITS",
@@ -15,12 +15,23 @@ __all__ = [
     "find",
     "fingerprint",
     "load",
+    "noncommercial_accepted",
     "registry",
+    "skipped",
     "stored",
     "transcript_key",
 ]
 
-MODULES = (asterisk, stamps, tones)  # a new corpus is one file with a CORPUS, named here
+MODULES = (
+    asterisk,
+    stamps,
+    fillets,
+    festvox_ru,
+    uqm,
+    covost2,
+    camoes,
+    tones,
+)  # a new corpus is one file with a CORPUS, named here
 
 
 def registry() -> dict[str, Corpus]:
@@ -43,20 +54,31 @@ def find(corpus: str, language: str | None = None) -> Corpus:
     return found
 
 
-def load(corpus: str, language: str, split: str | None = None, *, accept_noncommercial: bool = False) -> list[Clip]:
+def load(
+    corpus: str,
+    language: str,
+    split: str | None = None,
+    *,
+    domain: str | None = None,
+    accept_noncommercial: bool = False,
+) -> list[Clip]:
     """Load the clips of a corpus and language in order of id; the first use fetches and builds them.
 
     Args:
         corpus: name, e.g. ``"asterisk"``.
         language: Whisper's code, e.g. ``"es"``.
         split: ``"train"``, ``"dev"``, ``"test"``, or ``None`` for all.
+        domain: only the clips of this domain, in a corpus that has several, e.g. ``"pkunk"`` of ``"uqm"``.
         accept_noncommercial: needed once, to build a corpus whose licence forbids commercial use.
 
     Raises:
-        CorpusError: unknown corpus, language or split, or damaged speech.
+        CorpusError: unknown corpus, language, split or domain, or damaged speech.
         SourceError: the packages cannot be had.
     """
     if split is not None and split not in SPLITS:
         raise CorpusError(f"There is no split {split!r}.{nearest(split, SPLITS)}")
-    clips = read(find(corpus, language), language, accept_noncommercial=accept_noncommercial)
+    declared = find(corpus, language)
+    if domain is not None and domain not in declared.domains:
+        raise CorpusError(f"Corpus {corpus!r} has no domain {domain!r}.{nearest(domain, declared.domains)}")
+    clips = read(declared, language, domain=domain, accept_noncommercial=accept_noncommercial)
     return [clip for clip in clips if split in (None, clip.split)]

@@ -96,9 +96,12 @@ class Corpus:
         packages: ``packages(language)`` names the Debian packages needed.
         characters_per_second: slowest and fastest of each language that has limits; recordings outside them do not
             say the text that stands beside them.
+        domains: values of ``Clip.domain`` that can be loaded apart, where there are several.
+        hub: the data set on the Hugging Face hub that holds the corpus, for those that do not come as packages.
+        settings: what else the clips depend on, such as renamed columns; anything that JSON can write.
         noncommercial: built only when the reader accepts that licence.
         synthetic: not human speech.
-        revision: raise when ``items`` yields something else: cached copies are then built again.
+        version: raise when clips or splits change; cached copies are then built again, and studies are keyed by it.
     """
 
     name: str
@@ -108,9 +111,12 @@ class Corpus:
     items: Callable[[str, dict[str, Path]], Iterator[Item]]
     packages: Callable[[str], list[str]] = lambda language: []
     characters_per_second: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    domains: tuple[str, ...] = ()
+    hub: str = ""
+    settings: Callable[[], list] = lambda: []
     noncommercial: bool = False
     synthetic: bool = False
-    revision: int = 1
+    version: int = 1
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -133,17 +139,23 @@ def held_out(language: str) -> float:
     return WIDER.get(language, HELD_OUT)
 
 
-def assign_split(text: str, language: str) -> str:
+def assign_split(text: str, language: str, share: float | None = None) -> str:
     """Return the split of a transcript: a function of language and normalised text alone.
 
     The corpus does not enter, so a sentence that two corpora of a language share falls into the same split in both,
     and neither order nor size of a corpus moves any clip. Test and dev lie at the two ends of the hash's range.
+
+    Args:
+        text: the transcript.
+        language: Whisper's code.
+        share: of dev, and as much again of test, instead of the language's; for texts no other corpus can have.
     """
+    share = held_out(language) if share is None else share
     key = f"{SPLIT_SEED}|{language}|{transcript_key(text)}"
-    share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-    if share < held_out(language):
+    place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    if place < share:
         return "test"
-    return "dev" if share >= 1 - held_out(language) else "train"
+    return "dev" if place >= 1 - share else "train"
 
 
 def check(clips: Iterable[Clip]) -> None:

@@ -6,6 +6,7 @@ What is dropped is counted by reason and kept beside the clips, so that the data
 import hashlib
 import json
 import logging
+import os
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 4  # raise when the stored form or a filter of this file changes: cached corpora are then built again
 SILENT = 0.01  # full scale is 1; a recording that never gets above this holds no speech
+CONSENT = "SPEECHMERGE_ACCEPT_NONCOMMERCIAL"  # environment variable; "1" accepts licences for non-commercial use
+ROW_GROUP = 256  # clips
 MUCH_MORE = 20  # characters; see _faithful
 COLUMNS = pa.schema(
     [("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
@@ -56,16 +59,11 @@ def build(corpus: Corpus, language: str) -> tuple[list[Clip], dict[str, int]]:
         SourceError: a package cannot be had.
     """
     folders = debian_packages(corpus.packages(language))
-    items = sorted(corpus.items(language, folders), key=lambda item: item.id)
-    repeated = [name for name, count in Counter(item.id for item in items).items() if count > 1]
-    if repeated:
-        raise CorpusError(
-            f"corpus {corpus.name!r}, language {language!r}: {len(repeated)} ids stand for more than one recording "
-            f"(first: {repeated[0]!r}); ids must be unique, so correct the join in corpora/{corpus.name}.py."
-        )
+    times: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     heard: dict[str, list[Clip]] = defaultdict(list)
-    for item in tqdm(items, desc=f"build {corpus.name} {language}", unit="clip", leave=False):
+    for item in tqdm(corpus.items(language, folders), desc=f"build {corpus.name} {language}", unit="clip", leave=False):
+        times[item.id] += 1
         reason = item.drop or text_problem(item.text)
         if reason is None:
             samples = item.audio if isinstance(item.audio, np.ndarray) else decode(item.audio)
@@ -74,13 +72,19 @@ def build(corpus: Corpus, language: str) -> tuple[list[Clip], dict[str, int]]:
             heard[hashlib.sha256(samples.tobytes()).hexdigest()].append(_clip(corpus, language, item, samples))
         else:
             dropped[reason] += 1
+    repeated = sorted(name for name, count in times.items() if count > 1)
+    if repeated:
+        raise CorpusError(
+            f"corpus {corpus.name!r}, language {language!r}: {len(repeated)} ids stand for more than one recording "
+            f"(first: {repeated[0]!r}); ids must be unique, so correct the join in corpora/{corpus.name}.py."
+        )
     clips = []
     for same in heard.values():
         if len({transcript_key(clip.text) for clip in same}) > 1:
             dropped["one recording under several texts"] += len(same)
         else:
             dropped["repeated recording"] += len(same) - 1
-            clips.append(same[0])
+            clips.append(min(same, key=lambda clip: clip.id))
     clips.sort(key=lambda clip: clip.id)
     check(clips)
     return clips, {reason: count for reason, count in sorted(dropped.items()) if count}
@@ -138,6 +142,21 @@ def _faithful(item: Item) -> bool:
     return long - short <= MUCH_MORE or long <= 2 * short
 
 
+def skipped(corpus: Corpus) -> str | None:
+    """Say why a corpus is only fetched when asked for by name, or return ``None``."""
+    if corpus.hub:
+        return f"it is the data set {corpus.hub} on the Hugging Face hub and large"
+    built = all((folder_of(corpus, language) / "about.json").is_file() for language in corpus.languages)
+    if corpus.noncommercial and not built and not noncommercial_accepted():
+        return f"its licence ({', '.join(dict.fromkeys(corpus.licences.values()))}) allows no commercial use"
+    return None
+
+
+def noncommercial_accepted() -> bool:
+    """Tell whether the environment accepts licences that forbid commercial use."""
+    return os.environ.get(CONSENT) == "1"
+
+
 def folder_of(corpus: Corpus, language: str) -> Path:
     """Return where a language of a corpus is cached."""
     return cache_folder() / "corpora" / corpus.name / language
@@ -151,7 +170,10 @@ def stored(corpus: Corpus, language: str, *, accept_noncommercial: bool = False)
     """
     folder = folder_of(corpus, language)
     recipe = digest(
-        [SCHEMA, corpus.revision, SPLIT_SEED, held_out(language), corpus.characters_per_second.get(language)]
+        [
+            *(SCHEMA, corpus.version, SPLIT_SEED, held_out(language), corpus.characters_per_second.get(language)),
+            *corpus.settings(),
+        ]
     )
     about = folder / "about.json"
     if about.is_file():
@@ -159,24 +181,40 @@ def stored(corpus: Corpus, language: str, *, accept_noncommercial: bool = False)
         if found["recipe"] == recipe:
             return found
         log.info("%s %s was built by another version; it is built again", corpus.name, language)
-    if corpus.noncommercial and not accept_noncommercial:
+    if corpus.noncommercial and not (accept_noncommercial or noncommercial_accepted()):
         raise CorpusError(
-            f"corpus {corpus.name!r} is licensed for non-commercial use only ({corpus.licences[language]}); "
-            "pass --accept-noncommercial (accept_noncommercial=True) if that suits your use."
+            f"corpus {corpus.name!r} is licensed for non-commercial use only ({corpus.licences[language]}): its "
+            "recordings may be used and passed on free of charge, with credit and under the same licence. If that "
+            f"suits your use, run `speechmerge fetch corpora {corpus.name} --accept-noncommercial` once, or set "
+            f"{CONSENT}=1 (in Python: accept_noncommercial=True)."
         )
     clips, dropped = build(corpus, language)
     found = {"recipe": recipe, "fingerprint": fingerprint(clips), "clips": len(clips), "dropped": dropped}
-    rows = [{name: getattr(clip, name) for name in COLUMNS.names if name != "audio"} for clip in clips]
-    for row, clip in zip(rows, clips, strict=True):
-        row["audio"] = {"bytes": clip.flac, "path": f"{clip.id}.flac"}
     with atomic_folder(folder, overwrite=True) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=COLUMNS), temporary / "clips.parquet", compression="none")
+        _write(clips, temporary / "clips.parquet")
         (temporary / about.name).write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return found
 
 
-def read(corpus: Corpus, language: str, *, accept_noncommercial: bool = False) -> list[Clip]:
+def _write(clips: list[Clip], path: Path) -> None:
+    """Write clips in row groups, so that a part of a large corpus is read without the rest."""
+    with pq.ParquetWriter(path, COLUMNS, compression="none") as file:
+        for start in range(0, len(clips), ROW_GROUP):
+            rows = []
+            for clip in clips[start : start + ROW_GROUP]:
+                rows.append({name: getattr(clip, name) for name in COLUMNS.names if name != "audio"})
+                rows[-1]["audio"] = {"bytes": clip.flac, "path": f"{clip.id}.flac"}
+            file.write_table(pa.Table.from_pylist(rows, schema=COLUMNS))
+
+
+def read(corpus: Corpus, language: str, *, domain: str | None = None, accept_noncommercial: bool = False) -> list[Clip]:
     """Load the stored clips of one language in order of id, building them on first use.
+
+    Args:
+        corpus: the declaration.
+        language: Whisper's code.
+        domain: only the clips of this domain.
+        accept_noncommercial: as in :func:`stored`.
 
     Raises:
         CorpusError: the stored file is damaged or does not hold what was built.
@@ -186,10 +224,11 @@ def read(corpus: Corpus, language: str, *, accept_noncommercial: bool = False) -
     path = folder_of(corpus, language) / "clips.parquet"
     again = f"delete {path.parent} and fetch the corpus again"
     try:
-        rows = pq.read_table(path).to_pylist()
+        found = pq.ParquetFile(path).metadata.num_rows
+        rows = pq.read_table(path, filters=[("domain", "==", domain)] if domain else None).to_pylist()
         clips = [Clip(flac=row.pop("audio")["bytes"], **row) for row in rows]
     except (OSError, pa.ArrowException, TypeError, KeyError) as error:
         raise CorpusError(f"{path}: not readable as clips ({error}); {again}.") from error
-    if len(clips) != about["clips"]:
-        raise CorpusError(f"{path}: holds {len(clips)} clips, expected {about['clips']}; {again}.")
+    if found != about["clips"]:
+        raise CorpusError(f"{path}: holds {found} clips, expected {about['clips']}; {again}.")
     return clips

@@ -91,5 +91,5 @@ CORPUS = Corpus(
     packages=lambda language: [PACKAGE],
     characters_per_second=dict.fromkeys(LANGUAGES, (4.0, 25.0))
     | {"es": (5.0, 18.5), "ru": (4.0, 18.0), "el": (4.0, 16.5)},
-    revision=2,
+    version=2,  # raise when clips or splits change
 )

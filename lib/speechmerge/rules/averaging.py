@@ -20,6 +20,8 @@ from ..methods import Choice, Range, method
 def weight_average(deltas: Tensor) -> Tensor:
     """Take the mean of the experts, entry by entry.
 
+    Fine-tunes of one base usually lie in one region of low loss, and then the mean of their weights lies in it too.
+
     Equal to task arithmetic with λ = 1/T (arXiv 2203.05482, uniform soup).
 
     Args:
@@ -41,6 +43,8 @@ def weight_average(deltas: Tensor) -> Tensor:
 )
 def task_arithmetic(deltas: Tensor) -> Tensor:
     """Add the experts' task vectors to the base, scaled by one λ.
+
+    What a task changed is treated as a vector: it can be added, scaled, and taken away again.
 
     λ is the engine's ``scaling``; ``weights`` gives each expert its own α (arXiv 2212.04089, section 2).
 
@@ -76,6 +80,8 @@ def lines(
     depth: float | None = None,
 ) -> Tensor:
     """Add the experts, shallow layers less than deep ones.
+
+    Early layers hold what all tasks share and are best left near the base; late layers hold what a task has of its own.
 
     Args:
         deltas: task vectors, shape ``[T, ...]``.

@@ -46,6 +46,9 @@ def fisher(
 ) -> Tensor:
     """Average the experts entry by entry, each weighted by how sharply its own task determines the entry.
 
+    The diagonal of the Fisher information says how much the output changes when an entry moves; a sharp entry gets a
+    large vote.
+
     Args:
         deltas: task vectors, shape ``[T, ...]``.
         weights: c_t of the experts.
@@ -96,6 +99,9 @@ def regmean(
     gram: Tensor | None = None,
 ) -> Tensor:
     """Choose the linear map whose outputs are nearest to every expert's own on that expert's inputs.
+
+    A linear layer can be merged exactly in the sense of least squares, and data enter through their Gram matrices
+    alone.
 
     Solved in fp64 for the task matrices; equal to solving for the weights, as the rule is equivariant to a shift.
 
@@ -149,6 +155,8 @@ def regmean_pp(
     gram: Tensor | None = None,
 ) -> Tensor:
     """Merge as RegMean does, with inputs that have passed through the merged layers below instead of each expert's.
+
+    In use, a merged layer receives the outputs of merged layers; statistics collected that way fit what it will meet.
 
     Args and shapes as :func:`regmean`.
     """

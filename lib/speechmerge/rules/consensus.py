@@ -44,6 +44,8 @@ def consensus(
 ) -> Tensor:
     """Add the experts, but only where enough of them find the entry important.
 
+    An entry that matters to one expert alone is taken for a private matter, one that matters to none for noise.
+
     Args:
         deltas: task vectors, shape ``[T, ...]``.
         strictness: see :func:`own_entries`.
@@ -76,6 +78,8 @@ def localize_and_stitch(
     deltas: Tensor, *, density: Density = 0.05, count: Count = "ceil", prepass: Tensor | None = None
 ) -> Tensor:
     """Keep each expert's few largest entries of the whole model and average where they overlap.
+
+    What a task learnt is assumed to sit in few entries, so few that the regions of different experts hardly meet.
 
     Args:
         deltas: task vectors, shape ``[T, ...]``.
@@ -137,8 +141,9 @@ def _pcb_prepass(stream: Stream, *, density, limit) -> Balance:
     gives="merged",
     scale="mean",
     prepass=_pcb_prepass,
-    deviations="Follows the official code, whose tanh form differs from the paper's softmax; the tanh sees the task "
-    "vectors unlimited. Not equivariant to their scale.",
+    deviations="The paper's form, Softmax(T Norm(τ⊙τ)) times Σ_s Softmax(Norm(τ_t⊙τ_s)), leaves open what Norm is and "
+    "what the softmax runs over; the authors' repository has three others, all with tanh. This is the main one, "
+    "where the tanh sees the task vectors unlimited. Not equivariant to their scale.",
 )
 def pcb(
     deltas: Tensor,
@@ -148,6 +153,8 @@ def pcb(
     prepass: Balance | None = None,
 ) -> Tensor:
     """Weigh each entry by its size within its expert and its agreement with the others; weak ones drop out.
+
+    The experts compete for every entry, and the weights say who wins it.
 
     Args:
         deltas: task vectors, shape ``[T, ...]``.
@@ -186,6 +193,8 @@ def sce(
     floor: Annotated[float, Range(0, 1, "sum of squares under which experts weigh equally")] = 0.0,
 ) -> Tensor:
     """Weigh the experts of each tensor by their energy where they differ most, and erase minority signs.
+
+    The expert that moved most where the experts disagree is taken to have learnt most in that tensor.
 
     Args:
         deltas: task vectors of a tensor, shape ``[T, ...]``.

@@ -62,6 +62,9 @@ _DARE = {"family": "sparse", "paper": "arXiv 2311.03099", "stochastic": True}
 def dare(deltas: Tensor, *, density: Density = 0.5, rescale: Rescale = "inverse", generators=()) -> Tensor:
     """Drop entries of each task vector at random and enlarge the rest so that nothing changes on average.
 
+    Updates are held to be so redundant that a sample of their entries does the work of all, and sparse vectors collide
+    less.
+
     Args:
         deltas: task vectors of a tensor, shape ``[T, ...]``.
         density: fraction kept, 1 - p of the paper.
@@ -95,6 +98,8 @@ def dare_ties(
     generators=(),
 ) -> Tensor:
     """Drop and rescale entries as DARE does, then elect signs and average the experts that agree.
+
+    Sparse vectors meet in few entries, and the election settles the conflicts that are left.
 
     Args and shapes as :func:`dare` and :func:`speechmerge.rules.sparse.ties`; returns the merged vector, ``[...]``.
     """
@@ -139,6 +144,8 @@ def della(
 ) -> Tensor:
     """Drop entries at random, small ones more often than large ones, then elect signs and average.
 
+    Magnitude is taken for importance, so the entries that matter are the likeliest to survive.
+
     Args:
         deltas: task vectors of a tensor, shape ``[T, ...]``; magnitudes are ranked in each row of the last dimension.
         density: mean keep probability d (the paper drops 0.3).
@@ -167,6 +174,8 @@ def della_linear(
     deltas: Tensor, *, density: Density = 0.7, window: Window = 0.07, rescale: Rescale = "inverse", generators=()
 ) -> Tensor:
     """Drop entries at random by magnitude as DELLA does, then add the experts.
+
+    It is DARE with a probability that follows the magnitude instead of one for all entries.
 
     Args and shapes as :func:`della`; returns masked deltas, shape ``[T, ...]``.
     """

@@ -72,6 +72,9 @@ def wudi(
 ) -> Tensor:
     """Find the task matrix that changes each expert's outputs least on inputs that lie along its own task matrix.
 
+    The rows of a task matrix span roughly the inputs it was trained on, so interference can be measured without any
+    data.
+
     Args:
         deltas: task matrices, shape ``[T, ..., m, n]``.
         solver: ``"closed_form"`` is the minimum nearest to zero, (Σ Δ_tG_t)(Σ G_t)⁺ with G_t = Δ_tᵀΔ_t / ‖Δ_t‖².
@@ -115,6 +118,8 @@ def optmerge(
     scaled: Scaled = True,
 ) -> Tensor:
     """Do as WUDI, with experts reduced to their leading directions so that noise is not protected.
+
+    Each expert's deviation from the mean is cut to an equal share of the rank before the interference is measured.
 
     Args:
         deltas: task matrices, shape ``[T, ..., m, n]``; each is reduced to rank ⌊min(m, n) / T⌋.

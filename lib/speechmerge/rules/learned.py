@@ -55,6 +55,8 @@ def greedy_soup(
 ) -> Tensor:
     """Add experts to the average one after another, best first, as long as the error on dev does not rise.
 
+    An expert that hurts is left out instead of averaged in, so the result is never worse on dev than the best expert.
+
     Needs ``extras={"score": function of a merged state dict}``; T + (T - 1) evaluations.
 
     Args:
@@ -111,6 +113,8 @@ _NEEDS = "Weights are learnt on dev data, which data-free methods do not use. "
 def learned_average(deltas: Tensor, *, groups: Groups = "model", steps: Steps = 100, rate: Rate = 1e-2) -> Tensor:
     """Average the experts with weights learnt by gradient descent on dev, positive and summing to one.
 
+    The result stays between the experts; what is learnt is how much each of them counts.
+
     Needs ``extras={"gradient": function of a merged state dict giving (loss, gradient by tensor name)}``.
 
     Args:
@@ -143,6 +147,8 @@ def learned_arithmetic(
     initial: Annotated[float, Range(-10, 10, "coefficient every expert starts from")] = 0.3,
 ) -> Tensor:
     """Add the task vectors with coefficients learnt by gradient descent on dev, of any sign and size.
+
+    Without the constraint to sum to one, the result can go further than any expert, or away from one.
 
     Needs ``extras={"gradient": ...}`` as :func:`learned_average`.
 

@@ -51,6 +51,9 @@ def rank(ratio: float, rows: int, columns: int, mode: str = "ratio") -> int:
 def mp(deltas: Tensor, *, density: Density = 0.4) -> Tensor:
     """Keep only the largest entries of each task matrix, then add the experts.
 
+    Most entries of an update are taken to be redundant; without them the experts overlap less and disturb each other
+    less.
+
     Args:
         deltas: task matrices, shape ``[T, ..., m, n]``.
         density: fraction kept, exactly ⌈p·m·n⌉ entries; among equal magnitudes the first in row order are kept.
@@ -78,6 +81,8 @@ def svp(
     vectors: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Keep only the leading singular values of each task matrix, then add the experts.
+
+    What a task changed is taken to lie in a few directions of each matrix, and the rest to be noise.
 
     Args:
         deltas: task matrices, shape ``[T, ..., m, n]``.

@@ -52,6 +52,8 @@ def emr(
 ) -> Tensor:
     """Share one vector of the largest agreeing entries; a task switches off what disagrees with it.
 
+    All tasks share one vector and differ in a mask of one bit for each entry, and in one number.
+
     Args:
         deltas: task vectors, shape ``[T, ...]``.
         task: whose model it is.
@@ -77,6 +79,8 @@ def emr(
 )
 def tall_mask(deltas: Tensor, *, task: Index = 0, strictness: Strictness = 0.4) -> Tensor:
     """Switch on, for one task, those entries of the summed vector that matter to it.
+
+    The sum still holds what each task needs; the mask finds it again.
 
     Args:
         deltas: task vectors, shape ``[T, ...]``.

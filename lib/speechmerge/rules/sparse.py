@@ -102,6 +102,8 @@ def ties(
 ) -> Tensor:
     """Trim each expert to its largest entries, elect a sign for each entry, and average the experts that agree.
 
+    Small entries are mostly noise, and opposite signs cancel each other out; both are removed before the mean is taken.
+
     Args:
         deltas: task vectors, shape ``[T, ...]``: a block of the model, or one tensor where ``scope`` is ``"tensor"``.
         density: fraction kept of the whole task vector (K of the paper), or of the tensor.
@@ -177,6 +179,8 @@ def breadcrumbs(
 ) -> Tensor:
     """Drop each expert's few largest entries as outliers, keep the next largest, drop the rest.
 
+    Both tails are suspected: the smallest entries of being noise, the largest of disturbing the other experts.
+
     Args:
         deltas: task vectors of a tensor, shape ``[T, ...]``; of rows, ``[T, rows, n]``, where ``scope`` is ``"row"``.
         density: fraction kept.
@@ -209,6 +213,8 @@ def breadcrumbs_ties(
     weights: Weights = None,
 ) -> Tensor:
     """Thin the experts as Breadcrumbs does, then add only the entries that agree with the elected sign.
+
+    The masks are those of Breadcrumbs; the election keeps opposite entries from cancelling each other out.
 
     Found in mergekit only. Args and shapes as :func:`breadcrumbs`; returns the merged task vector, shape ``[...]``.
     """

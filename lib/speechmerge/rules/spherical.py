@@ -72,6 +72,9 @@ def slerp(
 ) -> Tensor:
     """Go from one expert to the other along the arc instead of the straight line, tensor by tensor.
 
+    The straight line between two vectors of equal length passes nearer to the origin than either; the arc keeps the
+    length.
+
     Args:
         deltas: task vectors of a tensor, shape ``[2, ...]``.
         t: position on the arc.
@@ -127,6 +130,8 @@ def multi_slerp(
 ) -> Tensor:
     """Take the mean direction of the experts and the mean of their lengths, tensor by tensor.
 
+    Averaging directions and lengths apart keeps the mean as long as its parts, and takes any number of experts.
+
     Args:
         deltas: task vectors of a tensor, shape ``[T, ...]``.
         space: whose directions are averaged.
@@ -163,6 +168,8 @@ def karcher(
     base: Tensor | None = None,
 ) -> Tensor:
     """Find the direction with the least squared angles to all experts, with the mean of their lengths.
+
+    It is the mean that belongs to the geometry of a sphere; Multi-SLERP is where its iteration starts.
 
     Args:
         deltas: task vectors of a tensor, shape ``[T, ...]``.
@@ -221,6 +228,9 @@ def model_stock(
     floor: Annotated[float, Range(0, 1, "least product of two norms; 0 for none")] = 0.0,
 ) -> Tensor:
     """Average the experts and pull the mean towards the base, the more the less they agree.
+
+    The angle between experts tells how much of an update is chance: the centre of all possible fine-tunes lies on the
+    way back to the base.
 
     Args:
         deltas: task vectors of a tensor, shape ``[T, ...]``.

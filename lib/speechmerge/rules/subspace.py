@@ -90,6 +90,9 @@ def tsvm(
 ) -> Tensor:
     """Give each expert an equal share of the rank and make the kept directions orthogonal between experts.
 
+    Experts interfere where their singular vectors overlap; once orthogonal, each reads inputs and writes outputs of its
+    own.
+
     Args:
         deltas: task matrices, shape ``[T, ..., m, n]``.
         rank_ratio: fraction of the rank kept of each expert.
@@ -132,6 +135,8 @@ def boosted_tsvm(
 ) -> Tensor:
     """Raise each expert's small singular values, then merge as TSV-M with Newton–Schulz does.
 
+    Weak directions of an expert carry detail that strong ones drown out; raising them lets them be heard in the sum.
+
     Args:
         deltas: task matrices, shape ``[T, ..., m, n]``.
         boost: see :func:`boosted`; 1 is TSV-M.
@@ -165,6 +170,9 @@ def boosted_tsvm(
 )
 def iso_c(deltas: Tensor) -> Tensor:
     """Add the experts and give the sum a flat spectrum.
+
+    In a plain sum a few directions dominate, mostly those the experts share; a flat spectrum gives every direction the
+    same say.
 
     Args:
         deltas: task matrices, shape ``[T, ..., m, n]``.
@@ -213,6 +221,8 @@ def iso_cts(
 ) -> Tensor:
     """Keep the sum's leading directions, add each expert's strongest directions outside them, flatten the spectrum.
 
+    Iso-C keeps what the experts have in common; here room is reserved for what only one of them knows.
+
     Args:
         deltas: task matrices, shape ``[T, ..., m, n]``.
         common: fraction of min(m, n) that is common; 1 is Iso-C.
@@ -251,6 +261,9 @@ def subspace_boosting(
     power: Annotated[int, Range(1, 2, "q: shares of σ (1) or of σ² (2)")] = 1,
 ) -> Tensor:
     """Add the experts and raise the small singular values of the sum.
+
+    The more experts are added, the more of their sum collapses into few directions; raising the others restores its
+    rank.
 
     Args:
         deltas: task matrices, shape ``[T, ..., m, n]``.

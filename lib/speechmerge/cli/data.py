@@ -1,0 +1,51 @@
+"""Commands that bring models and speech here: fetch, cards."""
+
+import click
+
+from .groups import Group, example
+
+
+@click.group(cls=Group, epilog=example("speechmerge fetch models"))
+def fetch() -> None:
+    """Bring models and speech into the cache ($SPEECHMERGE_CACHE)."""
+
+
+@fetch.command("models", epilog=example("speechmerge fetch models whisper-tiny whisper-base"))
+@click.argument("names", nargs=-1)
+def fetch_models(names: tuple[str, ...]) -> None:
+    """Fetch, convert and verify base models (default: whisper-tiny)."""
+    from .. import models
+
+    for name in names or ("whisper-tiny",):
+        click.echo(f"{name}: {models.base_model(name)}")
+
+
+@fetch.command("corpora", epilog=example("speechmerge fetch corpora asterisk:es stamps"))
+@click.argument("names", nargs=-1)
+def fetch_corpora(names: tuple[str, ...]) -> None:
+    """Fetch corpora, as NAME or NAME:LANGUAGE (default: all that come as packages)."""
+    from .. import corpora
+
+    wanted = names or [name for name, corpus in corpora.registry().items() if not corpus.synthetic]
+    for item in wanted:
+        name, _, language = item.partition(":")
+        for code in [language] if language else corpora.find(name).languages:
+            clips = corpora.load(name, code)
+            click.echo(f"{name} {code}: {len(clips)} clips, {sum(c.seconds for c in clips) / 60:.1f} minutes")
+
+
+@click.command(epilog=example("speechmerge cards --update"))
+@click.option("--update", is_flag=True, help="Rewrite the generated numbers instead of only checking them.")
+def cards(update: bool) -> None:
+    """Check the numbers in data_cards/ against the fetched corpora."""
+    from .. import corpora
+    from ..cards import check_card, update_card
+    from ..store import project_root
+
+    for name in corpora.registry():
+        path = project_root() / "data_cards" / f"{name}.md"
+        if update:
+            click.echo(f"{name}: {'updated' if update_card(path) else 'current'}")
+        else:
+            check_card(path)
+            click.echo(f"{name}: current")

@@ -1,0 +1,121 @@
+"""Commands that recompute and render the book: study, book."""
+
+import functools
+from collections.abc import Callable
+
+import click
+
+from .groups import Group, example
+
+
+@click.group(cls=Group, epilog=example("speechmerge study status --experiment table1"))
+def study() -> None:
+    """Plan, run or look at the experiments of the book."""
+
+
+def _study_options(command: Callable) -> Callable:
+    """Add the options that choose experiments."""
+    options = (
+        click.option("--experiment", "names", multiple=True, help="Experiment to take; repeatable (default: all)."),
+        click.option("--profile", default="speech", show_default=True),
+        click.option("--system", "systems", multiple=True, help="Only this system of a table; repeatable."),
+        click.option(
+            "--seed", "seeds", multiple=True, type=int, help="Training seed; repeatable (default: the profile's)."
+        ),
+    )
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def _plans(names: tuple, profile: str, systems: tuple, seeds: tuple) -> list:
+    from .. import experiments, plans
+
+    if systems and not names:
+        raise click.UsageError("--system needs --experiment, whose systems it chooses from.")
+    wanted = names or tuple(experiments.experiments())
+    return [plans.narrowed(experiments.plan(name, profile, list(seeds) or None), list(systems)) for name in wanted]
+
+
+@study.command(epilog=example("speechmerge study plan --experiment table1"))
+@_study_options
+def plan(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
+    """Print what a run would do and how long it would take here; do nothing."""
+    for made in _plans(names, profile, systems, seeds):
+        _print_plan(made)
+
+
+def _print_plan(made: object) -> None:
+    pending = made.pending()
+    kinds = {kind: sum(s.kind == kind for s in pending) for kind in dict.fromkeys(s.kind for s in made.steps.values())}
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    minutes = sum(step.seconds for step in pending) / 60
+    done = len(made.steps) - len(pending)
+    click.echo(
+        f"{made.name} ({made.profile}): {done} of {len(made.steps)} steps done; "
+        f"to do: {counts}; about {minutes:.0f} min"
+    )
+
+
+@study.command(
+    "run",
+    epilog=example("speechmerge study run --experiment table1\nspeechmerge study run --experiment table1 --recompute"),
+)
+@_study_options
+@click.option("--recompute", is_flag=True, help="Forget finished steps and do everything again.")
+@click.option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]))
+def study_run(names: tuple, profile: str, systems: tuple, seeds: tuple, recompute: bool, executor: str) -> None:
+    """Train, merge, decode and score what is not done yet; write rows and predictions to results/PROFILE.
+
+    Ends with how the new rows compare with the committed ones.
+    """
+    from ..store import committed
+    from ..study import forget, run
+
+    for made in _plans(names, profile, systems, seeds):
+        if recompute:
+            forget(made)
+        _print_plan(made)
+        before = committed(profile)
+        _print_changes(made.name, before, run(made, executor=executor))
+
+
+def _print_changes(name: str, before: list[dict], after: list[dict]) -> None:
+    """Say how many rows are new, the same as committed, or different, and name the different ones."""
+    from ..rows import changes
+    from ..scoring import METRICS
+    from ..store import identity
+
+    old = {identity(row) for row in before}
+    new, differ = sum(identity(row) not in old for row in after), changes(before, after)
+    same = len(after) - new - len(differ)
+    click.echo(f"{name}: {len(after)} rows written; {same} as committed, {len(differ)} differ, {new} are new")
+    for was, row in differ:
+        metric = METRICS[row["task"]]
+        unit = 100 if metric == "wer" else 1
+        place = " ".join(filter(None, (row["system"], row["variant"], row["language"], row["domain"], row["task"])))
+        click.echo(f"  {place} seed {row['seed']}: {metric} {unit * was[metric]:.2f} -> {unit * row[metric]:.2f}")
+
+
+@study.command(epilog=example("speechmerge study status"))
+@_study_options
+def status(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
+    """Say for every experiment which steps are done here and how many rows are committed."""
+    from .. import store
+    from ..errors import StudyError
+
+    for made in _plans(names, profile, systems, seeds):
+        name = made.name
+        try:
+            rows = len(store.rows(profile, name) if made.systems else store.statistics(profile, name))
+        except StudyError:
+            rows = 0
+        done = len(made.steps) - len(made.pending())
+        click.echo(f"{name} ({profile}): {rows} committed rows; {done} of {len(made.steps)} steps in this cache")
+
+
+@click.command(epilog=example("speechmerge book --profile speech"))
+@click.option("--profile", default="speech", show_default=True)
+def book(profile: str) -> None:
+    """Execute the notebooks that are not current, render the book, check it, and print its first page."""
+    from ..notebooks import build_book
+
+    click.echo(build_book(profile))

@@ -1,0 +1,29 @@
+"""What a training minimises, and how large its steps are."""
+
+import torch
+from transformers import WhisperForConditionalGeneration
+
+from .packing import IGNORED
+
+
+class TokenLoss(torch.nn.Module):
+    """Whisper with its training loss: logits are computed for target tokens only, which halves the cost of the head."""
+
+    def __init__(self, whisper: WhisperForConditionalGeneration) -> None:
+        super().__init__()
+        self.whisper = whisper
+        whisper.model.encoder.embed_positions.requires_grad_(False)  # the fixed sinusoid; loading makes it trainable
+
+    def forward(
+        self, input_features: torch.Tensor, decoder_input_ids: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the mean cross-entropy in nats over the target tokens of a batch from :func:`packing.collate`."""
+        states = self.whisper.model(input_features, decoder_input_ids=decoder_input_ids).last_hidden_state
+        target = labels != IGNORED
+        return torch.nn.functional.cross_entropy(self.whisper.proj_out(states[target]), labels[target])
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate: linear warm-up over ``warmup`` of all steps, then linear decay to zero."""
+    ramp = max(1, round(warmup * steps))
+    return (step + 1) / ramp if step < ramp else max(0.0, (steps - step) / max(1, steps - ramp))
