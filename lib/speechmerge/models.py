@@ -11,10 +11,11 @@ is false there) and belongs in every result row, so that numbers from different 
 experiment.
 """
 
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -99,14 +100,21 @@ def load_model(folder: Path) -> WhisperForConditionalGeneration:
     """
     _check(Path(folder))
     check_generation(Path(folder))
+    with without_bars():
+        model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    return model.eval()
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own inside ours while it loads or saves."""
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        yield
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
-    return model.eval()
 
 
 def load_tokenizer(folder: Path) -> WhisperTokenizer:

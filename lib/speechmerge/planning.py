@@ -5,10 +5,12 @@ has one cell; multi-task training joins the tasks of a language, multilingual tr
 joins the models ``of`` a finer partition ``into`` those of a coarser one.
 """
 
+from dataclasses import fields
 from itertools import combinations
 from typing import Any
 
 from . import methods
+from .decoding import Decoding
 from .errors import StudyError, nearest
 from .plans import Cell, Plan, System, described
 
@@ -21,6 +23,7 @@ PARTS = {
 }
 TRAININGS = {"cell": "fine-tuning"}  # what a table calls the training of a part; others are joint training
 ENTRY = ("system", "model", "train", "sequence", "method", "of", "into", "params", "tune", "prune", "each", "decoding")
+DECODING = tuple(field.name for field in fields(Decoding))
 SECONDS_A_WINDOW = 17.0  # of speech in a training window, on average
 TEST_CLIPS = 150  # of a cell, for estimates
 
@@ -185,6 +188,9 @@ class Table:
         cap = settings["dev_clips"] if split == "dev" else None
         spec = {"model": model, "base": settings["base"], "cells": described((cell,)), "split": split, "cap": cap}
         spec |= {"decoding": settings["decoding"] | decoding}
+        for field in spec["decoding"]:
+            if field not in DECODING:
+                raise StudyError(f"{self.plan.name}: there is no decoding setting {field!r}.{nearest(field, DECODING)}")
         seconds = (cap or TEST_CLIPS) / settings["here"]["decode_clips_per_second"] * decoding.get("beams", 1)
         return self.plan.add(f"decode {title} {split}{self.place}", "decode", spec, needs, seconds)
 

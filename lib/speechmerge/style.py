@@ -12,7 +12,12 @@ import matplotlib as mpl
 from .methods import registry
 
 WIDTH = 7.2  # inches, the text column of the book
-TRAINED = {"none": "pretrained", "fine-tuning": "expert", "joint training": "joint"}  # rows that are not merges
+TRAINED = {
+    "none": "pretrained",
+    "fine-tuning": "expert",
+    "joint training": "joint",
+    "sequential training": "joint",
+}  # rows that are not merges
 COLOURS = {
     "pretrained": "#8a8a8a",
     "expert": "#111111",

@@ -194,7 +194,7 @@ class _Run:
         self.state.mkdir(parents=True, exist_ok=True)
         if self.log.dev_loss[-1] == min(self.log.dev_loss):
             self.log.best_epoch = epoch
-            with atomic_folder(self.state / "best", overwrite=True) as best:
+            with atomic_folder(self.state / "best", overwrite=True) as best, models.without_bars():
                 self._whisper.save_pretrained(best)
         with atomic_file(self.state / "last.pt") as file:
             state = {"model": self._whisper.state_dict()}

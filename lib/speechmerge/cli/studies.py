@@ -13,6 +13,9 @@ def study() -> None:
     """Plan, run or look at the experiments of the book."""
 
 
+KINDS = ("train", "choose", "decode", "tune", "describe")  # of steps, in the order in which they are told
+
+
 def _study_options(command: Callable) -> Callable:
     """Add the options that choose experiments."""
     options = (
@@ -45,13 +48,12 @@ def plan(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
 
 def _print_plan(made: object) -> None:
     pending = made.pending()
-    kinds = {kind: sum(s.kind == kind for s in pending) for kind in dict.fromkeys(s.kind for s in made.steps.values())}
-    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    counts = [(kind, sum(step.kind == kind for step in pending)) for kind in KINDS]
+    todo = ", ".join(f"{count} {kind}" for kind, count in counts if count) or "nothing"
     minutes = sum(step.seconds for step in pending) / 60
     done = len(made.steps) - len(pending)
     click.echo(
-        f"{made.name} ({made.profile}): {done} of {len(made.steps)} steps done; "
-        f"to do: {counts}; about {minutes:.0f} min"
+        f"{made.name} ({made.profile}): {done} of {len(made.steps)} steps done; to do: {todo}; about {minutes:.0f} min"
     )
 
 
