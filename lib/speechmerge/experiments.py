@@ -22,6 +22,18 @@ def profiles() -> dict[str, dict]:
     return _yaml(project_root() / "experiments" / "profiles.yaml")
 
 
+def settings_of(name: str) -> dict:
+    """Return the settings of a profile.
+
+    Raises:
+        StudyError: there is none of that name; the nearest is given.
+    """
+    known = profiles()
+    if name not in known:
+        raise StudyError(f"there is no profile {name!r}.{nearest(name, known)}")
+    return known[name]
+
+
 def experiments() -> dict[str, dict]:
     """Return every experiment by name."""
     files = sorted((project_root() / "experiments").glob("*.yaml"))
@@ -40,12 +52,10 @@ def plan(experiment: str, profile: str, seeds: list[int] | None = None) -> Plan:
         StudyError: unknown experiment, profile, languages, kind, partition or field; the nearest name is given.
         MethodError: a system's method is unknown.
     """
-    known, settings = experiments(), profiles()
+    known = experiments()
     if experiment not in known:
         raise StudyError(f"there is no experiment {experiment!r}.{nearest(experiment, known)}")
-    if profile not in settings:
-        raise StudyError(f"there is no profile {profile!r}.{nearest(profile, settings)}")
-    table, chosen = known[experiment], settings[profile]
+    table, chosen = known[experiment], settings_of(profile)
     chosen = chosen | {name: table[name] for name in ("dev_clips",) if name in table}
     made = Plan(table, profile, chosen, *(_cells(table, profile, chosen, field) for field in ("languages", "also")))
     if table["kind"] not in KINDS:

@@ -84,6 +84,15 @@ def test_an_adapter_and_a_model_merge_together(base, tmp_path):
             {},
             r"shape \[6, 5\], the base's tensor \[6, 4\]",
         ),
+        (
+            {
+                f"{Q.removesuffix('.weight')}.lora_A.weight": torch.zeros(2, 4),
+                f"{Q.removesuffix('.weight')}.lora_B.weight": torch.zeros(6, 3),
+            },
+            {},
+            r"have shapes \[2, 4\] and \[6, 3\]; expected \[rank, n\] and \[m, rank\]",
+        ),
+        (pair(Q), {"lora_alpha": None}, "lora_alpha is None, expected a number"),
     ],
 )
 def test_what_is_refused(tensors, config, words, base, tmp_path):

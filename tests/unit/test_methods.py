@@ -4,7 +4,7 @@ import pytest
 
 import speechmerge
 from speechmerge.errors import MethodError
-from speechmerge.methods import FAMILIES, find, registry
+from speechmerge.methods import DATA, FAMILIES, find, registry
 
 
 def test_calling_the_module_lists_every_method_with_its_parameters():
@@ -23,6 +23,8 @@ def test_every_description_is_complete(name):
     assert about.paper
     assert about.family in FAMILIES
     assert about.summary.endswith(".")
+    assert about.idea.startswith(about.summary) and about.idea.endswith(".")
+    assert set(about.data) <= set(DATA)
     assert "model" in about.cost
     assert about.acts_on in ("entries", "rows", "tensors", "matrices")
     assert about.scale in ("sum", "mean")
@@ -38,10 +40,14 @@ def test_every_description_is_complete(name):
     [
         ("lors", {"densty": 0.2}, ["densty", "Did you mean 'density'"]),
         ("lors", {"density": 1.5}, ["density is 1.5", "[0, 1]"]),
-        ("lors", {"density": "0.2"}, ["'0.2'", "float"]),
-        ("lors", {"density": True}, ["True", "float"]),
+        ("lors", {"density": "0.2"}, ["'0.2'", "a number in [0, 1]"]),
+        ("lors", {"density": True}, ["True", "a number in [0, 1]"]),
         ("lors", {"density": float("nan")}, ["nan", "[0, 1]"]),
         ("lors", {"density": [0.2, 0.3, 0.4]}, ["3 values for 2 experts"]),
+        ("slerp", {"t": [0.5, 0.5]}, ["[0.5, 0.5]", "a number in [0, 1]"]),
+        ("dare", {"seed": 1.5}, ["1.5", "a whole number"]),
+        ("dare", {"density": [0.5, None]}, ["None", "a number in (0, 1]"]),
+        ("wudi", {"scaled": "yes"}, ["'yes'", "true | false"]),
         ("lors", {"rank_mode": "ratios"}, ["Did you mean 'ratio'"]),
         ("task_arithmetic", {"density": 0.2}, ["no parameter 'density'"]),
     ],
@@ -75,3 +81,10 @@ def test_defaults_are_filled_in_and_values_take_the_parameters_type():
     found = find("lors").check({"density": 1, "rank_ratio": (0, 0.5)}, experts=2)
     assert found == {"rank_ratio": [0.0, 0.5], "density": 1.0, "rank_mode": "ratio", "weights": None}
     assert isinstance(found["density"], float)
+
+
+def test_the_data_a_method_needs_and_its_cost_are_said_in_words():
+    assert find("ties").data == () and find("regmean").data == ("grams",) and find("greedy_soup").data == ("score",)
+    assert "eigendecomposition for each matrix and expert" in find("lors").cost
+    assert "gradient descent" in find("wudi").cost and "linear system" in find("regmean").cost
+    assert find("mp").cost == "one pass over all models"

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from speechmerge import checkpoints, engine, recipe
 from speechmerge.errors import CheckpointError, MethodError
@@ -46,7 +46,7 @@ def test_mergekits_own_names_and_numbers(place):
     found = recipe.read(write(place, models=models, parameters={"lambda": 0.7, "normalize": True, "int8_mask": True}))
     assert (found.method, found.base, found.experts) == ("ties", "base", ("a", "b"))
     assert found.options == {
-        "flavour": "mergekit", "scaling": 0.7, "merge": "mean", "weights": [0.5, 2.0], "density": [0.3, 0.2],
+        "flavour": "mergekit", "scaling": 0.7, "merge": "mean", "weights": [0.5, 2.0], "density": [0.3, 1.0],
     }  # fmt: skip
 
 
@@ -55,7 +55,17 @@ def test_mergekits_own_names_and_numbers(place):
     [
         ("linear", {"normalize": True}, "weight_average", {}),
         ("dare_linear", {"density": 0.5}, "dare", {"flavour": "mergekit", "density": 0.5}),
-        ("nuslerp", {}, "slerp", {"flavour": "mergekit", "space": "deltas"}),
+        ("nuslerp", {"weight": 1}, "slerp", {"flavour": "paper", "space": "deltas", "t": 0.5}),
+        ("multislerp", {}, "multi_slerp", {"space": "deltas"}),
+        ("breadcrumbs", {"gamma": 0.02}, "breadcrumbs", {"flavour": "mergekit", "density": 1.0, "outliers": 0.02}),
+        (
+            "della",
+            {"normalize": False, "rescale": True},
+            "della",
+            {"flavour": "mergekit", "density": 1.0, "window": 0.15, "merge": "sum"},
+        ),
+        ("ties", {"flavour": "paper"}, "ties", {"flavour": "paper"}),
+        ("task_arithmetic", {"normalize": False, "rescale": False, "weight": 2}, "task_arithmetic", {"weights": 2}),
         ("model_stock", {"filter_wise": True}, "model_stock", {"flavour": "mergekit", "per_row": True}),
         ("sce", {"select_topk": 0.3, "flavour": "paper"}, "sce", {"flavour": "paper", "density": 0.3}),
         ("lors", {"rank_ratio": [0.1, 0.2], "lambda": 0.15}, "lors", {"rank_ratio": [0.1, 0.2], "scaling": 0.15}),
@@ -95,6 +105,37 @@ def test_checking_finds_a_missing_model_without_merging(place):
         ({"parameters": {"density": [{"filter": "mlp", "value": 0.5}]}}, "density has filters"),
         ({"models": [{"model": "a", "parameters": {"zeros": "positive"}}]}, "zeros cannot differ between models"),
         ({"merge_method": "linear", "parameters": {"normalize": False}}, "use task_arithmetic"),
+        ({"merge_method": ["ties"]}, "merge_method is a list, expected a name"),
+        ({"base_model": 3}, "base_model is 3, expected the folder or name"),
+        ({"base_model": None}, "base_model is missing"),
+        ({"models": 3}, "models is 3, expected a list of models"),
+        ({"models": [3]}, "model 1 is 3, expected a folder"),
+        ({"models": ["a", {"model": "b", "params": {}}]}, "model 2 has 'params'. Did you mean 'parameters'"),
+        ({"models": [{"model": "a", "parameters": 3}]}, "parameters of a are 3, expected names"),
+        (
+            {"models": [{"model": "a", "parameters": {"weight": "much"}}]},
+            "weight of a model is 'much', expected a number",
+        ),
+        ({"models": [{"model": "a", "parameters": {"lambda": 1}}]}, "lambda cannot differ between models"),
+        ({"models": [{"model": "a", "parameters": {"normalize": True}}]}, "normalize cannot differ between models"),
+        ({"models": [{"model": "a", "parameters": {"wait": 1}}]}, "no parameter 'wait'. Did you mean 'weight'"),
+        ({"models": ["base"]}, "at least one other model"),
+        ({"models": ["base", "base", "a"]}, "the base base at most once"),
+        ({"parameters": [1, 2]}, "parameters is a list, expected names with values"),
+        (
+            {"parameters": {"density": [0.1, 0.2]}},
+            "density is a list, which the file format reads as one value for each",
+        ),
+        ({"parameters": {"weight": [1, 2], "flavour": "paper"}}, "weight is a list"),
+        ({"parameters": {"density": "much"}}, "'much', expected a number in"),
+        ({"parameters": {"lambda": True}}, "lambda is True; expected a number"),
+        ({"parameters": {"rescale": True}}, "ties with rescale: true is not supported; leave it out"),
+        ({"parameters": {"include": 3}}, "include is 3; expected a part or pattern"),
+        ({"parameters": {"policy": {"EMB": 3}}}, "policy is {'EMB': 3}; expected a treatment"),
+        ({"parameters": {"lines": {"alfa": 1}}}, "lines has no 'alfa'. Did you mean 'alpha'"),
+        ({"parameters": {"lines": {"order": "up"}}}, "order of lines is 'up'"),
+        ({"merge_method": "nuslerp", "parameters": {"weight": 0}}, "nuslerp has weights"),
+        ({"tokenizer_source": "union"}, "'tokenizer_source' is not supported"),
     ],
 )
 def test_what_is_refused(content, words, place):
@@ -102,10 +143,58 @@ def test_what_is_refused(content, words, place):
         recipe.read(write(place, **content))
 
 
-def test_a_file_that_is_no_recipe(place):
-    (place / "recipe.yaml").write_text("- just\n- a list")
-    with pytest.raises(MethodError, match="is no recipe"):
-        recipe.read(place / "recipe.yaml")
-    (place / "recipe.yaml").write_text("{")
-    with pytest.raises(MethodError, match="not readable"):
-        recipe.read(place / "recipe.yaml")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"- just\n- a list", "is no recipe: it holds a list"),
+        (b"", "is no recipe: it holds None"),
+        (b"{", "not readable as a recipe .* expected a YAML file with merge_method, base_model, models"),
+        (b"merge_method: !!python/object:os.system x", "not readable"),
+        (bytes(range(256)), "not readable"),
+    ],
+)
+def test_a_file_that_is_no_recipe(content, words, tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes(content)
+    with pytest.raises(MethodError, match=words) as caught:
+        recipe.read(tmp_path / "recipe.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_and_a_missing_file_are_no_recipes(tmp_path):
+    with pytest.raises(MethodError, match="Is a directory"):
+        recipe.read(tmp_path)
+    with pytest.raises(MethodError, match="No such file"):
+        recipe.read(tmp_path / "recipe.yaml")
+
+
+def tensor(found):
+    return load_file(found / "model.safetensors")[FC1]
+
+
+def test_a_base_among_the_models_counts_in_an_average_as_in_mergekit(place):
+    models = [{"model": "base", "parameters": {"weight": 1}}, {"model": "a", "parameters": {"weight": 3}}]
+    out = recipe.read(write(place, merge_method="linear", models=models)).run(place / "out", progress=False)
+    assert torch.allclose(tensor(out), (tensor(place / "base") + 3 * tensor(place / "a")) / 4, atol=1e-6)
+
+
+def test_slerp_goes_from_the_base_wherever_it_stands(place):
+    content = {"merge_method": "slerp", "parameters": {"t": 0.25}}
+    outs = [
+        recipe.read(write(place, **content, models=models)).run(place / f"out{i}", progress=False)
+        for i, models in enumerate((["base", "a"], ["a", "base"], ["a"]))
+    ]
+    expected = 0.75 * tensor(place / "base") + 0.25 * tensor(place / "a")
+    assert all(torch.allclose(tensor(out), expected, atol=1e-4) for out in outs)
+
+
+def test_a_base_among_the_models_has_no_part_in_task_vectors(place):
+    assert recipe.read(write(place, models=["base", "a", "b"])).experts == ("a", "b")
+    assert recipe.read(write(place, tokenizer_source="base")).experts == ("a", "b")
+
+
+def test_a_wrong_base_is_refused_also_where_the_base_is_one_of_the_models(place):
+    folder(place / "other", 9)
+    found = recipe.read(write(place, merge_method="linear", models=["base", "other"]))
+    with pytest.raises(CheckpointError, match="other is no fine-tune of base"):
+        found.run(place / "out", progress=False)
+    assert not (place / "out").exists()

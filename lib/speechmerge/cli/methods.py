@@ -68,7 +68,7 @@ def methods_show(name: str) -> None:
     click.echo("\nparameters (--set NAME=VALUE)")
     for parameter, meaning in method.parameters.items():
         click.echo(_wrapped(f"{parameter}: {meaning}", "  "))
-    click.echo(_wrapped("scaling: λ of base + λ·τ; an option of its own, --scaling (float; default 1.0)", "  "))
+    click.echo(_wrapped("scaling: λ of base + λ·τ; an option of its own, --scaling (a number; default 1.0)", "  "))
     for flavour, settings in method.flavours.items():
         click.echo(_wrapped(f"flavour={flavour} is {_listed(settings)}", "  "))
 

@@ -23,7 +23,11 @@ def _study_options(command: Callable) -> Callable:
         click.option("--profile", default="speech", show_default=True),
         click.option("--system", "systems", multiple=True, help="Only this system of a table; repeatable."),
         click.option(
-            "--seed", "seeds", multiple=True, type=int, help="Training seed; repeatable (default: the profile's)."
+            "--seed",
+            "seeds",
+            multiple=True,
+            type=click.IntRange(0),
+            help="Training seed; repeatable (default: the profile's).",
         ),
     )
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
@@ -114,10 +118,14 @@ def status(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
         click.echo(f"{name} ({profile}): {rows} committed rows; {done} of {len(made.steps)} steps in this cache")
 
 
-@click.command(epilog=example("speechmerge book --profile speech"))
+@click.command(
+    epilog=example("speechmerge book --profile speech"), short_help="Execute the notebooks and render the book."
+)
 @click.option("--profile", default="speech", show_default=True)
 def book(profile: str) -> None:
     """Execute the notebooks that are not current, render the book, check it, and print its first page."""
+    from ..experiments import settings_of
     from ..notebooks import build_book
 
+    settings_of(profile)  # a misspelt name ends here, not in the first notebook
     click.echo(build_book(profile))
