@@ -11,6 +11,7 @@ from .errors import BookError
 from .files import atomic_file
 
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
+NOT_COUNTED = "*Not run here:* the clips are drawn on a machine that reaches the hub, or that has the files."
 COLUMNS = {  # heading: field of a row of statistics(), format
     "language": ("language", "{}"),
     "split": ("split", "{}"),
@@ -58,6 +59,20 @@ def _count(clips: list[Clip]) -> dict:
     }
 
 
+def domain_table(corpus: str) -> list[str]:
+    """Write clips and minutes of each domain and split, and the words of test, as lines of a Markdown table."""
+    lines = [f"| domain | {' | '.join(f'{split} clips | minutes' for split in SPLITS)} | words in test |"]
+    lines.append("|---|" + "--:|" * (2 * len(SPLITS) + 1))
+    declared = corpora.find(corpus)
+    for language in declared.languages:
+        clips = corpora.load(corpus, language)
+        for domain in declared.domains:
+            counts = [_count([c for c in clips if (c.domain, c.split) == (domain, split)]) for split in SPLITS]
+            numbers = [f"{count['clips']} | {count['minutes']:.1f}" for count in counts]
+            lines.append(f"| {domain} | {' | '.join(numbers)} | {counts[-1]['words']} |")
+    return lines
+
+
 def dropped(corpus: str) -> dict[str, dict[str, int]]:
     """Return, for each reason, how many recordings of each language were left out when the corpus was built."""
     declared = corpora.find(corpus)
@@ -69,12 +84,19 @@ def dropped(corpus: str) -> dict[str, dict[str, int]]:
 
 
 def render(corpus: str) -> str:
-    """Write the numbers of a corpus as Markdown tables: what is kept, what was left out, and the fingerprints."""
+    """Write the numbers of a corpus as Markdown tables: what is kept, what was left out, and the fingerprints.
+
+    Corpora on the hub are not counted, so that a card does not depend on what a machine could download.
+    """
+    declared = corpora.find(corpus)
+    if declared.hub:
+        return NOT_COUNTED
     kept = [f"| {' | '.join(COLUMNS)} |", "|---|---|" + "--:|" * (len(COLUMNS) - 2)]
     kept += [
         f"| {' | '.join(form.format(row[name]) for name, form in COLUMNS.values())} |" for row in statistics(corpus)
     ]
-    declared = corpora.find(corpus)
+    if declared.domains:
+        kept += ["", *domain_table(corpus)]
     languages = declared.languages
     left_out = ["Nothing was left out."]
     if counts := dropped(corpus):

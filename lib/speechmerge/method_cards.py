@@ -140,7 +140,7 @@ def example(method: Method) -> str:
     words += [f"{p.name}={p.default!r}" for p in numbers[:2]]
     words += [f'extras={{"{key}": {HANDED[key]}}}' for key in method.data]
     call = ", ".join(words)
-    broken = f"\n    {call}\n" if len(call) > 50 else call
+    broken = f"\n    {call}\n" if len(call) > 36 else call
     return f"merged = speechmerge.merge_state_dicts({broken})"
 
 

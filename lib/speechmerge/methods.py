@@ -65,6 +65,7 @@ class Method:
         fit: function that finds the experts' weights from measurements before the merge (:mod:`.rules.learned`).
         measure: what it measures merged models by, ``"score"`` or ``"gradient"``: a key of the engine's ``extras``.
         experts: how many experts the rule takes, if not any number.
+        passes: how often the merge reads all models, those of ``prepass`` included; registered with one it is 3.
         flavours: parameters by the name of the code whose published numbers they reproduce; the default is the paper.
     """
 
@@ -88,6 +89,7 @@ class Method:
     fit: Callable | None = None
     measure: str | None = None
     experts: int | None = None
+    passes: int = 1
     flavours: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -108,7 +110,8 @@ class Method:
             return "one merged model for each evaluation, forward and backward"
         if self.fit:
             return "one merged model decoded for each evaluation, 2T - 1 in all"
-        passes = "three passes over all models" if self.prepass else "one pass over all models"
+        count = {1: "one pass", 2: "two passes", 3: "three passes", 5: "five passes"}[self.passes]
+        passes = f"{count} over all models"
         if "steps" in self.parameters:
             return f"{passes}, steps of gradient descent for each matrix"
         if "gram" in self.needs:
@@ -160,6 +163,8 @@ def method(name: str, **description: Any) -> Callable[[Callable], Callable]:
             parameters["flavour"] = Parameter("flavour", str, "paper", words, words.meaning)
         if description.get("stochastic"):
             parameters["seed"] = parameter_of("seed", Seed, 0)
+        if "prepass" in description:
+            description.setdefault("passes", 3)
         needs = tuple(p.name for p in options if p.name in CONTEXT)
         summary = inspect.getdoc(rule).split("\n\n")[0].replace("\n", " ")
         if name in _METHODS or description["family"] not in FAMILIES:

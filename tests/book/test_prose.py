@@ -14,7 +14,7 @@ CITED = re.compile(r"\{cite(?::\w+)?\}`([^`]+)`")
 
 
 def prose() -> dict[str, str]:
-    texts = {path.name: path.read_text() for path in sorted((ROOT / "book").glob("*.md"))}
+    texts = {path.name: path.read_text() for path in sorted((ROOT / "book").rglob("*.md"))}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
         texts[path.name] = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")

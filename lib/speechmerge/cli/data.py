@@ -37,11 +37,17 @@ def fetch_corpora(names: tuple[str, ...]) -> None:
 @click.command(epilog=example("speechmerge cards --update"))
 @click.option("--update", is_flag=True, help="Rewrite the generated numbers instead of only checking them.")
 def cards(update: bool) -> None:
-    """Check the numbers in data_cards/ against the fetched corpora."""
-    from .. import corpora
+    """Check the numbers in data_cards/ against the fetched corpora, and the method cards against the registry."""
+    from .. import corpora, method_cards
     from ..cards import check_card, update_card
     from ..store import project_root
 
+    if update:
+        for path in method_cards.update(project_root() / "book"):
+            click.echo(f"{path.relative_to(project_root())}: updated")
+    else:
+        method_cards.check(project_root() / "book")
+        click.echo("methods: current")
     for name in corpora.registry():
         path = project_root() / "data_cards" / f"{name}.md"
         if update:

@@ -28,6 +28,7 @@ def _fisher_prepass(stream: Stream, *, normalise, **_) -> list[float] | None:
     gives="merged",
     scale="mean",
     prepass=_fisher_prepass,
+    passes=1,
     flavours={"fusion_bench": {"floored": "added"}},
     deviations="Entries whose summed Fisher lies under the floor take the plain mean; FusionBench adds the floor to "
     "every entry, and computes another statistic than the Fisher (the square of a summed gradient).",
@@ -114,27 +115,39 @@ def regmean(
     Returns:
         The merged task matrix, shape ``[..., m, n]``.
     """
+    noise = gram.shape[-1] * torch.finfo(gram.dtype).eps
     double = gram.double()
     double = alpha * double + (1 - alpha) * torch.diag_embed(double.diagonal(dim1=-2, dim2=-1))
-    return solve(deltas.double() @ double, double, ridge).to(deltas.dtype)
+    return solve(deltas.double() @ double, double, ridge, noise, regular=1 - alpha > noise).to(deltas.dtype)
 
 
-def solve(products: Tensor, grams: Tensor, ridge: float) -> Tensor:
+def solve(products: Tensor, grams: Tensor, ridge: float, noise: float, *, regular: bool = False) -> Tensor:
     """Return (Σ_t B_t) (Σ_t G_t)⁻¹ with a ridge in units of the mean diagonal; zero Grams give zero.
+
+    Where too few frames were heard, the sum is singular, and what stands in the place of its zero eigenvalues is
+    rounding: directions along which inputs, scaled to unit mean square, vary less than ``noise`` get no update.
 
     Args:
         products: B_t, shape ``[T, ..., m, n]``.
         grams: G_t, shape ``[T, ..., n, n]``, symmetric and positive semi-definite.
-        ridge: a singular sum without a ridge is solved in the least-squares sense.
+        ridge: keeps the diagonal positive.
+        noise: size of what rounding adds to the eigenvalues of the scaled sum.
+        regular: the caller knows that the sum is not singular.
     """
     total, right = grams.sum(0), products.sum(0)
     scale = total.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     identity = torch.eye(total.shape[-1], dtype=total.dtype, device=total.device)
     total = total + torch.where(scale > 0, ridge * scale, 1) * identity
+    squares = total.diagonal(dim1=-2, dim2=-1)
     factor, failed = torch.linalg.cholesky_ex(total)
-    if failed.any():
-        return right @ torch.linalg.pinv(total, hermitian=True, rtol=1e-12)
-    return torch.cholesky_solve(right.mT, factor).mT
+    if not regular:
+        failed = failed | torch.linalg.cholesky_ex(total - noise * torch.diag_embed(squares))[1]
+    if not failed.any():
+        return torch.cholesky_solve(right.mT, factor).mT
+    root = torch.where(squares > 0, squares, 1).sqrt()[..., None, :]
+    values, vectors = torch.linalg.eigh(total / root / root.mT)
+    inverse = torch.where(values > noise, 1 / values, 0)[..., None, :]
+    return right / root @ (vectors * inverse) @ vectors.mT / root
 
 
 @method(

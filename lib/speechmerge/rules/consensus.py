@@ -141,6 +141,7 @@ def _pcb_prepass(stream: Stream, *, density, limit) -> Balance:
     gives="merged",
     scale="mean",
     prepass=_pcb_prepass,
+    passes=5,
     deviations="The paper's form, Softmax(T Norm(τ⊙τ)) times Σ_s Softmax(Norm(τ_t⊙τ_s)), leaves open what Norm is and "
     "what the softmax runs over; the authors' repository has three others, all with tanh. This is the main one, "
     "where the tanh sees the task vectors unlimited. Not equivariant to their scale.",

@@ -38,6 +38,7 @@ def _emr_prepass(stream: Stream, *, task, rescale) -> float:
     gives="merged",
     scale="mean",
     prepass=_emr_prepass,
+    passes=2,
     flavours={"official": {"rescale": "means"}},
     deviations="A model for one task, not one merged model. The official code rescales by sums of per-tensor means.",
 )

@@ -57,7 +57,7 @@ def _joined(
     """Lay the experts' singular vectors side by side, make them orthogonal, and put the matrix together again."""
     u, s, v = (torch.cat(parts, -1) for parts in zip(*triplets, strict=True))
     left, right = _orthogonal(u, how, schedule, tolerance), _orthogonal(v, how, schedule, tolerance)
-    return (left * s.unsqueeze(-2)) @ right.mT
+    return (left.to(s.dtype) * s.unsqueeze(-2)) @ right.to(s.dtype).mT
 
 
 def kept_rank(ratio: float | None, rank: int, experts: int) -> int:
