@@ -49,7 +49,7 @@ book: $(STAMP)
 	$(SAY) "models: the base model's weights"
 	@$(BIN)/speechmerge fetch models
 	$(SAY) "speech: the corpora"
-	@$(BIN)/speechmerge fetch corpora
+	@$(BIN)/speechmerge fetch corpora asterisk stamps
 	$(SAY) "book: notebooks, then pages"
 	@$(BIN)/speechmerge book --profile $(PROFILE)
 

@@ -80,7 +80,7 @@ def extras(
     method: str,
     base: Path,
     experts: Sequence[Path],
-    speech: Speech,
+    speech: Sequence[Speech],
     params: Mapping[str, Any] | None = None,
     *,
     windows: int = WINDOWS,
@@ -95,16 +95,22 @@ def extras(
         method: name in the registry.
         base: the base's folder.
         experts: the experts' folders, in order.
-        speech: each expert's own clips, language and task, in the same order: of dev for methods that measure.
+        speech: for each expert, in order, clips, language and task of what it was trained on (several where it was
+            trained on a mixture); of dev for methods that measure.
         params: of the merge; RegMean++ collects along the merge that they describe.
-        windows: most windows of each expert; for Fishers, clips.
+        windows: most windows of each expert, shared among its languages and tasks; for Fishers, clips.
         seed: of the draw.
         settings: how to decode where a method scores merged models.
     """
     found = methods.find(method)
-    drawn = [calibration.draw(*own, windows, seed=seed, packed="fisher" not in found.needs) for own in speech]
+    packed = "fisher" not in found.needs
+    shares = [max(1, windows // len(own)) for own in speech]
+    drawn = [
+        [window for part in own for window in calibration.draw(*part, share, seed=seed, packed=packed)]
+        for own, share in zip(speech, shares, strict=True)
+    ]
     if found.measure == "score":
-        return {"score": scorer(base, speech, settings)}
+        return {"score": scorer(base, [part for own in speech for part in own], settings)}
     if found.measure == "gradient":
         return {"gradient": differentiator(base, [window for own in drawn for window in own])}
     if method == "regmean_pp":

@@ -5,6 +5,7 @@ has one cell; multi-task training joins the tasks of a language, multilingual tr
 joins the models ``of`` a finer partition ``into`` those of a coarser one.
 """
 
+from collections.abc import Iterator
 from dataclasses import fields
 from itertools import combinations
 from typing import Any
@@ -22,7 +23,21 @@ PARTS = {
     "all": lambda cell: None,
 }
 TRAININGS = {"cell": "fine-tuning"}  # what a table calls the training of a part; others are joint training
-ENTRY = ("system", "model", "train", "sequence", "method", "of", "into", "params", "tune", "prune", "each", "decoding")
+ENTRY = (
+    "system",
+    "model",
+    "train",
+    "sequence",
+    "method",
+    "of",
+    "into",
+    "params",
+    "tune",
+    "prune",
+    "sweep",
+    "each",
+    "decoding",
+)
 DECODING = tuple(field.name for field in fields(Decoding))
 SECONDS_A_WINDOW = 17.0  # of speech in a training window, on average
 TEST_CLIPS = 150  # of a cell, for estimates
@@ -62,7 +77,7 @@ class Table:
     def rows(self) -> None:
         """Add the steps of all systems and seeds."""
         for seed in self.seeds:
-            for entry in self.plan.experiment["systems"]:
+            for entry in self._entries():
                 for field in entry:
                     if field not in ENTRY:
                         raise StudyError(
@@ -70,6 +85,17 @@ class Table:
                             f"{nearest(field, ENTRY)}"
                         )
                 self._system(entry, seed)
+
+    def _entries(self) -> Iterator[dict]:
+        """Yield the table's systems; one that sweeps a parameter is a system for each of its values."""
+        for entry in self.plan.experiment["systems"]:
+            if "sweep" not in entry:
+                yield entry
+                continue
+            name = entry["sweep"]
+            for value in self.settings["vary"][name]:
+                params = {**entry.get("params", {}), name: value}
+                yield entry | {"system": f"{entry['system']} {name}={value:g}", "params": params}
 
     def _system(self, entry: dict, seed: int) -> None:
         """Add the steps of one system, and the row block or blocks they become."""
@@ -132,7 +158,7 @@ class Table:
                 last = (self.trained((cell,), seed),)
                 continue
             spec = {"cells": described((cell,)), "seed": seed, **self.settings["training"]}
-            title = f"{label(group[: i + 1])} in sequence{self.mark} seed {seed}"
+            title = f"{label(group)} in sequence, {i + 1} of {len(group)},{self.mark} seed {seed}"
             name = self._train(f"train {title}", spec, (cell,), (*last, self.trained((cell,), self.seeds[0])))
             last = (self.plan.add(f"choose {title}", "choose", {}, (name,)),)
         return last[0]

@@ -1,5 +1,6 @@
 """Data cards: numbers come from the clips, stale ones are found, and each card has its sections."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,23 @@ def test_each_corpus_has_a_card_with_all_sections(name):
     assert headings == [headings[0], *SECTIONS]
     assert headings[0].startswith("# ")
     assert body.count(cards.BEGIN) == body.count(cards.END) == 1
-    assert "| language | split | clips |" in body
+    assert (cards.NOT_COUNTED if declared.hub else "| language | split | clips |") in body
+    assert all(domain in body for domain in declared.domains)
+
+
+def test_domains_have_a_table_of_their_own(monkeypatch):
+    tones = corpora.find("tones")
+    declared = replace(tones, domains=("tones", "other"), licences={"es": "CC0-1.0"}, name="varied")
+    monkeypatch.setattr(corpora, "registry", lambda: {"varied": declared})
+    text = cards.render("varied")
+    assert "| domain | train clips | minutes | dev clips | minutes | test clips | minutes | words in test |" in text
+    assert "| tones | 40 | " in text
+    assert "| other | 0 | 0.0 | 0 | 0.0 | 0 | 0.0 | 0 |" in text
+
+
+@pytest.mark.parametrize("name", [name for name, corpus in corpora.registry().items() if corpus.hub])
+def test_cards_of_hub_corpora_need_no_hub(name):
+    cards.check_card(CARDS / f"{name}.md")
 
 
 def test_the_tone_card_is_fresh():

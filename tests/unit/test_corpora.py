@@ -1,222 +1,14 @@
-"""Joins, filters, splits and storage of the corpora, on small package trees made here."""
+"""What all corpora share: storage, versions, consent, names, splits across corpora, fingerprints."""
 
-import gzip
 import random
 from dataclasses import replace
 
-import av
-import numpy as np
 import pytest
-import soundfile
+from corpus_trees import asterisk_tree, sound, stamp
 
 from speechmerge import corpora
-from speechmerge.audio import SAMPLE_RATE
-from speechmerge.corpora import asterisk, building, stamps, tones
+from speechmerge.corpora import building, stamps, tones
 from speechmerge.errors import CorpusError
-
-
-def sound(hertz, seconds=1.0, rate=SAMPLE_RATE):
-    time = np.arange(round(seconds * rate)) / rate
-    return (0.5 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
-
-
-def write_g722(path, samples):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", format="g722") as file:
-        stream = file.add_stream("g722", rate=SAMPLE_RATE, layout="mono")
-        pcm = (samples * 32767).astype(np.int16)[None]
-        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
-        frame.sample_rate = SAMPLE_RATE
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            file.mux(packet)
-
-
-@pytest.fixture
-def packages(tmp_path, monkeypatch):
-    """Package trees under tmp_path/debian instead of downloaded ones, and an empty cache."""
-    monkeypatch.setenv("SPEECHMERGE_CACHE", str(tmp_path / "cache"))
-    asked = []
-
-    def fake(names):
-        asked.append(names)
-        return {name: tmp_path / "debian" / name for name in names}
-
-    monkeypatch.setattr(building, "debian_packages", fake)
-    fake.root, fake.asked = tmp_path / "debian", asked
-    return fake
-
-
-def asterisk_tree(root, language, script, sounds, encoding="utf-8"):
-    name = f"asterisk-core-sounds-{language}"
-    doc = root / name / f"usr/share/doc/{name}/core-sounds-{language}.txt.gz"
-    doc.parent.mkdir(parents=True, exist_ok=True)
-    doc.write_bytes(gzip.compress(script.encode(encoding)))
-    folder = root / f"{name}-g722/usr/share/asterisk/sounds/voice_f_Test"
-    for number, sound_id in enumerate(sounds):
-        write_g722(folder / f"{sound_id}.g722", sound(300 + 40 * number, seconds=1.4))
-
-
-ENGLISH = "; comment: not a prompt\nhello: Hello there.\ndigits/1: one\nletters/at: at [@]\nbeep: [a beep]\n"
-
-
-@pytest.fixture
-def spanish(packages):
-    sounds = {
-        "hello": "hello: Hola a todos.",
-        "digits/1": "uno",
-        "digits/0": "cero\ndigits/0: diez",
-        "letters/at": "arroba [@]",
-        "letters/b": "b",
-        "beep": "[tono simple]",
-        "number": "El numero de su extension, esta.",
-        "later": "...y mas tarde",
-        "silence/1": "(un segundo)",
-        "star": "marque * ahora",
-    }
-    script = "; Sounds: a comment\n\n" + "".join(f"{name}: {text}\n" for name, text in sounds.items())
-    asterisk_tree(packages.root, "en", ENGLISH, [])
-    asterisk_tree(packages.root, "es", script, [*sounds, "untold"])
-    return packages
-
-
-def test_asterisk_joins_by_id_and_counts_what_it_leaves_out(spanish):
-    clips = {clip.id: clip for clip in corpora.load("asterisk", "es")}
-    assert {name: clip.text for name, clip in clips.items()} == {
-        "hello": "Hola a todos.",
-        "digits/1": "uno",
-        "letters/at": "arroba",
-        "number": "El número de su extensión, esta.",
-        "later": "y más tarde",
-    }
-    assert clips["hello"].translation == "Hello there."
-    assert clips["letters/at"].translation == "at"
-    assert clips["later"].translation is None
-    assert clips["hello"].speaker == "voice_f_Test"
-    assert clips["hello"].licence == "CC-BY-SA-3.0"
-    assert corpora.stored(asterisk.CORPUS, "es")["dropped"] == {
-        "name of a single letter": 1,
-        "no transcript": 1,
-        "symbol that is read as a word": 1,
-        "text in brackets": 1,
-        "two texts for one id": 1,
-    }
-
-
-def test_g722_is_decoded_at_16_khz(spanish):
-    clip = next(clip for clip in corpora.load("asterisk", "es") if clip.id == "hello")
-    samples = clip.samples()
-    spectrum = np.abs(np.fft.rfft(samples[4000:12000]))
-    assert clip.seconds == pytest.approx(1.4, abs=0.01)
-    assert np.argmax(spectrum) * SAMPLE_RATE / 8000 == pytest.approx(300, abs=4)
-    assert samples.dtype == np.float32
-    assert np.abs(samples).max() == pytest.approx(0.5, abs=0.05)
-
-
-def test_english_has_no_translation_into_itself(packages):
-    asterisk_tree(packages.root, "en", ENGLISH, ["hello", "digits/1"])
-    assert [clip.translation for clip in corpora.load("asterisk", "en")] == [None, None]
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
-def test_scripts_in_three_encodings(packages, encoding):
-    asterisk_tree(packages.root, "en", ENGLISH, [])
-    asterisk_tree(packages.root, "fr", "hello: Bonjour à tous, c'est décidé.\n", ["hello"], encoding)
-    assert [clip.text for clip in corpora.load("asterisk", "fr")] == ["Bonjour à tous, c'est décidé."]
-
-
-def test_lost_italian_accents_are_left_out_and_questions_kept(packages):
-    script = "full: La conferenza ? piena.\nwhich: In quale cartella? Prego.\nlater: riprova pi? tardi\n"
-    asterisk_tree(packages.root, "en", ENGLISH, [])
-    asterisk_tree(packages.root, "it", script, ["full", "which", "later"])
-    assert [clip.id for clip in corpora.load("asterisk", "it")] == ["which"]
-    assert corpora.stored(asterisk.CORPUS, "it")["dropped"] == {"damaged characters": 2}
-
-
-@pytest.mark.parametrize(
-    ("language", "name", "text", "reason"),
-    [
-        ("es", "vm-delete", "Marque 7 para borrar el mensaje.", "recording differs from the script"),
-        ("es", "vm-reachoper", "Marque 0 para hablar con la operadora.", None),
-        ("it", "conf-muted", "Ora sei muto", "recording differs from the script"),
-        ("es", "conf-muted", "Esta usted en modo mudo.", None),
-        ("it", "vm-removed", "È stato eliminato vm-then-pound: poi premere", "text of another prompt follows"),
-        ("fr", "vm-youhave", "Vous avez ces options: appuyez sur 1.", None),
-        ("ru", "letters/b", "б", "name of a single letter"),
-        ("ru", "phonetic/b_p", "Браво", None),
-        ("en", "vm-login", "Comedian Mail. Mailbox?", None),
-    ],
-)
-def test_prompts_that_are_not_what_the_script_says(language, name, text, reason):
-    assert asterisk.problem(name, {text}, language) == reason
-
-
-@pytest.mark.parametrize(
-    ("language", "written", "meant"),
-    [
-        ("es", "Contrasena incorrecta. Mas tarde, esta sera", "Contraseña incorrecta. Más tarde, esta será"),
-        ("fr", "desole, le numero a ete enleve", "désolé, le numéro a été enlevé"),
-        ("it", "Perpiacere riprova. E' in uso.", "Per piacere riprova. È in uso."),
-        ("ru", "Что бы выйти, нажмите то бы", "Чтобы выйти, нажмите то бы"),
-        ("en", "numero", "numero"),
-    ],
-)
-def test_spelling_of_a_script_is_mended(language, written, meant):
-    assert asterisk.spell(written, language) == meant
-
-
-def test_missing_script_is_a_sentence(packages):
-    asterisk_tree(packages.root, "en", ENGLISH, [])
-    asterisk_tree(packages.root, "ru", "hello: Привет\n", ["hello"])
-    (packages.root / "asterisk-core-sounds-ru/usr/share/doc/asterisk-core-sounds-ru/core-sounds-ru.txt.gz").unlink()
-    with pytest.raises(CorpusError, match=r"core-sounds-ru\.txt\.gz: the transcripts cannot be read"):
-        corpora.load("asterisk", "ru")
-
-
-def stamp(root, name, lines, recordings):
-    folder = root / "tuxpaint-stamps-default/usr/share/tuxpaint/stamps"
-    script = folder / f"{name}.txt"
-    script.parent.mkdir(parents=True, exist_ok=True)
-    if lines:
-        script.write_text("\n".join(lines), encoding="utf-8")
-    for language, samples in recordings.items():
-        soundfile.write(folder / f"{name}_desc_{language}.ogg", samples, 22_050, format="OGG", subtype="VORBIS")
-
-
-@pytest.fixture
-def pictures(packages):
-    root = packages.root
-    stamp(root, "animals/frog", ["A frog.", "ca.utf8=Una granota.", "es=Una rana."], {"ca": sound(300, rate=22_050)})
-    stamp(
-        root, "animals/cat", ["A cat.", "ca@valencia.utf8=Un gat.", "es.utf8=Un gato."], {"ca": sound(340, rate=22_050)}
-    )
-    long = "Un text molt llarg que ningú no ha pogut llegir en tan poc temps com dura."
-    stamp(root, "town/house", ["A house.", f"ca.utf8={long}"], {"ca": sound(380, rate=22_050)})
-    stamp(root, "town/wall", None, {"ca": sound(420, rate=22_050)})
-    english = "Roast turkey is traditionally eaten on Thanksgiving in the United States."
-    stamp(root, "food/turkey", [english, "ca.utf8=Un gall dindi."], {"ca": sound(460, rate=22_050)})
-    stamp(root, "food/plum", ["A plum.", "ca.utf8=Una pruna."], {"ca": sound(500, rate=22_050)})
-    stamp(root, "food/plums", ["A plum again.", "ca.utf8=Una pruna!"], {"ca": sound(500, rate=22_050)})
-    stamp(root, "food/pear", ["A pear.", "ca.utf8=Una pera."], {"ca": sound(540, rate=22_050)})
-    stamp(root, "food/apple", ["An apple.", "ca.utf8=Una poma."], {"ca": sound(540, rate=22_050)})
-    return packages
-
-
-def test_stamps_joins_beside_the_recording(pictures):
-    clips = {clip.id: clip for clip in corpora.load("stamps", "ca")}
-    assert {name: clip.text for name, clip in clips.items()} == {
-        "animals/frog": "Una granota.",
-        "food/turkey": "Un gall dindi.",
-        "food/plum": "Una pruna.",
-    }
-    assert clips["animals/frog"].translation == "A frog."
-    assert clips["food/turkey"].translation is None, "English that says much more is no translation"
-    assert clips["animals/frog"].seconds == pytest.approx(1.0, abs=0.02)
-    assert corpora.stored(stamps.CORPUS, "ca")["dropped"] == {
-        "no transcript": 2,
-        "one recording under several texts": 2,
-        "too fast or too slow for its text": 1,
-        "repeated recording": 1,
-    }
 
 
 def test_order_of_files_does_not_matter(pictures, monkeypatch):
@@ -236,9 +28,9 @@ def test_second_load_needs_no_package_and_is_equal(pictures):
     assert len(pictures.asked) == asked
 
 
-def test_a_new_revision_is_built_again(pictures):
+def test_a_new_version_is_built_again(pictures):
     building.read(stamps.CORPUS, "ca")
-    building.read(replace(stamps.CORPUS, revision=99), "ca")
+    building.read(replace(stamps.CORPUS, version=99), "ca")
     assert len(pictures.asked) == 2
 
 
@@ -254,7 +46,7 @@ def test_nothing_half_built_stays_behind(pictures, monkeypatch):
     def full(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(building.pq, "write_table", full)
+    monkeypatch.setattr(building.pq.ParquetWriter, "write_table", full)
     with pytest.raises(OSError, match="disk full"):
         corpora.load("stamps", "ca")
     assert list(building.folder_of(stamps.CORPUS, "ca").parent.iterdir()) == []
@@ -262,10 +54,39 @@ def test_nothing_half_built_stays_behind(pictures, monkeypatch):
 
 def test_noncommercial_is_refused_once(pictures):
     guarded = replace(stamps.CORPUS, noncommercial=True)
-    with pytest.raises(CorpusError, match="--accept-noncommercial"):
+    assert "allows no commercial use" in corpora.skipped(guarded)
+    with pytest.raises(CorpusError, match=r"fetch corpora stamps --accept-noncommercial.*ACCEPT_NONCOMMERCIAL=1"):
         building.read(guarded, "ca")
+    assert pictures.asked == [], "nothing is downloaded before the licence is accepted"
     accepted = building.read(guarded, "ca", accept_noncommercial=True)
     assert building.read(guarded, "ca") == accepted
+
+
+def test_noncommercial_is_accepted_by_the_environment(pictures, monkeypatch):
+    guarded = replace(stamps.CORPUS, noncommercial=True)
+    monkeypatch.setenv(building.CONSENT, "1")
+    assert corpora.skipped(guarded) is None
+    assert building.read(guarded, "ca")
+
+
+def test_hub_corpora_are_only_fetched_by_name():
+    assert corpora.skipped(stamps.CORPUS) is None
+    assert "fixie-ai/covost2" in corpora.skipped(corpora.find("covost2"))
+
+
+def test_a_domain_is_loaded_apart_and_whole_row_groups_are_checked(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPEECHMERGE_CACHE", str(tmp_path))
+    monkeypatch.setattr(building, "ROW_GROUP", 5)
+    low, high = "low", "high"
+    varied = replace(
+        tones.CORPUS,
+        domains=(low, high),
+        items=lambda *a: (replace(i, domain=(low, high)[n % 3 == 0]) for n, i in enumerate(tones.items(*a))),
+    )
+    both = building.read(varied, "es")
+    assert [c.id for c in both] == sorted(c.id for c in both)
+    assert building.read(varied, "es", domain=high) == [c for c in both if c.domain == high]
+    assert 0 < len(building.read(varied, "es", domain=low)) < len(both)
 
 
 @pytest.mark.parametrize(
@@ -273,12 +94,14 @@ def test_noncommercial_is_refused_once(pictures):
     [
         (("asterix", "es"), "There is no corpus 'asterix'. Did you mean 'asterisk'?"),
         (("asterisk", "de"), "Corpus 'asterisk' has no language 'de'; it has en, es, fr, it, ru."),
+        (("uqm", "en", "train", "pkunc"), "Corpus 'uqm' has no domain 'pkunc'. Did you mean 'pkunk'?"),
+        (("tones", "es", "train", "pkunk"), "Corpus 'tones' has no domain 'pkunk'. Known: none."),
         (("tones", "es", "tset"), "There is no split 'tset'. Did you mean 'test'?"),
     ],
 )
 def test_unknown_names(call, message):
     with pytest.raises(CorpusError) as error:
-        corpora.load(*call)
+        corpora.load(*call[:3], domain=call[3] if len(call) > 3 else None)
     assert str(error.value) == message
 
 
@@ -287,6 +110,7 @@ def test_registry_is_consistent():
         assert corpus.name == name
         assert corpus.languages
         assert corpus.citation.endswith(".")
+        assert corpus.version >= 1
 
 
 def test_corpora_of_a_language_share_no_sentence_across_splits(spanish, pictures):

@@ -284,7 +284,10 @@ def test_partitions_say_which_cells_share_a_model(planned):
     assert found["Multi-task training"] == [("choose es asr+st",), ("choose it asr+st",)]
     assert found["Multi-lingual training"] == [("choose es+it asr",), ("choose es+it st",)]
     assert found["Everything"] == [("choose es+it asr+st",)]
-    assert found["One after another"] == [("choose es+it asr in sequence",), ("choose es+it st in sequence",)]
+    assert found["One after another"] == [
+        ("choose es+it asr in sequence, 2 of 2,",),
+        ("choose es+it st in sequence, 2 of 2,",),
+    ]
     assert found["Tasks merged"] == [es, it] and found["All merged"] == [tuple(sorted(es + it))]
     assert found["Languages of multi-task models merged"] == [("choose es asr+st", "choose it asr+st")]
     assert found["Tasks of multilingual models merged"] == [("choose es+it asr", "choose es+it st")]
@@ -292,7 +295,7 @@ def test_partitions_say_which_cells_share_a_model(planned):
 
 def test_a_sequence_trains_on_from_the_last_model(planned):
     plan = planned(table=BOTH)
-    step = plan.steps["train es+it asr in sequence seed 0"]
+    step = plan.steps["train es+it asr in sequence, 2 of 2, seed 0"]
     assert step.needs == ("choose es asr", "choose it asr")  # the model it starts from; the rate it takes
     assert "base" not in step.spec and [cell["name"] for cell in step.spec["cells"]] == ["it"]
 

@@ -22,15 +22,20 @@ def fetch_models(names: tuple[str, ...]) -> None:
 
 @fetch.command("corpora", epilog=example("speechmerge fetch corpora asterisk:es stamps"))
 @click.argument("names", nargs=-1)
-def fetch_corpora(names: tuple[str, ...]) -> None:
+@click.option("--accept-noncommercial", is_flag=True, help="Agree to licences that forbid commercial use (uqm).")
+def fetch_corpora(names: tuple[str, ...], accept_noncommercial: bool) -> None:
     """Fetch corpora, as NAME or NAME:LANGUAGE (default: all that come as packages)."""
     from .. import corpora
 
-    wanted = names or [name for name, corpus in corpora.registry().items() if not corpus.synthetic]
-    for item in wanted:
+    for item in names or [name for name, corpus in corpora.registry().items() if not corpus.synthetic]:
         name, _, language = item.partition(":")
-        for code in [language] if language else corpora.find(name).languages:
-            clips = corpora.load(name, code)
+        declared = corpora.find(name, language or None)
+        agreed = accept_noncommercial and declared.noncommercial
+        if reason := None if names or agreed else corpora.skipped(declared):
+            click.echo(f"{name}: not fetched, because {reason}")
+            continue
+        for code in [language] if language else declared.languages:
+            clips = corpora.load(name, code, accept_noncommercial=accept_noncommercial)
             click.echo(f"{name} {code}: {len(clips)} clips, {sum(c.seconds for c in clips) / 60:.1f} minutes")
 
 
@@ -48,7 +53,10 @@ def cards(update: bool) -> None:
     else:
         method_cards.check(project_root() / "book")
         click.echo("methods: current")
-    for name in corpora.registry():
+    for name, declared in corpora.registry().items():
+        if reason := corpora.skipped(declared):
+            click.echo(f"{name}: not checked, because {reason}")
+            continue
         path = project_root() / "data_cards" / f"{name}.md"
         if update:
             click.echo(f"{name}: {'updated' if update_card(path) else 'current'}")
