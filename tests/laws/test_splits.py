@@ -44,6 +44,16 @@ def test_a_wider_share_takes_from_train_only(monkeypatch):
     assert moved == {("train", "dev"), ("train", "test")}
 
 
+@pytest.mark.parametrize("share", [0.24, 0.45, 0.58])
+def test_a_share_of_its_own_only_moves_sentences_out_of_train(share):
+    before = [assign_split(text, "en") for text in TEXTS]
+    after = [assign_split(text, "en", share) for text in TEXTS]
+    moved = {(a, b) for a, b in zip(before, after, strict=True) if a != b}
+    assert moved <= {("train", "dev"), ("train", "test")}
+    assert after.count("test") / len(TEXTS) == pytest.approx(share, abs=0.02)
+    assert after.count("dev") / len(TEXTS) == pytest.approx(min(share, 1 - share), abs=0.02)
+
+
 def test_languages_are_drawn_apart():
     assert [assign_split(text, "fr") for text in TEXTS] != [assign_split(text, "it") for text in TEXTS]
 

@@ -1,7 +1,7 @@
 """Speech corpora under one schema: ``load("asterisk", "es")`` fetches, joins, filters, splits and caches."""
 
 from ..errors import CorpusError, nearest
-from . import asterisk, camoes, covost2, festvox_ru, fillets, stamps, tones, uqm
+from . import asterisk, camoes, covost2, festvox_ru, fillets, fleurs, open_asr, stamps, tones, uqm
 from .base import SPLITS, Clip, Corpus, Item, assign_split, check, fingerprint, transcript_key
 from .building import noncommercial_accepted, read, skipped, stored
 
@@ -22,16 +22,8 @@ __all__ = [
     "transcript_key",
 ]
 
-MODULES = (
-    asterisk,
-    stamps,
-    fillets,
-    festvox_ru,
-    uqm,
-    covost2,
-    camoes,
-    tones,
-)  # a new corpus is one file with a CORPUS, named here
+# A new corpus is one file with a CORPUS, named here.
+MODULES = (asterisk, stamps, fillets, festvox_ru, uqm, covost2, camoes, fleurs, open_asr, tones)
 
 
 def registry() -> dict[str, Corpus]:

@@ -148,7 +148,8 @@ def assign_split(text: str, language: str, share: float | None = None) -> str:
     Args:
         text: the transcript.
         language: Whisper's code.
-        share: of dev, and as much again of test, instead of the language's; for texts no other corpus can have.
+        share: of test, and as much again of dev, instead of the language's; for texts no other corpus can have. Above
+            one half, dev gets what test leaves and train nothing.
     """
     share = held_out(language) if share is None else share
     key = f"{SPLIT_SEED}|{language}|{transcript_key(text)}"

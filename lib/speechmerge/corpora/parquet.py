@@ -7,6 +7,7 @@ hub or, in the same layout, in the folder that the environment variable ``SPEECH
 import io
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,9 @@ RENAMED = "SPEECHMERGE_COLUMNS"  # environment variable: "camoes.text=transcript
 NEEDED = ("audio", "text")
 OPTIONAL = ("translation", "speaker", "domain")
 SEED = 2502  # of the draw
-MEAN_SECONDS = 2.0  # no less speech a clip is expected when a draw is prepared; CoVoST has 4 to 7 s
+MEAN_SECONDS = (
+    2.0  # rows of a draw are read in portions that should reach its hours at once: CoVoST has 4 to 7 s a clip
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Dataset:
         configs: ``configs(language)`` gives the folders inside the repository; ``""`` is the repository itself.
         columns: their column for each of ``audio, text`` and, where there are such, ``translation, speaker, domain``.
         splits: their name of each split; a split may be missing.
+        revision: branch on the hub, where it is not the main one.
         hours: ``hours(language)`` gives how much speech to draw of a split; a split without a number is taken whole.
     """
 
@@ -47,6 +51,7 @@ class Dataset:
     configs: Callable[[str], list[str]]
     columns: Mapping[str, str]
     splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train", "dev": "validation", "test": "test"})
+    revision: str | None = None
     hours: Callable[[str], Mapping[str, float]] = lambda language: {}
 
 
@@ -72,8 +77,8 @@ def columns(dataset: Dataset) -> dict[str, str]:
     return {name: column for name, column in mapped.items() if column}
 
 
-def folder_of(dataset: Dataset, config: str) -> Path:
-    """Return the folder of one configuration: local if ``SPEECHMERGE_DATASETS`` is set, else downloaded.
+def folder_of(dataset: Dataset, config: str, split: str) -> Path:
+    """Return the folder of a configuration with the files of a split: local, or downloaded if no folder is set.
 
     Raises:
         SourceError: it is not there, the hub does not answer, or the download fails.
@@ -93,9 +98,10 @@ def folder_of(dataset: Dataset, config: str) -> Path:
             f"answer; set {FOLDER} to a folder that holds {dataset.repository}/{config or '*.parquet'}, or use the "
             "'speech' profile, whose corpora come as Debian packages."
         )
-    pattern = f"{config}/*.parquet" if config else "*.parquet"
+    pattern = f"{config}/*{split}*.parquet" if config else f"*{split}*.parquet"
+    wanted = {"repo_type": "dataset", "revision": dataset.revision, "allow_patterns": [pattern]}
     try:
-        return Path(snapshot_download(dataset.repository, repo_type="dataset", allow_patterns=[pattern])) / config
+        return Path(snapshot_download(dataset.repository, **wanted)) / config
     except Exception as error:  # the client's own kinds of transport error, which depend on its version
         raise SourceError(
             f"{dataset.repository}: the download of {pattern} failed ({error}); try again, or accept the data set's "
@@ -106,7 +112,9 @@ def folder_of(dataset: Dataset, config: str) -> Path:
 def split_files(folder: Path, split: str) -> list[Path]:
     """Return the parquet files of a split below ``folder``, in order of name."""
     files = sorted(folder.rglob("*.parquet"))
-    found = [f for f in files if f.stem == split or f.name.startswith(f"{split}-") or f.parent.name == split]
+    # such as train-00000-of-00002, fleurs-test, test.clean-00000-of-00001
+    named = re.compile(rf"(^|-){re.escape(split)}([-.]|$)")
+    found = [path for path in files if named.search(path.stem) or named.match(path.parent.name)]
     if not found:
         raise CorpusError(
             f"{folder}: no parquet file of split {split!r}; found {', '.join(f.name for f in files[:4]) or 'none'}, "
@@ -115,29 +123,34 @@ def split_files(folder: Path, split: str) -> list[Path]:
     return found
 
 
+def opened(path: Path) -> pq.ParquetFile:
+    """Open a parquet file, or say which one is damaged."""
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise CorpusError(f"{path}: not readable as parquet ({error}); download it again.") from error
+
+
 def rows(files: list[Path], wanted: Mapping[str, str], chosen: set[int] | None) -> Iterator[tuple[int, dict]]:
     """Yield number and fields of the chosen rows (``None``: all), counted over all files.
 
     Raises:
-        CorpusError: a file is damaged or lacks a column.
+        CorpusError: a file lacks a column or is damaged.
     """
     number = 0
     for path in files:
-        try:
-            file = pq.ParquetFile(path)
-            missing = sorted(set(wanted.values()) - set(file.schema_arrow.names))
-            if missing:
-                raise CorpusError(
-                    f"{path}: found the columns {', '.join(file.schema_arrow.names)}; expected {', '.join(missing)} "
-                    f"too. Name the right ones in {RENAMED}, for example CORPUS.text=COLUMN."
-                )
-            for batch in file.iter_batches(batch_size=128, columns=list(dict.fromkeys(wanted.values()))):
-                for index in range(batch.num_rows):
-                    if chosen is None or number in chosen:
-                        yield number, {name: batch.column(column)[index].as_py() for name, column in wanted.items()}
-                    number += 1
-        except (OSError, pa.ArrowException) as error:
-            raise CorpusError(f"{path}: not readable as parquet ({error}); download it again.") from error
+        file = opened(path)
+        missing = sorted(set(wanted.values()) - set(file.schema_arrow.names))
+        if missing:
+            raise CorpusError(
+                f"{path}: found the columns {', '.join(file.schema_arrow.names)}; expected {', '.join(missing)} "
+                f"too. Name the right ones in {RENAMED}, for example CORPUS.text=COLUMN."
+            )
+        for batch in file.iter_batches(batch_size=128, columns=list(dict.fromkeys(wanted.values()))):
+            for index in range(batch.num_rows):
+                if chosen is None or number in chosen:
+                    yield number, {name: batch.column(column)[index].as_py() for name, column in wanted.items()}
+                number += 1
 
 
 def sound(value: object, where: str) -> bytes:
@@ -150,17 +163,18 @@ def sound(value: object, where: str) -> bytes:
 
 def draw(files: list[Path], wanted: Mapping[str, str], hours: float) -> Iterator[tuple[int, dict]]:
     """Draw rows at random, always the same, until they hold ``hours`` of speech; all rows if there is less."""
-    total = sum(pq.ParquetFile(path).metadata.num_rows for path in files)
-    order = np.random.default_rng(SEED).permutation(total)[: math.ceil(3600 * hours / MEAN_SECONDS)].tolist()
-    found = dict(rows(files, wanted, set(order)))
-    seconds = 0.0
-    for number in order:
-        if seconds >= 3600 * hours:
-            return
-        seconds += soundfile.info(
-            io.BytesIO(sound(found[number]["audio"], f"{files[0].parent}, row {number}"))
-        ).duration
-        yield number, found[number]
+    total = sum(opened(path).metadata.num_rows for path in files)
+    order = np.random.default_rng(SEED).permutation(total).tolist()
+    chunk, seconds = math.ceil(3600 * hours / MEAN_SECONDS), 0.0
+    for start in range(0, total, chunk):
+        part = order[start : start + chunk]
+        found = dict(rows(files, wanted, set(part)))
+        for number in part:
+            if seconds >= 3600 * hours:
+                return
+            data = sound(found[number]["audio"], f"{files[0].parent}, row {number}")
+            seconds += soundfile.info(io.BytesIO(data)).duration
+            yield number, found[number]
 
 
 def items(dataset: Dataset, language: str) -> Iterator[Item]:
@@ -170,7 +184,7 @@ def items(dataset: Dataset, language: str) -> Iterator[Item]:
     for split in reversed([name for name in SPLITS if name in dataset.splits]):
         theirs = dataset.splits[split]
         for config in dataset.configs(language):
-            files = split_files(folder_of(dataset, config), theirs)
+            files = split_files(folder_of(dataset, config, theirs), theirs)
             drawn = draw(files, wanted, hours[split]) if split in hours else rows(files, wanted, None)
             for number, row in drawn:
                 name = "/".join(part for part in (config, f"{theirs}-{number:07d}") if part)
