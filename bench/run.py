@@ -1,103 +1,162 @@
-"""Timings of this machine, as ratios from one run: merging against reading and writing, LoRS against plain SVDs,
-training and decoding as throughput. Run with ``make bench``; nothing here asserts a time."""
+"""Merging, timed against mergekit, FusionBench, plain SVDs and the machine's own reading and writing: ``make bench``.
 
+Every line is one comparison made in one go, whole processes one after the other; what counts are its ratios. Lines are
+printed and kept in ``results/bench/``, one file a machine, where a line measured again takes the place of the old one.
+"""
+
+import argparse
+import itertools
+import json
+import re
+import shutil
+import sys
 import tempfile
-import time
-from collections.abc import Callable
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+import peers
+import plain
 import torch
-from safetensors.torch import load_file, save_file
+import whispers
+from measure import FailedError, Measured, run
+from safetensors.torch import save_file
+from shared import MERGEKIT, PAIRS, Pair
 
-from speechmerge import corpora, engine, models, provenance
-from speechmerge.decoding import Decoder
-from speechmerge.training import Recipe, Source, train
+from speechmerge import provenance
+from speechmerge.checkpoints import open_checkpoint
+from speechmerge.parameter_classes import MATRIX, classify
 
-EXPERTS = 5
-METHODS = {
-    "weight_average": {},
-    "task_arithmetic": {"scaling": 0.3},
-    "mp": {"scaling": 0.3},
-    "svp": {"scaling": 0.3},
-    "lors": {"scaling": 0.3},
-}
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results" / "bench"
 
 
-def seconds(work: Callable[[], object], repeats: int = 3) -> float:
-    """Shortest wall time of a few runs."""
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return min(times)
+def compare(pair: Pair, folders: list[Path], work: Path, missing: dict[str, str]) -> dict[str, Any]:
+    """Merge with the library, with the peer in memory and by its command; return the line of the table."""
+    line: dict[str, Any] = {"method": pair.name, "peer": pair.peer}
+    used = folders[: pair.experts + 1]
+    floor = run([sys.executable, HERE / "floor.py", work / "floor.safetensors", *map(_weights, used)], work / "log")
+    (work / "floor.safetensors").unlink()
+    job = pair.job(folders, work / "ours")
+    if pair.name == "regmean":
+        job["grams"] = _grams(used, work)
+    ours = _told(job, [sys.executable, HERE / "ours.py"], work)
+    line |= _said("floor", floor) | _said("ours", ours)
+    if pair.peer in missing:
+        return line | {"note": f"not run here: {missing[pair.peer]}"}
+    try:
+        (work / "theirs").mkdir()
+        theirs = _told(job | {"output": str(_weights(work / "theirs"))}, peers.in_memory(), work)
+        line |= _said("peer", theirs)
+        if pair.same:
+            line["difference"] = difference(work / "ours", work / "theirs", used[0])
+        shutil.rmtree(work / "theirs")
+        if pair.peer == MERGEKIT:
+            command = peers.command_line(job | {"output": str(work / "theirs")}, work / "merge.yaml")
+            line |= _said("command", run(command, work / "log"))
+    except FailedError as error:
+        line["note"] = f"not run here: {error}"
+    for place in ("ours", "theirs"):
+        shutil.rmtree(work / place, ignore_errors=True)
+    return line
 
 
-def made_experts(base: Path, folder: Path) -> list[Path]:
-    """Experts with updates of the size that fine-tuning makes; merging time does not depend on their values."""
-    weights = load_file(base / "model.safetensors")
-    experts = []
-    for i in range(EXPERTS):
-        generator = torch.Generator().manual_seed(i)
-        expert = folder / f"expert{i}"
-        expert.mkdir()
-        for file in base.glob("*.json"):
-            (expert / file.name).write_bytes(file.read_bytes())
-        moved = {
-            name: w + 1e-3 * w.std().nan_to_num() * torch.randn(w.shape, generator=generator)
-            for name, w in weights.items()
-            if name != "model.encoder.embed_positions.weight"
-        }
-        save_file(weights | moved, expert / "model.safetensors", metadata={"format": "pt"})
-        experts.append(expert)
-    return experts
+def _weights(folder: Path) -> Path:
+    return folder / "model.safetensors"
 
 
-def floor(base: Path, experts: list[Path], output: Path) -> None:
-    """Read what a merge reads and write what it writes."""
-    tensors = [load_file(folder / "model.safetensors") for folder in (base, *experts)]
-    save_file({name: t.clone() for name, t in tensors[0].items()}, output)
+def _told(job: dict[str, Any], program: list, work: Path) -> Measured:
+    """Run a program that reads its job from a file."""
+    (work / "job.json").write_text(json.dumps(job))
+    return run([*program, work / "job.json"], work / "log")
 
 
-def plain_lors(base: Path, experts: list[Path], rank_ratio: float = 0.02, density: float = 0.4) -> None:
-    """LoRS by the book: one full SVD and one sort for every matrix of every expert."""
-    start, others = load_file(base / "model.safetensors"), [load_file(e / "model.safetensors") for e in experts]
-    for name, weight in start.items():
-        if weight.ndim != 2 or "embed" in name:
-            continue
-        for other in others:
-            u, s, v = torch.linalg.svd(other[name] - weight, full_matrices=False)
-            k = max(1, round(rank_ratio * len(s)))
-            low = u[:, :k] * s[:k] @ v[:k]
-            rest = (other[name] - weight - low).flatten()
-            kept = rest.abs().argsort(descending=True)[: round(density * len(rest))]
-            torch.zeros_like(rest)[kept] = rest[kept]
+def _said(who: str, found: Measured) -> dict[str, float]:
+    return {f"{who}_s": found.seconds, f"{who}_cpu_s": found.processor, f"{who}_gb": found.memory}
+
+
+def _grams(folders: list[Path], work: Path) -> list[str]:
+    """Write random Gram matrices of every linear map's inputs, one file for each expert."""
+    base, files = open_checkpoint(folders[0]), []
+    for i in range(len(folders) - 1):
+        generator, grams = torch.Generator().manual_seed(i), {}
+        for name, shape in base.shapes.items():
+            if classify(name, shape) == MATRIX:
+                inputs = torch.randn(2 * shape[1], shape[1], generator=generator)
+                grams[name.removesuffix(".weight")] = inputs.T @ inputs / len(inputs)
+        files.append(str(work / f"grams{i}.safetensors"))
+        save_file(grams, files[-1])
+    return files
+
+
+def difference(ours: Path, theirs: Path, base: Path) -> float:
+    """Return the largest ‖ours - theirs‖ / ‖theirs - base‖ of any tensor, the fixed sinusoid and the head left out."""
+    first, second, start = (open_checkpoint(folder) for folder in (ours, theirs, base))
+    found = 0.0
+    for name in start.shapes:
+        if name != whispers.SINUSOID:
+            a, b, origin = (model.read(name).double() for model in (first, second, start))
+            found = max(found, ((a - b).norm() / (b - origin).norm()).item())
+    return found
+
+
+def ratios(line: dict[str, Any]) -> dict[str, float]:
+    """Return what a line says: time over floor and over the peer, processor seconds and memory likewise."""
+    other = [kind for kind in ("peer", "command", "plain") if f"{kind}_cpu_s" in line]
+    found = {"time / floor": line["ours_s"] / line["floor_s"]} if "floor_s" in line else {}
+    for kind in other:
+        for label, unit in (("time", "s"), ("cpu", "cpu_s"), ("memory", "gb")):
+            if f"{kind}_{unit}" in line:
+                found[f"{label} / {kind}"] = line[f"ours_{unit}"] / line[f"{kind}_{unit}"]
+    return found
+
+
+def show(line: dict[str, Any]) -> None:
+    """Print a line: seconds, ratios, difference."""
+    times = ", ".join(f"{k[:-2]} {v:.1f} s" for k, v in line.items() if k.endswith("_s") and not k.endswith("cpu_s"))
+    parts = [f"memory {line['ours_gb']:.2f} GB"] if "ours_gb" in line else []
+    parts += [f"{name} {value:.2f}" for name, value in ratios(line).items()]
+    parts += [f"difference {line['difference']:.1e}"] if "difference" in line else []
+    print(f"{line['method']:24s} {times} | {', '.join([*parts, line.get('note', '')])}", flush=True)
+
+
+def keep(line: dict[str, Any], size: str) -> Path:
+    """Put a line into the machine's file, in place of an older one of this method and size."""
+    machine = provenance.hardware()
+    file = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', machine.lower()).strip('-')}.json"
+    kept = json.loads(file.read_text())["lines"] if file.is_file() else []
+    stamp = {"size": size, "library": provenance.library(), "date": date.today().isoformat()}
+    rounded = {k: round(v, 9 if k == "difference" else 3) if isinstance(v, float) else v for k, v in line.items()}
+    kept = [old for old in kept if (old["method"], old["size"]) != (line["method"], size)]
+    kept.append(rounded | {f"ratio {k}": round(v, 3) for k, v in ratios(line).items()} | stamp)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(
+        json.dumps({"hardware": machine, "torch threads": torch.get_num_threads(), "lines": kept}, indent=1)
+    )
+    return file
 
 
 def main() -> None:
-    """Print one table."""
-    base = models.base_model("whisper-tiny")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        experts = made_experts(base, folder)
-        lowest = seconds(lambda: floor(base, experts, folder / "floor.safetensors"))
-        plain = seconds(lambda: plain_lors(base, experts), 1)
-        print(f"{provenance.hardware()}; whisper-tiny, {EXPERTS} experts, fp32\n")
-        print(f"{'reading and writing the same bytes':36s} {lowest:7.2f} s   1.00 x")
-        for method, options in METHODS.items():
-            took = seconds(
-                lambda m=method, o=options: engine.merge_folders(
-                    m, base, experts, folder / "merged", overwrite=True, progress=False, **o
-                )
-            )
-            print(f"{method:36s} {took:7.2f} s   {took / lowest:.2f} x")
-        print(f"{'lors with full SVDs and sorts':36s} {plain:7.2f} s   {plain / lowest:.2f} x")
-        source = Source("asterisk", "it")
-        log = train(Recipe("whisper-tiny", (source,), minutes=4, epochs=1), folder / "trained", progress=False)
-        clips = corpora.load("asterisk", "it", "test")[:72]
-        decoder = Decoder(base)
-        decoding = seconds(lambda: decoder.decode(clips, "it", "asr", progress=False), 1)
-        print(f"\ntraining {log.windows_per_second:.2f} windows/s, greedy decoding {len(clips) / decoding:.1f} clips/s")
+    """Read the options, make the models, compare."""
+    names = [pair.name for pair in PAIRS] + ["plain"]
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--method", action="append", choices=names, help="only this one; may be repeated")
+    options.add_argument("--scale", default="small", choices=whispers.SIZES, help="shape of the models")
+    options.add_argument("--folder", type=Path, help="where models are made, and kept for the next time")
+    chosen = options.parse_args()
+    wanted = chosen.method or names
+    missing = peers.install()
+    print(f"{provenance.hardware()}; whisper-{chosen.scale}, 5 experts, fp32", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        models = (chosen.folder or Path(temporary)) / chosen.scale
+        folders = [models / name for name in ("base", *(f"expert{i}" for i in range(5)))]
+        if not folders[-1].is_dir():
+            whispers.make(models, chosen.scale, 5)
+        lines = (compare(pair, folders, Path(temporary), missing) for pair in PAIRS if pair.name in wanted)
+        for line in itertools.chain(lines, plain.lines(folders) if "plain" in wanted else ()):
+            show(line)
+            file = keep(line, chosen.scale)
+    print(file)
 
 
 if __name__ == "__main__":

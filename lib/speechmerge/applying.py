@@ -1,7 +1,9 @@
 """A rule applied to one tensor, a block of one, or several of equal shape at once: shapes, context and combination."""
 
+import contextlib
 import hashlib
 import math
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +19,45 @@ from .rules.primitives import per_expert
 if TYPE_CHECKING:
     from .merging import Merge
 
+BATCH = 1 << 27  # scalars of all experts in one batch of matrices of equal shape
+
 
 def generator(seed: int, name: str, task: int) -> torch.Generator:
     """Return the generator of one tensor and expert; it depends on nothing else, so order and threads do not matter."""
     key = hashlib.sha256(f"{seed}|{name}|{task}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
+
+
+def generators(merge: "Merge", name: str) -> list[torch.Generator]:
+    """Return each expert's generator for one tensor; none for a method without random masks."""
+    tasks = range(len(merge.experts)) if merge.method.stochastic else ()
+    return [generator(merge.seed, name, task) for task in tasks]
+
+
+def batches(merge: "Merge", skip: Collection[str] = ()) -> Iterator[list[str]]:
+    """Yield names to merge together: matrices of equal shape where batches are wanted, else one by one."""
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for name, shape in merge.base.shapes.items():
+        if name in skip:
+            continue
+        if not merge.batched or merge.piece != "matrices" or merge.treatment(name) != "rule":
+            yield [name]
+        else:
+            alike.setdefault(shape, []).append(name)
+    for shape, names in alike.items():
+        most = max(1, BATCH // max(1, len(merge.experts) * math.prod(shape)))
+        yield from (names[i : i + most] for i in range(0, len(names), most))
+
+
+@contextlib.contextmanager
+def threads(merge: "Merge", many: bool) -> Iterator[None]:
+    """Compute with one thread unless ``many``: on blocks that fit a cache, threads wait for each other too long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if many or merge.device.type != "cpu" else 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def shaped(merge: "Merge", name: str, values: Tensor) -> Tensor:

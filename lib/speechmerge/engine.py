@@ -11,8 +11,10 @@ from torch import Tensor
 
 from . import output, validation
 from .checkpoints import most_precise, strip_wrappers
+from .estimates import estimate
 from .files import atomic_folder, check_writable
 from .merging import Merge, Source
+from .resuming import unfinished
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,9 @@ def merge_folders(
 ) -> Path:
     """Merge Hugging Face folders into a new one, atomically and in bounded memory.
 
+    A merge that was killed is taken up where it was when started again with the same recipe and unchanged models
+    (:mod:`speechmerge.resuming`); one that needs ``extras`` starts afresh.
+
     The folder holds the weights, the base's configuration and tokenizer files, a model card and ``merge_recipe.json``
     with the recipe and the fingerprints of base, experts and result.
 
@@ -103,15 +108,20 @@ def merge_folders(
     merge.dtype = merge.dtype or most_precise([merge.base, *merge.experts])
     total = sum(math.prod(shape) * merge.dtype.itemsize for shape in merge.base.shapes.values())
     check_writable(output_folder, total)
-    memory, read = merge.estimate()
-    validation.check_memory(memory)
-    log.info(
-        "%s of %d experts: reads %.2f GB, takes about %.2f GB of memory", method, len(experts), read / 1e9, memory / 1e9
-    )
+    expected = estimate(merge)
+    validation.check_memory(expected.memory)
+    log.info("%s of %d experts: %s", method, len(experts), expected)
     started = time.perf_counter()
-    with atomic_folder(output_folder, overwrite=overwrite) as folder:
-        output.write_weights(folder, merge.stream(progress=progress), output.layout(merge.base, merge.dtype))
+    output_folder = Path(output_folder)
+    with (
+        atomic_folder(output_folder, overwrite=overwrite) as folder,
+        unfinished(output_folder, output.identity(merge, options)) as (work, journal),
+    ):
+        tensors = merge.stream(progress=progress, skip=journal.finished)
+        files = output.write_weights(work, tensors, output.layout(merge.base, merge.dtype), journal)
+        for file in files:
+            (work / file).rename(folder / file)
         output.write_companions(folder, merge.base.folder, merge.dtype)
         output.write_record(folder, merge, options, fingerprints=fingerprints)
     log.info("%s written in %.1f s", output_folder, time.perf_counter() - started)
-    return Path(output_folder)
+    return output_folder

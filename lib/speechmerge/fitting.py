@@ -1,16 +1,57 @@
-"""Weights of experts learnt by measuring merged models: what a method's ``fit`` needs, made from a merge."""
+"""What a merge must know before its first tensor: statistics of the whole model, and weights of experts.
 
-from collections.abc import Mapping
+Weights are learnt by measuring merged models: what a method's ``fit`` needs is made from the merge here.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from . import applying
 from .errors import MethodError
 from .parameter_classes import layer
+from .rules.primitives import Piece
 
 if TYPE_CHECKING:
     from .merging import Merge
+
+
+def prepare(merge: "Merge") -> None:
+    """Fit the weights, find what the method's prepass finds, and the scale of depth, where they are asked for."""
+    if merge.method.fit:
+        fit(merge)
+    if merge.method.prepass:
+        merge.prepass = merge.method.prepass(lambda: pieces(merge), **merge.options)
+    if merge.lines is not None:
+        merge.lines = {"alpha": None, "beta": 0.0, **merge.lines}
+        if merge.lines["alpha"] is None:
+            merge.lines["alpha"] = _balance(merge)
+
+
+def pieces(merge: "Merge") -> Iterator[Piece]:
+    """Yield the deltas of every tensor, or block of one, that the rule is applied to."""
+    with merge.bar("look through") as bar:
+        for name, shape in merge.base.shapes.items():
+            bar.update()
+            for start, stop in merge.blocks(name, "rule") if merge.treatment(name) == "rule" else ():
+                base, deltas = merge.read(name, start, stop)
+                fisher = applying.fisher(merge, name, start, base) if "fisher" in merge.method.needs else None
+                yield Piece(applying.shaped(merge, name, deltas), math.prod(shape), fisher)
+
+
+def _balance(merge: "Merge") -> float:
+    """Return LiNeS' α: the sum of magnitudes of Στ_t over T times that of the merged task vector."""
+    plain = merged = 0.0
+    for name in merge.base.shapes:
+        if (treatment := merge.treatment(name)) != "base":
+            for start, base, change in merge.changes(name, treatment):
+                total = merge.read(name, start, start + len(base))[1].sum(0)
+                plain += total.abs().sum(dtype=torch.float64).item()
+                merged += change.abs().sum(dtype=torch.float64).item()
+    return plain / merged / len(merge.experts) if merged else 0.0
 
 
 def fit(merge: "Merge") -> None:

@@ -6,7 +6,7 @@ memory, and of a large one only a block where the rule allows it. What a tensor 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,8 @@ from .checkpoints import BLOCK, Checkpoint, most_precise, open_checkpoint
 from .errors import CheckpointError, MethodError
 from .methods import Method, find
 from .parameter_classes import EMBEDDING, FROZEN, classify, depths, select
-from .rules.primitives import Piece
 
 Source = Path | str | Mapping[str, Tensor]
-BATCH = 1 << 27  # scalars of all experts in one batch of matrices of equal shape
 
 
 class Merge:
@@ -121,23 +119,20 @@ class Merge:
         return open_checkpoint(source, label)
 
     def prepare(self) -> None:
-        """Learn what the merge must know of the whole model: fitted weights, thresholds, the scale of depth."""
-        if self._ready:
-            return
-        self._ready = True
-        if self.method.fit:
-            fitting.fit(self)
-        if self.method.prepass:
-            self.prepass = self.method.prepass(self.pieces, **self.options)
-        if self.lines is not None:
-            self.lines = {"alpha": None, "beta": 0.0, **self.lines}
-            if self.lines["alpha"] is None:
-                self.lines["alpha"] = self._balance()
+        """Learn what the merge must know of the whole model (:func:`speechmerge.fitting.prepare`), once."""
+        if not self._ready:
+            self._ready = True
+            with applying.threads(self, self.piece == "matrices"):
+                fitting.prepare(self)
 
-    def stream(self, *, progress: bool = False) -> Iterator[tuple[str, Tensor]]:
+    def stream(self, *, progress: bool = False, skip: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor of the merged model; a tied head is left out.
 
         The order is the base's, save that batches of equal shape (on a GPU) come together.
+
+        Args:
+            progress: show a progress bar.
+            skip: tensors that are not wanted.
 
         Raises:
             CheckpointError: NaN or infinity in an input tensor, or a changed sinusoid where ``strict``.
@@ -145,26 +140,16 @@ class Merge:
         """
         self.progress = progress
         self.prepare()
-        with self._bar("merge") as bar:
-            for names in self._batches():
+        with self.bar("merge") as bar:
+            bar.update(len(skip))
+            for names in applying.batches(self, skip):
                 yield from self._batch(names) if len(names) > 1 else [(names[0], self.tensor(names[0]))]
                 bar.update(len(names))
 
-    def _bar(self, what: str) -> tqdm:
+    def bar(self, what: str) -> tqdm:
+        """Return a progress bar over the tensors."""
         total = len(self.base.shapes)
         return tqdm(total=total, desc=f"{what} ({self.method.name})", unit="tensor", disable=not self.progress)
-
-    def _batches(self) -> Iterator[list[str]]:
-        """Yield names to merge together: matrices of equal shape where batches are wanted, else one by one."""
-        alike: dict[tuple[int, ...], list[str]] = {}
-        for name, shape in self.base.shapes.items():
-            if not self.batched or self.piece != "matrices" or self.treatment(name) != "rule":
-                yield [name]
-            else:
-                alike.setdefault(shape, []).append(name)
-        for shape, names in alike.items():
-            most = max(1, BATCH // max(1, len(self.experts) * math.prod(shape)))
-            yield from (names[i : i + most] for i in range(0, len(names), most))
 
     def _batch(self, names: list[str]) -> Iterator[tuple[str, Tensor]]:
         """Yield merged matrices of equal shape, the rule applied to all of them at once."""
@@ -175,16 +160,6 @@ class Merge:
             result = torch.empty(len(start), dtype=self._dtype(name))
             self._put(result, name, 0, start, change)
             yield name, result.view(self.base.shapes[name])
-
-    def pieces(self) -> Iterator[Piece]:
-        """Yield the deltas of every tensor, or block of one, that the rule is applied to."""
-        with self._bar("look through") as bar:
-            for name, shape in self.base.shapes.items():
-                bar.update()
-                for start, stop in self.blocks(name, "rule") if self.treatment(name) == "rule" else ():
-                    base, deltas = self.read(name, start, stop)
-                    fisher = applying.fisher(self, name, start, base) if "fisher" in self.method.needs else None
-                    yield Piece(applying.shaped(self, name, deltas), math.prod(shape), fisher)
 
     def treatment(self, name: str) -> str:
         """Return what a tensor gets: ``"rule"``, ``"sum"``, ``"mean"`` or ``"base"``.
@@ -213,8 +188,9 @@ class Merge:
         if treatment == "base":
             return self.base.read(name).to(self._dtype(name), copy=True)
         result = torch.empty(math.prod(self.base.shapes[name]), dtype=self._dtype(name))
-        for start, base, change in self._changes(name, treatment):
-            self._put(result, name, start, base, change)
+        with applying.threads(self, treatment == "rule" and self.piece == "matrices"):
+            for start, base, change in self.changes(name, treatment):
+                self._put(result, name, start, base, change)
         return result.view(self.base.shapes[name])
 
     def _dtype(self, name: str) -> torch.dtype:
@@ -231,29 +207,17 @@ class Merge:
         if not checkpoints.finite(block):
             raise MethodError(f"{self.method.name} produced NaN or infinity in {name!r}; nothing was written.")
 
-    def _changes(self, name: str, treatment: str) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def changes(self, name: str, treatment: str) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield each block of a tensor: where it starts, the base's scalars, the merged task vector."""
-        tasks = range(len(self.experts)) if self.method.stochastic else ()
-        generators = [applying.generator(self.seed, name, t) for t in tasks]
+        generators = applying.generators(self, name)
         for start, stop in self.blocks(name, treatment):
             base, deltas = self.read(name, start, stop)
             if treatment != "rule":
                 yield start, base, applying.combine(self, name, deltas, treatment)
-            elif deltas.sum() != 0 or deltas.any():  # the sum is the quicker of the two
+            elif deltas[:, :1].any() or deltas.any():  # the first numbers mostly settle it
                 yield start, base, applying.apply(self, [name], start, base, deltas, generators)
             else:
                 yield start, base, torch.zeros_like(base)
-
-    def _balance(self) -> float:
-        """Return LiNeS' α: the sum of magnitudes of Στ_t over T times that of the merged task vector."""
-        plain = merged = 0.0
-        for name in self.base.shapes:
-            if (treatment := self.treatment(name)) != "base":
-                for start, base, change in self._changes(name, treatment):
-                    total = self.read(name, start, start + len(base))[1].sum(0)
-                    plain += total.abs().sum(dtype=torch.float64).item()
-                    merged += change.abs().sum(dtype=torch.float64).item()
-        return plain / merged / len(self.experts) if merged else 0.0
 
     def blocks(self, name: str, treatment: str) -> Iterator[tuple[int, int]]:
         """Yield the ranges of scalars that are merged at once: blocks where no more need be seen, else everything."""
@@ -276,14 +240,3 @@ class Merge:
             for model in (self.base, *self.experts):
                 model.block(name, start, stop)  # says which one and where
         return base, deltas
-
-    def estimate(self) -> tuple[int, int]:
-        """Return about how many bytes of memory the merge takes at its peak, and how many it reads."""
-        seen = [
-            max(stop - start for start, stop in self.blocks(name, self.policy[classify(name, shape)]))
-            for name, shape in self.base.shapes.items()
-            if math.prod(shape)
-        ]
-        passes = 3 if self.method.prepass else 1
-        read = passes * (self.base.bytes() + sum(expert.bytes() for expert in self.experts))
-        return 4 * max(seen) * (2 * len(self.experts) + 3), read

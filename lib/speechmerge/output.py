@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from .checkpoints import DTYPES, Checkpoint, fingerprint, read_json
+from .checkpoints import Checkpoint, fingerprint, read_json
+from .files import digest
+from .resuming import Journal
+from .tensor_files import DTYPES
 
 if TYPE_CHECKING:
     from .merging import Merge
@@ -43,39 +47,60 @@ def layout(base: Checkpoint, dtype: torch.dtype, limit: int = SHARD_BYTES) -> La
     return {f"model-{i:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards, 1)}
 
 
-def write_weights(folder: Path, tensors: Iterable[tuple[str, Tensor]], plan: Layout) -> None:
-    """Write tensors as they come, each at its place in its safetensors file; memory holds one of them at a time."""
-    places, total = {}, 0
-    for file, shard in plan.items():
-        header, offset = {"__metadata__": {"format": "pt"}}, 0
-        for name, (shape, dtype) in shard.items():
-            size = math.prod(shape) * dtype.itemsize
-            header[name] = {"dtype": _WORDS[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
-            offset += size
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        with (folder / file).open("wb") as stream:
-            stream.write(len(text).to_bytes(8, "little") + text)
-            stream.truncate(8 + len(text) + offset)
-        places |= {name: (file, 8 + len(text) + header[name]["data_offsets"][0]) for name in shard}
-        total += offset
+def write_weights(
+    folder: Path, tensors: Iterable[tuple[str, Tensor]], plan: Layout, journal: Journal | None = None
+) -> list[str]:
+    """Write tensors as they come, each at its place in its safetensors file; memory holds one of them at a time.
+
+    Args:
+        folder: where the files go; those a killed merge left there are written on.
+        tensors: by name, in any order; those the journal has as finished are not among them.
+        plan: which file gets which tensors.
+        journal: where each tensor is noted once it is written.
+
+    Returns:
+        The names of the files, with that of the index if there is more than one.
+    """
+    places = {name: place for file, shard in plan.items() for name, place in _opened(folder / file, shard).items()}
+    left = set(places) - set(journal.finished if journal else ())
     streams = {file: (folder / file).open("r+b", buffering=0) for file in plan}
     try:
         for name, tensor in tensors:
-            file, start = places.pop(name)
+            file, start = places[name]
             streams[file].seek(start)
             data = memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())
             while data:
                 data = data[streams[file].write(data) :]
+            left.remove(name)
+            if journal:
+                journal.add(name, tensor)
     finally:
         for stream in streams.values():
             stream.close()
-    if places:
-        raise ValueError(f"{len(places)} tensors of the layout were never written")
+    if left:
+        raise ValueError(f"{len(left)} tensors of the layout were never written")
+    index = "model.safetensors.index.json"
     if len(plan) > 1:
+        total = sum(math.prod(shape) * dtype.itemsize for shard in plan.values() for shape, dtype in shard.values())
         weight_map = {name: file for file, shard in plan.items() for name in shard}
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+        content = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / index).write_text(json.dumps(content, indent=1))
+    return [*plan, *([index] if len(plan) > 1 else [])]
+
+
+def _opened(path: Path, shard: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, tuple[str, int]]:
+    """Write a shard's header and make room for its tensors; return the file name and byte offset of each."""
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, (shape, dtype) in shard.items():
+        size = math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _WORDS[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("r+b" if path.exists() else "wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(8 + len(text) + offset)
+    return {name: (path.name, 8 + len(text) + header[name]["data_offsets"][0]) for name in shard}
 
 
 def write_companions(folder: Path, base: Path, dtype: torch.dtype) -> None:
@@ -92,15 +117,13 @@ def write_companions(folder: Path, base: Path, dtype: torch.dtype) -> None:
 
 def write_record(folder: Path, merge: "Merge", options: Mapping[str, Any], *, fingerprints: bool = True) -> None:
     """Write ``merge_recipe.json`` and the model card, with the fingerprints of base, experts and result if wanted."""
-    mark = fingerprint if fingerprints else lambda _: "not computed"
+    models = [merge.base, *merge.experts, folder]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing leaves the interpreter free
+        marks = list(pool.map(fingerprint, models)) if fingerprints else ["not computed"] * len(models)
     record = {
         "library": f"speechmerge {version('speechmerge')}",
         "recipe": recipe(merge, options),
-        "fingerprints": {
-            "base": mark(merge.base),
-            "experts": [mark(expert) for expert in merge.experts],
-            "result": mark(folder),
-        },
+        "fingerprints": {"base": marks[0], "experts": marks[1:-1], "result": marks[-1]},
     }
     (folder / "merge_recipe.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     (folder / "README.md").write_text(_card(merge, record))
@@ -117,6 +140,19 @@ def recipe(merge: "Merge", options: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": parameters,
         "dtype": str(merge.dtype).removeprefix("torch."),
     }
+
+
+def identity(merge: "Merge", options: Mapping[str, Any]) -> str | None:
+    """Return what tells a merge from any other: recipe, input files as they are now, device, library.
+
+    ``None`` where statistics, functions or models in memory are given, which cannot be told apart here.
+    """
+    models = [model.folder or Path(model.label) for model in (merge.base, *merge.experts)]
+    if merge.extras or not all(model.is_dir() for model in models):
+        return None
+    files = [file for model in models for file in sorted(model.glob("*.safetensors"))]
+    inputs = [[str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return digest([recipe(merge, options), inputs, str(merge.device), version("speechmerge")])
 
 
 def _label(model: Checkpoint) -> str:

@@ -67,13 +67,14 @@ def merge(ctx: click.Context, method: str, output: Path, **options: object) -> N
 def check(recipe: Path) -> None:
     """Check RECIPE and the models it names without merging, and say what a merge would do."""
     from .. import validation
+    from ..estimates import estimate
     from ..recipe import read
 
     found = read(recipe)
     check_data(found)
     opened = found.merge(model_folder)
-    memory, reads = opened.estimate()
-    validation.check_memory(memory)
+    expected = estimate(opened)
+    validation.check_memory(expected.memory)
     click.echo(f"method      {opened.method.name}: {opened.method.title}, {opened.method.paper}")
     click.echo(f"base        {opened.base.folder} ({len(opened.base.shapes)} tensors, {_size(opened.base.bytes())})")
     for number, expert in enumerate(opened.experts):
@@ -84,7 +85,7 @@ def check(recipe: Path) -> None:
     for name in ("include", "policy", "lines", "dtype"):
         if name in found.options:
             click.echo(f"{name:11s} {str(found.options[name]).removeprefix('torch.')}")
-    click.echo(f"a merge covers {len(opened.selected)} tensors, reads {_size(reads)}, takes about {_size(memory)}")
+    click.echo(f"a merge covers {len(opened.selected)} tensors, {expected}")
 
 
 def is_recipe(word: str) -> bool:

@@ -32,12 +32,12 @@ def registry() -> dict[str, Corpus]:
 
 
 def find(corpus: str, language: str | None = None) -> Corpus:
-    """Return the declaration of a corpus, which must have the language if one is given.
+    """Return the declaration of a corpus (or of ``CORPUS/DOMAIN``), which must have the language if one is given.
 
     Raises:
         CorpusError: no corpus of that name, or not in that language; the nearest name is suggested.
     """
-    known = registry()
+    known, corpus = registry(), corpus.partition("/")[0]
     if corpus not in known:
         raise CorpusError(f"There is no corpus {corpus!r}.{nearest(corpus, known)}")
     found = known[corpus]
@@ -57,7 +57,7 @@ def load(
     """Load the clips of a corpus and language in order of id; the first use fetches and builds them.
 
     Args:
-        corpus: name, e.g. ``"asterisk"``.
+        corpus: name, e.g. ``"asterisk"``; ``"uqm/pkunk"`` names a domain too.
         language: Whisper's code, e.g. ``"es"``.
         split: ``"train"``, ``"dev"``, ``"test"``, or ``None`` for all.
         domain: only the clips of this domain, in a corpus that has several, e.g. ``"pkunk"`` of ``"uqm"``.
@@ -70,7 +70,8 @@ def load(
     if split is not None and split not in SPLITS:
         raise CorpusError(f"There is no split {split!r}.{nearest(split, SPLITS)}")
     declared = find(corpus, language)
+    domain = domain or corpus.partition("/")[2] or None
     if domain is not None and domain not in declared.domains:
-        raise CorpusError(f"Corpus {corpus!r} has no domain {domain!r}.{nearest(domain, declared.domains)}")
+        raise CorpusError(f"Corpus {declared.name!r} has no domain {domain!r}.{nearest(domain, declared.domains)}")
     clips = read(declared, language, domain=domain, accept_noncommercial=accept_noncommercial)
     return [clip for clip in clips if split in (None, clip.split)]

@@ -153,7 +153,7 @@ def factors(matrix: Tensor, rank: int, vectors: Tensor | None = None) -> tuple[T
 
 
 def _close_factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return :func:`factors` of a wide matrix computed in fp32 (error 1e-5 on noise), ``None`` where σ falls steeply."""
+    """Return :func:`factors` of a wide matrix found in fp32 (error 1e-5 on noise), ``None`` where σ falls steeply."""
     rough = _rough(matrix) if matrix.shape[-2] >= LARGE else None
     if not rough or (rough[0][..., -rank] < CLOSE**2 * rough[0][..., -1]).any():
         return None

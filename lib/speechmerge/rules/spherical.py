@@ -11,42 +11,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from ..errors import MethodError
 from ..methods import Choice, Range, Weights, method
-from .primitives import per_expert
+from . import angles
 
 Space = Annotated[str, Choice(("weights", "deltas"), "what is averaged: the experts' weights, or their task vectors")]
-_CHUNK = 1 << 20
-
-
-def gram(rows: Tensor) -> Tensor:
-    """Return the inner products of rows in fp64; rows ``[..., k, n]``, result ``[..., k, k]`` on the CPU."""
-    total = torch.zeros(*rows.shape[:-1], rows.shape[-2], dtype=torch.float64, device=rows.device)
-    for piece in rows.split(_CHUNK, dim=-1):
-        double = piece.double()
-        total += double @ double.mT
-    return total.cpu()
-
-
-def _inputs(deltas: Tensor, base: Tensor, space: str) -> Tensor:
-    """Return the Gram matrix ``[T, T]`` of what is averaged."""
-    if space == "deltas":
-        return gram(deltas.flatten(1) if deltas.dim() > 1 else deltas[:, None])
-    inner = gram(torch.cat([base.reshape(1, -1), deltas.reshape(len(deltas), -1)]))
-    return inner[0, 0] + inner[0, 1:, None] + inner[0, None, 1:] + inner[1:, 1:]
-
-
-def _combined(coefficients: Tensor, deltas: Tensor, base: Tensor, space: str) -> Tensor:
-    """Return the task vector of Σ c_t x_t, where x_t are task vectors or weights."""
-    c = coefficients.to(deltas.device, deltas.dtype)
-    change = torch.tensordot(c, deltas, 1)
-    return change if space == "deltas" else change + (coefficients.sum().item() - 1) * base
-
-
-def _arc(inner: Tensor, a: Tensor, b: Tensor) -> float:
-    """Return the angle between two unit combinations of the inputs, exact also for small ones."""
-    near, far = a - b, a + b
-    return 2 * math.atan2(math.sqrt(max(near @ inner @ near, 0.0)), math.sqrt(max(far @ inner @ far, 0.0)))
 
 
 @method(
@@ -85,32 +53,16 @@ def slerp(
     Returns:
         The merged task vector, shape ``[...]``.
     """
-    inner = _inputs(deltas, base, space)
+    inner = angles.inputs(deltas, base, space)
     norms = inner.diagonal().clamp(min=0).sqrt()
     straight = torch.tensor([1 - t, t], dtype=torch.float64)
     if (norms == 0).any():
-        return _combined(straight, deltas, base, space)
-    angle = _arc(inner, *torch.diag(1 / norms))
+        return angles.combined(straight, deltas, base, space)
+    angle = angles.arc(inner, *torch.diag(1 / norms))
     if abs(math.cos(angle)) > straight_above or math.sin(angle) < 1e-8:
-        return _combined(straight, deltas, base, space)
+        return angles.combined(straight, deltas, base, space)
     arc = torch.tensor([math.sin((1 - t) * angle), math.sin(t * angle)], dtype=torch.float64) / math.sin(angle)
-    return _combined(arc, deltas, base, space)
-
-
-def _mean_direction(inner: Tensor, share: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return coefficients of the unit mean direction and the norms; ``None`` if the directions cancel out."""
-    norms = inner.diagonal().clamp(min=0).sqrt()
-    units = torch.where(norms > 0, share / norms, 0)
-    size = math.sqrt(max(units @ inner @ units, 0.0))
-    return (units / size, norms) if size > 1e-12 else None
-
-
-def _share(weights: object, experts: int) -> Tensor:
-    """Return the experts' weights normalised to sum to one, fp64."""
-    share = torch.tensor(per_expert(weights, experts), dtype=torch.float64)
-    if share.sum() == 0:
-        raise MethodError(f"the weights {share.tolist()} sum to zero, so there is no mean; give others.")
-    return share / share.sum()
+    return angles.combined(arc, deltas, base, space)
 
 
 @method(
@@ -141,10 +93,10 @@ def multi_slerp(
     Returns:
         The merged task vector, shape ``[...]``.
     """
-    inner, share = _inputs(deltas, base, space), _share(weights, len(deltas))
-    found = _mean_direction(inner, share)
+    inner, share = angles.inputs(deltas, base, space), angles.share(weights, len(deltas))
+    found = angles.mean_direction(inner, share)
     coefficients = share if found is None else (share @ found[1]) * found[0]
-    return _combined(coefficients, deltas, base, space)
+    return angles.combined(coefficients, deltas, base, space)
 
 
 @method(
@@ -182,17 +134,17 @@ def karcher(
     Returns:
         The merged task vector, shape ``[...]``.
     """
-    inner, share = _inputs(deltas, base, space), _share(weights, len(deltas))
+    inner, share = angles.inputs(deltas, base, space), angles.share(weights, len(deltas))
     norms = inner.diagonal().clamp(min=0).sqrt()
     if not norms.any():
         return torch.zeros_like(deltas[0])
     units = torch.diag(torch.where(norms > 0, 1 / norms, 0))
-    found = _mean_direction(inner, share)
+    found = angles.mean_direction(inner, share)
     u = found[0] if found else units[int(norms.argmax() if norms[0] == 0 else 0)]
     for _ in range(iterations):
         step = torch.zeros_like(u)
         for unit, w in zip(units[norms > 0], share[norms > 0], strict=True):
-            angle = _arc(inner, u, unit)
+            angle = angles.arc(inner, u, unit)
             if 1e-12 < angle < math.pi - 1e-12:
                 step += w * angle / math.sin(angle) * (unit - math.cos(angle) * u)
         length = math.sqrt(max(step @ inner @ step, 0.0))
@@ -200,7 +152,7 @@ def karcher(
             break
         u = math.cos(length) * u + math.sin(length) * step / length
         u = u / math.sqrt(u @ inner @ u)
-    return _combined((share @ norms) * u, deltas, base, space)
+    return angles.combined((share @ norms) * u, deltas, base, space)
 
 
 @method(
@@ -247,7 +199,7 @@ def model_stock(
     mean = rows.mean(0)
     if experts == 1:
         return mean.view(deltas.shape[1:])
-    inner = gram(rows.transpose(0, 1))  # [rows, T, T]
+    inner = angles.gram(rows.transpose(0, 1))  # [rows, T, T]
     norms = inner.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     size = norms[:, :, None] * norms[:, None, :]
     size = size + floor if angle == "degrees" else size.clamp(min=floor)
