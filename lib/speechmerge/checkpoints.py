@@ -18,7 +18,7 @@ from .errors import CheckpointError
 from .parameter_classes import tied_head
 from .tensor_files import header, read_entry
 
-BLOCK = 1 << 16  # scalars handled at once where a tensor need not be seen whole; 1 MB in fp32, within a CPU's cache
+BLOCK = 1 << 18  # scalars handled at once where a tensor need not be seen whole; 1 MB in fp32, within a CPU's cache
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # left by DataParallel and torch.compile
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 

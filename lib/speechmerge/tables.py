@@ -65,14 +65,15 @@ def comparison(rows: pd.DataFrame, paper: pd.DataFrame | None = None) -> pd.Data
         paper: what :func:`published` returns.
     """
     per_cent = (100 * rows[["wer", "ci_low", "ci_high"]]).map("{:.1f}".format)
-    cells = rows.assign(cell=per_cent["wer"], span=per_cent["ci_low"] + " – " + per_cent["ci_high"])
+    cells = rows.assign(cell=per_cent["wer"], span=per_cent["ci_low"] + "–" + per_cent["ci_high"])
+    cells = cells[cells["language"] != "macro"]  # one average is enough to read
     table = cells.pivot(index="system", columns="language", values="cell")
-    table = table.loc[rows["system"].unique(), rows["language"].unique()]
+    table = table.loc[cells["system"].unique(), cells["language"].unique()]
     table["95 % interval"] = cells[cells["language"] == "pooled"].set_index("system")["span"]
     if paper is not None:
         values = paper[paper["language"] == "pooled"].set_index("system")["published"]
         table["published"] = [f"{values[system]:.2f}" if system in values else "" for system in table.index]
-    return table.rename(columns={"macro": "mean", "pooled": "all"}).rename_axis(index=None, columns="WER, %")
+    return table.rename(columns={"pooled": "all"}).rename_axis(index=None, columns="WER, %")
 
 
 def scored(
