@@ -168,6 +168,8 @@ class Table:
         finer = parts(group, entry.get("of", "cell"))
         experts = tuple(self.trained(part, seed) for part in finer)
         model = {"method": entry["method"], "params": entry.get("params", {})}
+        if methods.find(entry["method"]).data:
+            model["speech"] = [described(part) for part in finer]  # of dev: statistics and measurements
         found = (entry["system"], group)
         if found not in self.tuned:
             prunes = tuple(

@@ -115,7 +115,8 @@ class Plan:
         """
         code = {"train": training.VERSION, "decode": decoding.VERSION}.get(kind, 1)
         keys = [self.steps[need].key for need in needs]
-        data = [corpora.find(source).version for cell in spec.get("cells", []) for source in cell["corpora"]]
+        read = [*spec.get("cells", []), *(cell for own in spec.get("model", {}).get("speech", []) for cell in own)]
+        data = [corpora.find(source).version for cell in read for source in cell["corpora"]]
         key = digest({"kind": kind, "version": [code, *data], "spec": spec, "needs": keys})
         if self.steps.setdefault(name, Step(name, kind, spec, needs, key, seconds)).key != key:
             raise StudyError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from . import corpora, engine, models, scoring, store, task_vectors, training
+from . import corpora, engine, measuring, models, scoring, store, task_vectors, training
 from .corpora import Clip
 from .decoding import Decoder, Decoding, write_predictions
 from .errors import StudyError
@@ -76,7 +76,8 @@ def _decode(spec: dict, inputs: Inputs, folder: Path) -> None:
     state, params, merge_seconds = None, {}, 0.0
     if "method" in spec["model"]:
         params = _resolved(spec["model"]["params"], inputs)
-        state, merge_seconds = _merged(spec["model"]["method"], base, experts, json.dumps(params))
+        speech = json.dumps(spec["model"].get("speech"))
+        state, merge_seconds = _merged(spec["model"]["method"], base, experts, json.dumps(params), speech)
     decoder = Decoder(experts[0] if "expert" in spec["model"] else base, Decoding(**spec["decoding"]), state=state)
     [cell] = spec["cells"]
     clips = evaluation_clips(cell["corpora"], cell["language"], cell["task"], spec["split"], spec["cap"])
@@ -90,11 +91,24 @@ def _decode(spec: dict, inputs: Inputs, folder: Path) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _merged(method: str, base: Path, experts: tuple[Path, ...], params: str) -> tuple[dict[str, Tensor], float]:
-    """Return a merged model, kept until the next one: it is decoded on one cell after another; and its seconds."""
-    started = time.perf_counter()
-    state = engine.merged(method, base, experts, **json.loads(params))
+def _merged(
+    method: str, base: Path, experts: tuple[Path, ...], params: str, speech: str
+) -> tuple[dict[str, Tensor], float]:
+    """Return a merged model, kept until the next one (it is decoded on one cell after another), and its seconds.
+
+    ``params`` and ``speech`` are JSON; speech is what each expert was trained on, of dev, for methods that need data.
+    """
+    started, options = time.perf_counter(), json.loads(params)
+    extras = None
+    if cells := json.loads(speech):
+        heard = [[(_dev(cell), cell["language"], cell["task"]) for cell in own] for own in cells]
+        extras = measuring.extras(method, base, experts, heard, options)
+    state = engine.merged(method, base, experts, extras=extras, **options)
     return state, time.perf_counter() - started
+
+
+def _dev(cell: dict) -> list[Clip]:
+    return evaluation_clips(cell["corpora"], cell["language"], cell["task"], "dev")
 
 
 def _resolved(params: dict, inputs: Inputs) -> dict[str, Any]:

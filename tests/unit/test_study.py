@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from speechmerge import experiments, plans, resampling, steps, store, study, training
+from speechmerge import experiments, measuring, plans, resampling, steps, store, study, training
 from speechmerge import rows as rows_module
 from speechmerge.decoding import Decoder, read_predictions
 
@@ -247,3 +247,21 @@ def test_translation_rows_hold_bleu(tmp_path, monkeypatch):
     [tried] = store.statistics("smoke", "both.chosen").query("kind == 'tune'")["tried"]
     assert all(t["error"] == pytest.approx((t["wer"] + 1 - t["bleu"]) / 2) for t in tried)
     assert set(store.statistics("smoke", "both.paired")["task"]) == {"asr", "st"}
+
+
+def test_a_method_with_data_hears_each_experts_own_dev_speech(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPEECHMERGE_RESULTS", str(tmp_path))
+    systems = [{"system": "RegMean", "method": "regmean"}, {"system": "Average", "method": "weight_average"}]
+    table = {"experiment": "data", "kind": "systems", "languages": "set1", "tasks": ["asr"], "systems": systems}
+    monkeypatch.setattr(experiments, "experiments", lambda: {"data": table})
+    made, heard = experiments.plan("data", "smoke"), []
+    collect = measuring.calibration.collect
+    monkeypatch.setattr(
+        measuring.calibration,
+        "collect",
+        lambda kind, expert, windows: heard.append(windows) or collect(kind, expert, windows),
+    )
+    study.run(made)
+    assert [{clip.language for w in own for clip in w.clips} for own in heard] == [{"es"}, {"it"}]
+    assert {clip.split for own in heard for w in own for clip in w.clips} == {"dev"}
+    assert len(store.rows("smoke", "data")) == 2 * 4
