@@ -131,6 +131,7 @@ def key(source: Path, parameters: dict, results: Path) -> str:
             "cells": cells,
             "parameters": parameters,
             "results": _hashes(files, results),
+            "timings": _hashes(list((project_root() / "results" / "bench").glob("*.json")), project_root()),
             "library": _hashes(list(package.rglob("*.py")), package),
             "versions": [(name, version(name)) for name in TOOLS],
         }
