@@ -1,0 +1,50 @@
+"""Timings become tables: what is shown, in which words, and what is left empty."""
+
+import json
+
+import pytest
+
+from speechmerge import benchmarks
+from speechmerge.errors import StudyError
+
+LINE = {"size": "small", "library": "0.1.0", "date": "2001-01-02"}
+TIES = LINE | {"method": "ties", "peer": "mergekit", "ours_s": 23.4, "ratio time / peer": 0.125, "difference": 3e-7}
+TSVM = LINE | {"method": "tsvm, rule only", "peer": benchmarks.PLAIN, "ours_cpu_s": 8.2, "ratio cpu / plain": 0.4}
+LARGE = LINE | {"size": "large-v3", "method": "ties, fp16 on disk", "peer": "none", "ours_s": 99.0, "ours_gb": 1.234}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPEECHMERGE_HOME", str(tmp_path))
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "profiles.yaml").touch()
+    (tmp_path / "results" / "bench").mkdir(parents=True)
+    return tmp_path / "results" / "bench"
+
+
+def keep(home, name, lines):
+    (home / f"{name}.json").write_text(json.dumps({"hardware": name, "lines": lines}))
+
+
+def test_each_comparison_stands_in_its_own_table(home):
+    keep(home, "one", [TIES, TSVM, LARGE, TIES | {"size": "tiny"}])
+    found = benchmarks.lines()
+    shared = benchmarks.against_peers(found)
+    assert list(shared.index) == ["ties"]
+    assert shared.loc["ties", ["seconds", "time", "difference"]].tolist() == ["23", "0.12", "3e-07"]
+    assert shared.loc["ties", "time, command"] == ""  # was not measured
+    assert benchmarks.against_plain(found).loc["tsvm, rule only", "time"] == "0.40"
+    assert benchmarks.large(found).loc["ties, fp16 on disk", "memory, GB"] == "1.23"
+
+
+def test_the_machine_timed_last_is_shown_and_named(home):
+    keep(home, "old", [TIES | {"date": "2001-01-01"}])
+    keep(home, "new", [TSVM])
+    found = benchmarks.lines()
+    assert list(found["method"]) == ["tsvm, rule only"]
+    assert "measured on new; date 2001-01-02" in benchmarks.stamp(found).lines[0]
+
+
+def test_without_timings_a_sentence_says_what_to_run(home):
+    with pytest.raises(StudyError, match="holds no timings; run `make bench`"):
+        benchmarks.lines()
