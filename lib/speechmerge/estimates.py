@@ -11,6 +11,7 @@ from .parameter_classes import MATRIX, classify
 if TYPE_CHECKING:
     from .merging import Merge
 
+COPIES = {"entries": 2, "rows": 4, "tensors": 4, "matrices": 6}  # of each expert's block at the peak, as measured
 _STATISTICS = {"gram", "fisher"}
 SAMPLE = 1 << 22  # scalars of the piece that is merged to learn the speed, at most
 
@@ -41,16 +42,22 @@ def estimate(merge: "Merge") -> Estimate:
     """
     sizes = {name: math.prod(shape) for name, shape in merge.base.shapes.items()}
     policies = {name: merge.policy[classify(name, shape)] for name, shape in merge.base.shapes.items()}
-    longest = max(stop - start for name in sizes if sizes[name] for start, stop in merge.blocks(name, policies[name]))
+    memory = max(_held(merge, name, policy) for name, policy in policies.items())
     passes = 3 if merge.method.prepass else 1
     read = passes * (merge.base.bytes() + sum(expert.bytes() for expert in merge.experts))
-    memory = 4 * longest * (2 * len(merge.experts) + 3)
     ruled = [name for name, policy in policies.items() if policy == "rule" and 0 < sizes[name] <= SAMPLE]
     sample = max(ruled or sizes, key=lambda name: (classify(name, merge.base.shapes[name]) == MATRIX, sizes[name]))
     reading, ruling = _speeds(merge, sample, policies[sample])
     work = sum(_weight(merge, name) for name, policy in policies.items() if policy == "rule")
     seconds = passes * reading * sum(sizes.values()) + ruling * work / _weight(merge, sample)
     return Estimate(memory, read, seconds)
+
+
+def _held(merge: "Merge", name: str, treatment: str) -> int:
+    """Return the bytes that merging one tensor takes: its largest block, in some copies for each expert."""
+    longest = max((stop - start for start, stop in merge.blocks(name, treatment)), default=0)
+    copies = (7 if merge.method.stochastic else COPIES[merge.piece]) if treatment == "rule" else 2
+    return merge.compute.itemsize * longest * (copies * len(merge.experts) + 3)
 
 
 def _weight(merge: "Merge", name: str) -> float:

@@ -43,7 +43,8 @@ class Merge:
         dtype: of the result; by default the base's.
         device: where to compute, ``"auto"`` for a GPU if there is one.
         batched: whether matrices of equal shape are merged together; by default on a GPU only.
-        svd_cache: folder for singular vectors, which methods and parameters tried one after another then share.
+        svd_cache: folder for singular vectors, which methods and parameters tried one after another then share; it
+            takes 4·min(m, n)² bytes for each matrix and expert, and pays from the second merge on.
         strict: also refuse a wrong base, equal experts, other tokenizers and a changed sinusoid.
         max_update: see :func:`speechmerge.validation.check_updates`.
         params: the method's parameters.

@@ -16,11 +16,17 @@ _CHUNK = 1 << 17  # entries handled at once, within a CPU's cache
 
 
 def gram(*parts: Tensor) -> Tensor:
-    """Return the inner products of rows in fp64 on the CPU; parts ``[..., k, n]`` one below the other, ``[..., K, K]``."""
+    """Return the inner products of all rows in fp64 on the CPU, ``[..., K, K]``; of parts ``[..., k, n]``, K = Σ k."""
+    lead, size = parts[0].shape[:-2], parts[0].shape[-1]
     rows = sum(part.shape[-2] for part in parts)
-    total = torch.zeros(*parts[0].shape[:-2], rows, rows, dtype=torch.float64, device=parts[0].device)
-    for pieces in zip(*(part.split(_CHUNK, dim=-1) for part in parts), strict=True):
-        double = torch.cat([piece.double() for piece in pieces], -2)
+    kind = {"dtype": torch.float64, "device": parts[0].device}
+    total, room = torch.zeros(*lead, rows, rows, **kind), torch.empty(*lead, rows, min(size, _CHUNK), **kind)
+    for start in range(0, size, _CHUNK):
+        double = room[..., : min(_CHUNK, size - start)]
+        done = 0
+        for part in parts:
+            double[..., done : done + part.shape[-2], :] = part[..., start : start + _CHUNK]
+            done += part.shape[-2]
         total += double @ double.mT
     return total.cpu()
 

@@ -130,7 +130,8 @@ def order_statistics(values: Callable[[], Iterable[Tensor]], ranks: Callable[[in
     """Return exact order statistics of rows too long for memory, in two passes over their pieces.
 
     The first pass sorts a sample, which brackets each statistic; the second counts what lies below the bracket and
-    keeps what lies within, under one percent of a large row. Should a bracket miss, it is widened and the pass
+    keeps what lies within, under one percent of a large row: numbers that very many entries share, as in models kept in
+    half precision, become ends of a bracket and are only counted. Should a bracket miss, it is widened and the pass
     repeated.
 
     Args:
@@ -142,35 +143,59 @@ def order_statistics(values: Callable[[], Iterable[Tensor]], ranks: Callable[[in
     """
     sampled, size = [], 0
     for piece in values():
-        sampled.append(piece[:, -size % _STRIDE :: _STRIDE].clone())
+        sampled = sampled or [_Growing(piece) for _ in piece]
+        for kept, row in zip(sampled, piece, strict=True):
+            kept.add(row[-size % _STRIDE :: _STRIDE])
         size += piece.shape[-1]
     if not size:
         raise ValueError("order statistics of no values at all")
-    sample = torch.cat(sampled, -1).sort(-1).values
+    sample = torch.stack([kept.values for kept in sampled]).sort(-1).values
     wanted = torch.tensor(ranks(size)).clamp(0, size - 1)
     found = torch.zeros(wanted.shape, dtype=sample.dtype)
     missing, deviations = torch.cartesian_prod(*map(torch.arange, wanted.shape)).tolist(), 6.0
     while missing:
         brackets = [_bracket(sample[r], wanted[r, q].item() / size, deviations) for r, q in missing]
-        below, equal, within = [0] * len(missing), [0] * len(missing), [[] for _ in missing]
+        below, equal, upto, within = *([0] * len(missing) for _ in range(3)), [_Growing(sample) for _ in missing]
         for piece in values():
             for i, ((r, _), (low, high)) in enumerate(zip(missing, brackets, strict=True)):
                 row = piece[r]
                 below[i] += int(torch.count_nonzero(row < low))
                 equal[i] += int(torch.count_nonzero(row == low))
-                within[i].append(row[(row > low) & (row <= high)])
+                upto[i] += int(torch.count_nonzero(row <= high))
+                within[i].add(row[(row > low) & (row < high)])  # not its ends, which very many may equal
         left = []
         for i, (r, q) in enumerate(missing):
-            place = wanted[r, q].item() - below[i]
-            inside = torch.cat(within[i])
-            if 0 <= place < equal[i]:
-                found[r, q] = brackets[i][0]
-            elif 0 <= place - equal[i] < len(inside):
-                found[r, q] = inside.kthvalue(place - equal[i] + 1).values
-            else:
+            (low, high), place = brackets[i], wanted[r, q].item()
+            inside, first = within[i].values, below[i] + equal[i]
+            if not below[i] <= place < upto[i]:
                 left.append([r, q])
+            elif first <= place < first + len(inside):
+                found[r, q] = inside.kthvalue(place - first + 1).values
+            else:
+                found[r, q] = low if place < first else high
         missing, deviations = left, deviations * 8
     return found
+
+
+class _Growing:
+    """Numbers collected in one piece of memory; thousands of small pieces would leave holes all over the heap."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.room, self.size = like.new_empty(1 << 12), 0
+
+    def add(self, values: Tensor) -> None:
+        """Append numbers."""
+        if self.size + len(values) > len(self.room):
+            room = self.room.new_empty(2 * (self.size + len(values)))
+            room[: self.size] = self.values
+            self.room = room
+        self.room[self.size : self.size + len(values)] = values
+        self.size += len(values)
+
+    @property
+    def values(self) -> Tensor:
+        """What was collected, as a view."""
+        return self.room[: self.size]
 
 
 def _bracket(sample: Tensor, share: float, deviations: float) -> tuple[float, float]:

@@ -121,10 +121,12 @@ def ties(
         trimmed, majority = above(deltas, prepass.thresholds), prepass.majority
     else:
         trimmed = trim(deltas, density, count)
-        votes = (trimmed * along(weights, trimmed)).sum(0).sign().sum()
 
         def majority() -> float:
-            return -1.0 if zeros == "majority" and votes < 0 else 1.0
+            if zeros == "positive":
+                return 1.0
+            votes = (trimmed * along(weights, trimmed)).sum(0).sign().sum()
+            return -1.0 if votes < 0 else 1.0
 
     return elect(trimmed, merge=merge, weights=weights, majority=majority)
 

@@ -1,0 +1,122 @@
+"""Merges that are estimated, interrupted and taken up again."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_models import NAMES, folder, model
+
+import speechmerge
+from speechmerge import checkpoints, engine, estimates, merging, resuming, tensor_files
+from speechmerge.errors import SpeechMergeError
+
+
+@pytest.fixture
+def base() -> dict[str, torch.Tensor]:
+    return model(0)
+
+
+@pytest.fixture
+def experts(base) -> list[dict[str, torch.Tensor]]:
+    return [model(seed, base) for seed in (1, 2, 3)]
+
+
+class Killed(BaseException):
+    """Ends a merge as Ctrl-C does; what a kill leaves is the same."""
+
+
+def interrupted(paths, out, monkeypatch, after: int = 2, **options) -> list[str]:
+    """Merge until so many tensors are done; returns their names."""
+    done, plain = [], merging.Merge.tensor
+
+    def tensor(self, name):
+        if len(done) == after:
+            raise Killed
+        done.append(name)
+        return plain(self, name)
+
+    monkeypatch.setattr(merging.Merge, "tensor", tensor)
+    with pytest.raises(Killed):
+        engine.merge_folders("dare", paths[0], paths[1:], out, progress=False, **options)
+    monkeypatch.setattr(merging.Merge, "tensor", plain)
+    assert not out.exists()
+    return done
+
+
+def resumed(paths, out, monkeypatch, **options) -> list[str]:
+    """Merge to the end; returns the names of the tensors that were computed."""
+    done, plain = [], merging.Merge.tensor
+    monkeypatch.setattr(merging.Merge, "tensor", lambda self, name: (done.append(name), plain(self, name))[1])
+    engine.merge_folders("dare", paths[0], paths[1:], out, progress=False, **options)
+    monkeypatch.setattr(merging.Merge, "tensor", plain)
+    assert [x.name for x in out.parent.iterdir() if x.name.startswith(".")] == []
+    return done
+
+
+@pytest.fixture
+def paths(base, experts, tmp_path):
+    return [folder(tmp_path / f"m{i}", state) for i, state in enumerate((base, *experts))]
+
+
+def test_an_interrupted_merge_is_taken_up_where_it_was(paths, base, experts, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    first = interrupted(paths, out, monkeypatch)
+    second = resumed(paths, out, monkeypatch)
+    assert sorted(first + second) == sorted(NAMES)
+    assert len(first) == 2
+    expected = speechmerge.merge_state_dicts("dare", base, experts)
+    assert checkpoints.fingerprint(out) == checkpoints.fingerprint(expected)
+
+
+def test_other_parameters_or_inputs_start_afresh(paths, base, experts, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    interrupted(paths, out, monkeypatch)
+    assert len(resumed(paths, out, monkeypatch, seed=1)) == len(NAMES)
+    interrupted(paths, tmp_path / "two", monkeypatch)
+    save_file({n: x + 1e-3 for n, x in experts[0].items()}, paths[1] / "model.safetensors")
+    assert len(resumed(paths, tmp_path / "two", monkeypatch, strict=False)) == len(NAMES)
+
+
+def test_what_was_damaged_since_is_written_again(paths, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    first = interrupted(paths, out, monkeypatch, after=4)
+    work = tmp_path / ".out.unfinished"
+    [entry] = [e for e in tensor_files.header(work / "model.safetensors") if e.stored_name == first[1]]
+    with (work / "model.safetensors").open("r+b") as stream:
+        stream.seek(entry.start + 4)
+        stream.write(b"\x01")
+    with (work / resuming.JOURNAL).open("a") as stream:
+        stream.write('["cut sho')
+    assert first[1] in (again := resumed(paths, out, monkeypatch))
+    assert len(again) == 2
+
+
+def test_an_error_leaves_nothing_and_two_merges_do_not_share_an_output(paths, tmp_path):
+    out = tmp_path / "out"
+    with (
+        resuming.unfinished(out, "key"),
+        pytest.raises(SpeechMergeError, match=r"out is being written by another process; wait"),
+    ):
+        engine.merge_folders("dare", paths[0], paths[1:], out, progress=False)
+    with pytest.raises(ValueError, match="of its own"), resuming.unfinished(out, "key"):
+        raise ValueError("of its own")
+    assert [x.name for x in tmp_path.iterdir() if "out" in x.name] == []
+
+
+def test_a_merge_never_holds_more_than_its_estimate_of_a_large_table(base, experts):
+    merge = merging.Merge("task_arithmetic", base, experts)
+    found = estimates.estimate(merge)
+    assert found.memory == 4 * 36 * (2 * 3 + 3)
+    assert found.read == 4 * 4 * sum(math.prod(shape) for shape in NAMES.values())
+
+
+@pytest.mark.parametrize("method", ["weight_average", "ties", "sce", "dare", "lors", "tsvm", "regmean"])
+def test_the_time_is_estimated_for_every_kind_of_method(method, base, experts):
+    extras = {"grams": [{n.removesuffix(".weight"): torch.eye(4) for n in NAMES} for _ in experts]}
+    merge = merging.Merge(method, base, experts, extras=extras if method == "regmean" else None)
+    found = estimates.estimate(merge)
+    assert 0 < found.seconds < 60
+    assert "MB of memory and 0 s" in str(found)
+    assert "2 min" in str(dataclasses.replace(found, seconds=130.0))
