@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from speechmerge import engine
+from speechmerge.merging import engine
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechmerge.checkpoints import open_checkpoint
-from speechmerge.parameter_classes import MATRIX, classify
-from speechmerge.rules import lowrank, subspace
+from speechmerge.merging.parameter_classes import MATRIX, classify
+from speechmerge.merging.rules import lowrank, subspace
+from speechmerge.whisper.checkpoints import open_checkpoint
 
 
 def lors(deltas: Tensor) -> Tensor:

@@ -24,11 +24,11 @@ from measure import FailedError, Measured, run
 from safetensors.torch import save_file
 from shared import MERGEKIT, PAIRS, Pair
 
-from speechmerge import provenance
-from speechmerge.checkpoints import open_checkpoint
+from speechmerge.book import provenance
 from speechmerge.errors import SpeechMergeError
-from speechmerge.parameter_classes import MATRIX, classify
-from speechmerge.validation import check_memory
+from speechmerge.merging.parameter_classes import MATRIX, classify
+from speechmerge.merging.validation import check_memory
+from speechmerge.whisper.checkpoints import open_checkpoint
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "bench"

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from speechmerge.checkpoints import Checkpoint, open_checkpoint
-from speechmerge.output import layout, write_weights
+from speechmerge.merging.output import layout, write_weights
+from speechmerge.whisper.checkpoints import Checkpoint, open_checkpoint
 
 SIZES = {  # width, layers of each stack, mel bins, vocabulary
     "tiny": (384, 4, 80, 51865),

@@ -16,9 +16,9 @@ import pytest
 import torch
 from made_up import made_up_comparisons, made_up_rows, made_up_task_vectors
 
-from speechmerge import store
 from speechmerge.audio import SAMPLE_RATE, encode_flac
 from speechmerge.corpora import Clip
+from speechmerge.studies import store
 
 torch.set_num_threads(1)
 

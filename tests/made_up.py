@@ -4,7 +4,8 @@ import itertools
 
 import torch
 
-from speechmerge import experiments, store, task_vectors
+from speechmerge.merging import task_vectors
+from speechmerge.studies import experiments, store
 
 METHODS = {None: "none", "cell": "fine-tuning", "all": "joint training"}
 

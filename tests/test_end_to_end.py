@@ -7,9 +7,14 @@ import sys
 import pytest
 import torch
 
-from speechmerge import cli, corpora, engine, models, packing, scoring, steps
-from speechmerge.checkpoints import fingerprint
-from speechmerge.decoding import Decoder, Decoding, read_predictions
+from speechmerge import cli, corpora
+from speechmerge.evaluation import scoring
+from speechmerge.evaluation.decoding import Decoder, Decoding, read_predictions
+from speechmerge.finetuning import packing
+from speechmerge.merging import engine
+from speechmerge.studies import steps
+from speechmerge.whisper import models
+from speechmerge.whisper.checkpoints import fingerprint
 
 TRAIN = (
     "--base",

@@ -6,7 +6,7 @@ import re
 import nbformat
 import pytest
 
-from speechmerge import pages
+from speechmerge.book import pages
 from speechmerge.errors import BookError
 
 PNG = "data:image/png;base64,iVBORw0KGgo="

@@ -6,8 +6,8 @@ import nbformat
 import pytest
 from pybtex.database import parse_file
 
-from speechmerge import pages
-from speechmerge.store import project_root
+from speechmerge.book import pages
+from speechmerge.studies.store import project_root
 
 ROOT = project_root()
 CITED = re.compile(r"\{cite(?::\w+)?\}`([^`]+)`")

@@ -6,7 +6,8 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from speechmerge import experiments, notebooks, pages, store, study
+from speechmerge.book import notebooks, pages
+from speechmerge.studies import experiments, store, study
 
 ROOT = store.project_root()
 PARTS = ("book", "data_cards", "notebooks", "_config.yml", "_toc.yml")

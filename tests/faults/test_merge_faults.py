@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 import speechmerge
-from speechmerge import checkpoints, engine, validation
 from speechmerge.errors import CheckpointError, MethodError, SpeechMergeError
-from speechmerge.methods import registry
+from speechmerge.merging import engine, validation
+from speechmerge.merging.methods import registry
+from speechmerge.whisper import checkpoints
 
 FC1, BIAS = "model.encoder.layers.0.fc1.weight", "model.encoder.layers.0.fc1.bias"
 TABLE = "model.decoder.embed_tokens.weight"
@@ -198,7 +199,8 @@ def test_13_killed_while_writing_leaves_the_old_folder_intact(folders, tmp_path)
         """
         import sys, time
         from pathlib import Path
-        from speechmerge import engine, merging
+        from speechmerge.merging import engine
+        from speechmerge.merging import merge as merging
         plain = merging.Merge.tensor
         def slow(self, name):
             if name != next(iter(self.base.shapes)):

@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from speechmerge import catalogue, hub, models, packages, smoke, whisper_folder
+from speechmerge import hub, packages
 from speechmerge.errors import CheckpointError, SourceError
+from speechmerge.whisper import catalogue, models, smoke, whisper_folder
 
 
 @pytest.fixture(autouse=True)

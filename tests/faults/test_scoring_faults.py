@@ -5,10 +5,10 @@ import gzip
 
 import pytest
 
-from speechmerge.decoding import Prediction, read_predictions, write_predictions
 from speechmerge.errors import ScoringError
-from speechmerge.resampling import compare
-from speechmerge.scoring import count, translation
+from speechmerge.evaluation.decoding import Prediction, read_predictions, write_predictions
+from speechmerge.evaluation.resampling import compare
+from speechmerge.evaluation.scoring import count, translation
 
 
 @pytest.fixture

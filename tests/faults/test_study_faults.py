@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
-from speechmerge import corpora, experiments, plans, steps, store, study
+from speechmerge import corpora
 from speechmerge.errors import ScoringError, StudyError
 from speechmerge.files import atomic_file
+from speechmerge.studies import experiments, plans, steps, store, study
 
 
 @pytest.fixture(scope="module", autouse=True)

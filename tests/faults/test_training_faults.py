@@ -9,10 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from speechmerge import corpora, models, objective, training, training_recipe
-from speechmerge.checkpoints import fingerprint
+from speechmerge import corpora
 from speechmerge.errors import CorpusError, SpeechMergeError, TrainingError
-from speechmerge.training import Recipe, Source, train
+from speechmerge.finetuning import objective, training, training_recipe
+from speechmerge.finetuning.training import Recipe, Source, train
+from speechmerge.whisper import models
+from speechmerge.whisper.checkpoints import fingerprint
 
 ES = Source("tones", "es")
 RECIPE = Recipe("smoke", (ES,), minutes=0.1, epochs=2, learning_rate=3e-3, batch=2, precision="fp32")

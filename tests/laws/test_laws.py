@@ -11,7 +11,7 @@ from tiny_models import T, make, measures, statistics
 
 import speechmerge
 from speechmerge.errors import MethodError
-from speechmerge.methods import STATISTICS, registry
+from speechmerge.merging.methods import STATISTICS, registry
 
 SAME = 1e-9  # of ‖merged - base‖, in fp64
 
@@ -225,12 +225,13 @@ def all_fingerprints() -> str:
     base, experts = make()
     extras = statistics() | measures(experts[1])
     return "\n".join(
-        f"{method} {speechmerge.checkpoints.fingerprint(merge(method, base, experts, extras))}" for method in registry()
+        f"{method} {speechmerge.whisper.checkpoints.fingerprint(merge(method, base, experts, extras))}"
+        for method in registry()
     )
 
 
 def test_results_do_not_depend_on_the_hash_seed():
-    code = "import test_laws, speechmerge.checkpoints; print(test_laws.all_fingerprints())"
+    code = "import test_laws, speechmerge.whisper.checkpoints; print(test_laws.all_fingerprints())"
     runs = [
         subprocess.run(
             [sys.executable, "-c", code],

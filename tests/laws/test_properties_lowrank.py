@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from speechmerge.rules.decompositions import leading
-from speechmerge.rules.lowrank import lors, mp, rank, svp
-from speechmerge.rules.primitives import keep_count, largest
+from speechmerge.merging.rules.decompositions import leading
+from speechmerge.merging.rules.lowrank import lors, mp, rank, svp
+from speechmerge.merging.rules.primitives import keep_count, largest
 
 M, N, T = 24, 40, 3
 

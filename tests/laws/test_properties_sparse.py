@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from speechmerge.applying import generator
-from speechmerge.rules import consensus, dropping, per_task, sparse
-from speechmerge.rules.primitives import Piece, elect, order_statistics
+from speechmerge.merging.applying import generator
+from speechmerge.merging.rules import consensus, dropping, per_task, sparse
+from speechmerge.merging.rules.primitives import Piece, elect, order_statistics
 
 T, M, N = 4, 24, 40
 

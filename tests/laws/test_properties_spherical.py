@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from speechmerge.rules.spherical import karcher, model_stock, multi_slerp, slerp
+from speechmerge.merging.rules.spherical import karcher, model_stock, multi_slerp, slerp
 
 N, T = 300, 4
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from speechmerge.errors import MethodError
-from speechmerge.rules import calibrated, decompositions, interference, subspace
-from speechmerge.rules.subspace import boosted_tsvm, iso_c, iso_cts, subspace_boosting, tsvm
+from speechmerge.merging.rules import calibrated, decompositions, interference, subspace
+from speechmerge.merging.rules.subspace import boosted_tsvm, iso_c, iso_cts, subspace_boosting, tsvm
 
 M, N, T = 24, 40, 4
 K = M // T

@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from speechmerge import notebooks
+from speechmerge.book import notebooks
 from speechmerge.errors import BookError
 
 

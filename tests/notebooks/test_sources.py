@@ -6,8 +6,8 @@ import re
 import nbformat
 import pytest
 
-from speechmerge.notebooks import declared_parameters
-from speechmerge.store import project_root
+from speechmerge.book.notebooks import declared_parameters
+from speechmerge.studies.store import project_root
 
 ROOT = project_root()
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -18,7 +18,8 @@ def code_cells(notebook):
 
 
 def code_lines(cell):
-    return [line for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#")]
+    left_out = ("#", "from ", "import ")
+    return [line for line in cell.source.splitlines() if line.strip() and not line.strip().startswith(left_out)]
 
 
 def test_there_are_notebooks():

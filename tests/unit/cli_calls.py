@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from speechmerge import cli, models
+from speechmerge import cli
+from speechmerge.whisper import models
 
 
 class Caller:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from speechmerge import engine
 from speechmerge.errors import CheckpointError
+from speechmerge.merging import engine
 
 Q, BIAS, TABLE = (
     "model.encoder.layers.0.self_attn.q_proj.weight",

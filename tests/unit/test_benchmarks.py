@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from speechmerge import benchmarks
+from speechmerge.book import benchmarks
 from speechmerge.errors import StudyError
 
 LINE = {"size": "small", "library": "0.1.0", "date": "2001-01-02"}

@@ -6,12 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from speechmerge import calibration, corpora, engine, listening, measuring, models, resampling, scoring
-from speechmerge.checkpoints import open_checkpoint
-from speechmerge.decoding import Decoder, Decoding
+from speechmerge import corpora
 from speechmerge.errors import CheckpointError, MethodError
-from speechmerge.packing import Window, collate
-from speechmerge.rules.calibrated import regmean
+from speechmerge.evaluation import resampling, scoring
+from speechmerge.evaluation.decoding import Decoder, Decoding
+from speechmerge.finetuning.packing import Window, collate
+from speechmerge.merging import calibration, engine, listening, measuring
+from speechmerge.merging.rules.calibrated import regmean
+from speechmerge.whisper import models
+from speechmerge.whisper.checkpoints import open_checkpoint
 
 LANGUAGES = ("es", "it")
 ENCODER, DECODER = "model.encoder.layers.1", "model.decoder.layers.1"

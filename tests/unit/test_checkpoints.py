@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from speechmerge import checkpoints, output
 from speechmerge.errors import MethodError
-from speechmerge.parameter_classes import classify, depths, parts, select
+from speechmerge.merging import output
+from speechmerge.merging.parameter_classes import classify, depths, parts, select
+from speechmerge.whisper import checkpoints
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ import pytest
 from cli_calls import Caller
 from click.testing import CliRunner
 
-from speechmerge import cli, experiments, models
-from speechmerge.methods import FAMILIES, registry
+from speechmerge import cli
+from speechmerge.merging.methods import FAMILIES, registry
+from speechmerge.studies import experiments
+from speechmerge.whisper import models
 
 
 def leaves(group=cli.cli, path=()):
@@ -114,7 +116,7 @@ def test_an_expected_error_is_exit_code_one_and_a_wrong_call_is_two(run):
 def test_a_bug_is_not_dressed_as_a_mistake(monkeypatch):
     """What is not one of our errors keeps its traceback."""
     monkeypatch.setattr(sys, "argv", ["speechmerge", "methods", "list"])
-    monkeypatch.setattr("speechmerge.methods.registry", lambda: {}["bug"])
+    monkeypatch.setattr("speechmerge.merging.methods.registry", lambda: {}["bug"])
     with pytest.raises(KeyError):
         cli.main()
 
@@ -123,7 +125,7 @@ def test_a_path_the_system_refuses_is_a_sentence(run, monkeypatch):
     def refuse():
         raise PermissionError(13, "Permission denied", "/some/place")
 
-    monkeypatch.setattr("speechmerge.methods.registry", refuse)
+    monkeypatch.setattr("speechmerge.merging.methods.registry", refuse)
     code, _, err = run("methods", "list")
     assert code == 1 and "/some/place: Permission denied; check the path" in " ".join(err.split())
 

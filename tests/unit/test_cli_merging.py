@@ -10,9 +10,11 @@ from cli_calls import Caller, two_experts
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from speechmerge import corpora, models, recipe
+from speechmerge import corpora
 from speechmerge.audio import SAMPLE_RATE
 from speechmerge.cli import merging
+from speechmerge.merging import recipe
+from speechmerge.whisper import models
 
 
 @pytest.fixture

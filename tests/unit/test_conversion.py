@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from speechmerge.conversion import openai_to_hf, read_ggml, read_onnx
 from speechmerge.errors import SourceError
+from speechmerge.whisper.conversion import openai_to_hf, read_ggml, read_onnx
 
 ATTENTION = {
     "query.weight": "q_proj.weight",

@@ -5,9 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from speechmerge import corpora, decoding, engine, models
-from speechmerge.decoding import Decoder, Decoding, Prediction, read_predictions, write_predictions
+from speechmerge import corpora
 from speechmerge.errors import CheckpointError, ScoringError
+from speechmerge.evaluation import decoding
+from speechmerge.evaluation.decoding import Decoder, Decoding, Prediction, read_predictions, write_predictions
+from speechmerge.merging import engine
+from speechmerge.whisper import models
 
 SHORT = Decoding(precision="fp32", tokens_per_second=0.01)  # 20 tokens for every clip
 

@@ -7,15 +7,10 @@ import torch
 from small_models import folder, model
 
 import speechmerge
-from speechmerge import (
-    applying,
-    checkpoints,
-    engine,
-    merging,
-    methods,
-    output,
-)
 from speechmerge.errors import MethodError, SpeechMergeError
+from speechmerge.merging import applying, engine, methods, output
+from speechmerge.merging import merge as merging
+from speechmerge.whisper import checkpoints
 
 
 @pytest.fixture

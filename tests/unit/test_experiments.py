@@ -8,8 +8,11 @@ import sys
 import pytest
 import yaml
 
-from speechmerge import decoding, experiments, methods, planning, plans, store, training
 from speechmerge.errors import MethodError, StudyError
+from speechmerge.evaluation import decoding
+from speechmerge.finetuning import training
+from speechmerge.merging import methods
+from speechmerge.studies import experiments, planning, plans, store
 
 PROFILE = yaml.safe_load("""
 base: smoke
@@ -90,7 +93,10 @@ def test_every_need_precedes_its_step_in_the_projects_own_experiments(name, prof
 
 def test_keys_are_the_same_in_another_process():
     """One whose hashes of words, and so the order of its sets, differ from those here."""
-    code = "from speechmerge.experiments import plan; print(*(s.key for s in plan('table1', 'smoke').steps.values()))"
+    code = (
+        "from speechmerge.studies import experiments\n"
+        "print(*(s.key for s in experiments.plan('table1', 'smoke').steps.values()))"
+    )
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     command, environment = [sys.executable, "-c", code], os.environ | {"PYTHONHASHSEED": seed}
     there = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()

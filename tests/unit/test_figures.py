@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from made_up import made_up_rows, made_up_task_vectors
 
-from speechmerge import figured, figures, methods, style, tables
+from speechmerge.book import figured, figures, style, tables
 from speechmerge.errors import BookError
+from speechmerge.merging import methods
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ import torch
 from small_models import NAMES, model
 
 import speechmerge
-from speechmerge import fitting, merging
 from speechmerge.errors import MethodError
+from speechmerge.merging import fitting
+from speechmerge.merging import merge as merging
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from speechmerge import cards, method_cards, method_pictures, svg
+from speechmerge.book import cards, method_cards, method_pictures, svg
 from speechmerge.errors import BookError
-from speechmerge.methods import FAMILIES, find, registry
-from speechmerge.store import project_root
+from speechmerge.merging.methods import FAMILIES, find, registry
+from speechmerge.studies.store import project_root
 
 BOOK = project_root() / "book"
 

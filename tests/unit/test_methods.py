@@ -4,7 +4,7 @@ import pytest
 
 import speechmerge
 from speechmerge.errors import MethodError
-from speechmerge.methods import DATA, FAMILIES, find, registry
+from speechmerge.merging.methods import DATA, FAMILIES, find, registry
 
 
 def test_calling_the_module_lists_every_method_with_its_parameters():

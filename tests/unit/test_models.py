@@ -16,9 +16,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from speechmerge import catalogue, hub, models, packages, smoke, whisper_folder
-from speechmerge.checkpoints import fingerprint
+from speechmerge import hub, packages
 from speechmerge.errors import SourceError
+from speechmerge.whisper import catalogue, models, smoke, whisper_folder
+from speechmerge.whisper.checkpoints import fingerprint
 
 CARDS = Path(__file__).parents[2] / "data_cards"
 SMOKE = "96a776859258d09ed1f9a0ecc22f1aa894614e95bbdab370faaa5609267b1947"

@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from speechmerge import models
 from speechmerge.audio import SAMPLE_RATE
 from speechmerge.errors import TrainingError
-from speechmerge.packing import FULL_SECONDS, IGNORED, MAX_LABELS, PAUSE_SECONDS, Window, collate, pack, prompt_ids
+from speechmerge.finetuning.packing import (
+    FULL_SECONDS,
+    IGNORED,
+    MAX_LABELS,
+    PAUSE_SECONDS,
+    Window,
+    collate,
+    pack,
+    prompt_ids,
+)
+from speechmerge.whisper import models
 
 PROMPT = 4  # start, language, task, no timestamps
 

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from speechmerge import provenance, store
+from speechmerge.book import provenance
+from speechmerge.studies import store
 
 
 def test_hardware_names_processor_cores_memory_and_gpu_but_not_the_host():
@@ -26,8 +27,10 @@ def test_the_library_is_named_with_its_commit_where_that_is_known(monkeypatch):
 
 @pytest.mark.parametrize("state", ["no git", "no repository", "clean", "changed"])
 def test_the_commit_is_that_of_the_sources(tmp_path, monkeypatch, state):
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
-    (tmp_path / "provenance.py").write_text("1\n")
+    source = tmp_path / "book" / "provenance.py"
+    monkeypatch.setattr(provenance, "__file__", str(source))
+    source.parent.mkdir()
+    source.write_text("1\n")
     if state == "no git":
         monkeypatch.setenv("PATH", str(tmp_path))
     elif state != "no repository":
@@ -35,7 +38,7 @@ def test_the_commit_is_that_of_the_sources(tmp_path, monkeypatch, state):
         for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
             subprocess.run([*git, *command], cwd=tmp_path, check=True)
         if state == "changed":
-            (tmp_path / "provenance.py").write_text("2\n")
+            source.write_text("2\n")
     found = provenance.commit.__wrapped__()
     if state.startswith("no"):
         assert found is None

@@ -7,8 +7,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from speechmerge import checkpoints, engine, recipe
 from speechmerge.errors import CheckpointError, MethodError
+from speechmerge.merging import engine, recipe
+from speechmerge.whisper import checkpoints
 
 FC1 = "model.encoder.layers.0.fc1.weight"
 

@@ -9,8 +9,10 @@ from safetensors.torch import save_file
 from small_models import NAMES, folder, model
 
 import speechmerge
-from speechmerge import checkpoints, engine, estimates, merging, resuming, tensor_files
 from speechmerge.errors import SpeechMergeError
+from speechmerge.merging import engine, estimates, resuming
+from speechmerge.merging import merge as merging
+from speechmerge.whisper import checkpoints, tensor_files
 
 
 @pytest.fixture

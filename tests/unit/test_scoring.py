@@ -7,10 +7,10 @@ import pytest
 import sacrebleu
 from sacrebleu.metrics import BLEU, CHRF
 
-from speechmerge.decoding import Prediction
-from speechmerge.resampling import RESAMPLES, compare, interval, pooled, resampled_rates
-from speechmerge.rows import summary
-from speechmerge.scoring import count, translation
+from speechmerge.evaluation.decoding import Prediction
+from speechmerge.evaluation.resampling import RESAMPLES, compare, interval, pooled, resampled_rates
+from speechmerge.evaluation.scoring import count, translation
+from speechmerge.studies.rows import summary
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechmerge import scoring, store
-from speechmerge.decoding import Prediction, write_predictions
 from speechmerge.errors import StudyError
+from speechmerge.evaluation import scoring
+from speechmerge.evaluation.decoding import Prediction, write_predictions
+from speechmerge.studies import store
 
 
 @pytest.fixture(autouse=True)

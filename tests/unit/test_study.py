@@ -6,9 +6,12 @@ import types
 
 import pytest
 
-from speechmerge import experiments, measuring, plans, resampling, steps, store, study, training
-from speechmerge import rows as rows_module
-from speechmerge.decoding import Decoder, read_predictions
+from speechmerge.evaluation import resampling
+from speechmerge.evaluation.decoding import Decoder, read_predictions
+from speechmerge.finetuning import training
+from speechmerge.merging import measuring
+from speechmerge.studies import experiments, plans, steps, store, study
+from speechmerge.studies import rows as rows_module
 
 LANGUAGES = ["es", "it"]
 TIMES = {"seconds", "library", "hardware", "date"}

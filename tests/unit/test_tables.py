@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from made_up import made_up_comparisons, made_up_rows, made_up_task_vectors
 
-from speechmerge import tables
+from speechmerge.book import tables
 from speechmerge.errors import StudyError
-from speechmerge.scoring import Counts
+from speechmerge.evaluation.scoring import Counts
 
 SYSTEMS = ["Pretrained", "Finetuned", "Multi-lingual training", "Weight Averaging", "Task Arithmetic"]
 

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from speechmerge import task_vectors
 from speechmerge.errors import CheckpointError
+from speechmerge.merging import task_vectors
 
 FC1, BIAS = "model.encoder.layers.1.fc1.weight", "model.decoder.layers.0.fc1.bias"
 

@@ -9,11 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from speechmerge import corpora, models, objective, training
+from speechmerge import corpora
 from speechmerge.audio import SAMPLE_RATE
-from speechmerge.checkpoints import fingerprint
-from speechmerge.training import Recipe, Source, train
-from speechmerge.training_recipe import draw_minutes
+from speechmerge.finetuning import objective, training
+from speechmerge.finetuning.training import Recipe, Source, train
+from speechmerge.finetuning.training_recipe import draw_minutes
+from speechmerge.whisper import models
+from speechmerge.whisper.checkpoints import fingerprint
 
 ES, IT = Source("tones", "es"), Source("tones", "it")
 RECIPE = Recipe("smoke", (ES,), minutes=0.4, epochs=3, learning_rate=6e-3, batch=1, precision="fp32")

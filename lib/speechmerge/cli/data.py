@@ -14,7 +14,7 @@ def fetch() -> None:
 @click.argument("names", nargs=-1)
 def fetch_models(names: tuple[str, ...]) -> None:
     """Fetch, convert and verify base models (default: whisper-tiny)."""
-    from .. import models
+    from ..whisper import models
 
     for name in names or ("whisper-tiny",):
         click.echo(f"{name}: {models.base_model(name)}")
@@ -43,9 +43,10 @@ def fetch_corpora(names: tuple[str, ...], accept_noncommercial: bool) -> None:
 @click.option("--update", is_flag=True, help="Rewrite the generated numbers instead of only checking them.")
 def cards(update: bool) -> None:
     """Check the numbers in data_cards/ against the fetched corpora, and the method cards against the registry."""
-    from .. import corpora, method_cards
-    from ..cards import check_card, update_card
-    from ..store import project_root
+    from .. import corpora
+    from ..book import method_cards
+    from ..book.cards import check_card, update_card
+    from ..studies.store import project_root
 
     if update:
         for path in method_cards.update(project_root() / "book"):

@@ -10,7 +10,7 @@ import click
 from .groups import example
 
 if TYPE_CHECKING:
-    from ..recipe import Recipe
+    from ..merging.recipe import Recipe
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 SAID_BY_RECIPE = {"experts": "EXPERTS", "base": "--base", "scaling": "--scaling", "settings": "--set"}
@@ -66,9 +66,9 @@ def merge(ctx: click.Context, method: str, output: Path, **options: object) -> N
 @click.argument("recipe", type=click.Path(path_type=Path))
 def check(recipe: Path) -> None:
     """Check RECIPE and the models it names without merging, and say what a merge would do."""
-    from .. import validation
-    from ..estimates import estimate
-    from ..recipe import read
+    from ..merging import validation
+    from ..merging.estimates import estimate
+    from ..merging.recipe import read
 
     found = read(recipe)
     check_data(found)
@@ -95,11 +95,11 @@ def is_recipe(word: str) -> bool:
 
 def model_folder(name: str) -> Path:
     """Return the folder of a model: a folder as it is, a base model's name resolved, fetched if need be."""
-    from ..catalogue import BASES
+    from ..whisper.catalogue import BASES
 
     if Path(name).expanduser().is_dir() and name not in (*BASES, "smoke"):
         return Path(name).expanduser()
-    from .. import models  # heavy, and not needed for folders
+    from ..whisper import models  # heavy, and not needed for folders
 
     return models.base_model(name)
 
@@ -117,7 +117,7 @@ def setting(text: str) -> tuple[str, object]:
 
 def _from_file(ctx: click.Context, path: Path) -> "Recipe":
     """Read a recipe, which says all that the other arguments would."""
-    from ..recipe import read
+    from ..merging.recipe import read
 
     given = [word for name, word in SAID_BY_RECIPE.items() if _given(ctx, name)]
     if given:
@@ -134,9 +134,9 @@ def _given(ctx: click.Context, name: str) -> bool:
 
 def _from_words(method: str, options: dict) -> "Recipe":
     """Return the recipe that the command's arguments amount to."""
-    from ..methods import find
-    from ..recipe import DTYPES as KINDS
-    from ..recipe import Recipe
+    from ..merging.methods import find
+    from ..merging.recipe import DTYPES as KINDS
+    from ..merging.recipe import Recipe
 
     found = find(method)
     if not options["experts"]:
@@ -157,7 +157,7 @@ def _from_words(method: str, options: dict) -> "Recipe":
 def check_data(recipe: "Recipe") -> None:
     """Raise where a method needs what only Python can hand over."""
     from ..errors import MethodError
-    from ..methods import DATA, find
+    from ..merging.methods import DATA, find
 
     wanted = find(recipe.method).data
     if wanted:

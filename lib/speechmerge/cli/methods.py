@@ -29,7 +29,7 @@ def methods() -> None:
 @methods.command("list", epilog=example("speechmerge methods list"))
 def methods_list() -> None:
     """List every merge method by family, with its title and paper."""
-    from ..methods import FAMILIES, registry
+    from ..merging.methods import FAMILIES, registry
 
     for family, title in FAMILIES.items():
         click.echo(f"\n{title} ({family})")
@@ -43,7 +43,7 @@ def methods_list() -> None:
 @click.argument("name")
 def methods_show(name: str) -> None:
     """Show what a method does: idea, equation, parameters, needs, cost, variants and deviations."""
-    from ..methods import DATA, FAMILIES, find, registry
+    from ..merging.methods import DATA, FAMILIES, find, registry
 
     method = find(name)
     variants = [other.name for other in registry().values() if other.variant_of == name]

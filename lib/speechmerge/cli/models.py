@@ -25,8 +25,8 @@ def train(output: Path, sources: tuple[str, ...], **options: object) -> None:
     The best epoch is written to OUTPUT. An interrupted training goes on after its last finished epoch when the same
     command is given again.
     """
-    from ..training import Recipe, Source
-    from ..training import train as run
+    from ..finetuning.training import Recipe, Source
+    from ..finetuning.training import train as run
 
     log = run(Recipe(sources=tuple(Source.parse(s) for s in sources), **options), output)
     click.echo(
@@ -49,7 +49,7 @@ def _test_options(command: Callable) -> Callable:
 def _clips(names: tuple[str, ...], language: str, task: str, split: str) -> list:
     """Return the clips of a test set, of which there must be some, each once."""
     from ..errors import CorpusError
-    from ..steps import evaluation_clips
+    from ..studies.steps import evaluation_clips
 
     if len(set(names)) < len(names):
         raise click.UsageError(f"--corpus names {', '.join(names)}; give each corpus once.")
@@ -73,9 +73,9 @@ def decode(
 
     MODEL is a folder or a base model's name.
     """
-    from .. import models
-    from ..decoding import Decoder, Decoding, write_predictions
+    from ..evaluation.decoding import Decoder, Decoding, write_predictions
     from ..files import check_writable
+    from ..whisper import models
 
     clips = _clips(names, language, task, split)
     check_writable(output, 0)
@@ -93,9 +93,9 @@ def score(predictions: Path, names: tuple, language: str, split: str, task: str)
 
     The references are those of the fetched corpus; intervals are bootstrapped over clips, 95 %.
     """
-    from ..decoding import read_predictions
-    from ..rows import summary
-    from ..scoring import score as scored
+    from ..evaluation.decoding import read_predictions
+    from ..evaluation.scoring import score as scored
+    from ..studies.rows import summary
 
     clips = _clips(names, language, task, split)
     found = summary(scored(read_predictions(predictions), clips, language, task))

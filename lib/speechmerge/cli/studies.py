@@ -34,7 +34,7 @@ def _study_options(command: Callable) -> Callable:
 
 
 def _plans(names: tuple, profile: str, systems: tuple, seeds: tuple) -> list:
-    from .. import experiments, plans
+    from ..studies import experiments, plans
 
     if systems and not names:
         raise click.UsageError("--system needs --experiment, whose systems it chooses from.")
@@ -73,8 +73,8 @@ def study_run(names: tuple, profile: str, systems: tuple, seeds: tuple, recomput
 
     Ends with how the new rows compare with the committed ones.
     """
-    from ..store import committed
-    from ..study import forget, run
+    from ..studies.store import committed
+    from ..studies.study import forget, run
 
     for made in _plans(names, profile, systems, seeds):
         if recompute:
@@ -86,9 +86,9 @@ def study_run(names: tuple, profile: str, systems: tuple, seeds: tuple, recomput
 
 def _print_changes(name: str, before: list[dict], after: list[dict]) -> None:
     """Say how many rows are new, the same as committed, or different, and name the different ones."""
-    from ..rows import changes
-    from ..scoring import METRICS
-    from ..store import identity
+    from ..evaluation.scoring import METRICS
+    from ..studies.rows import changes
+    from ..studies.store import identity
 
     old = {identity(row) for row in before}
     new, differ = sum(identity(row) not in old for row in after), changes(before, after)
@@ -105,8 +105,8 @@ def _print_changes(name: str, before: list[dict], after: list[dict]) -> None:
 @_study_options
 def status(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
     """Say for every experiment which steps are done here and how many rows are committed."""
-    from .. import store
     from ..errors import StudyError
+    from ..studies import store
 
     for made in _plans(names, profile, systems, seeds):
         name = made.name
@@ -124,8 +124,8 @@ def status(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
 @click.option("--profile", default="speech", show_default=True)
 def book(profile: str) -> None:
     """Execute the notebooks that are not current, render the book, check it, and print its first page."""
-    from ..experiments import settings_of
-    from ..notebooks import build_book
+    from ..book.notebooks import build_book
+    from ..studies.experiments import settings_of
 
     settings_of(profile)  # a misspelt name ends here, not in the first notebook
     click.echo(build_book(profile))

@@ -1,0 +1,66 @@
+"""Tables of the timings that ``make bench`` keeps in ``results/bench/``: ratios of whole processes, made in one run."""
+
+import json
+
+import pandas as pd
+
+from ..errors import StudyError
+from ..studies import store
+from . import provenance
+
+SIZE = "small"  # the shape that comparisons with other libraries are made at
+LARGE = "large-v3"
+PLAIN = "torch.linalg.svd"
+
+
+def lines() -> pd.DataFrame:
+    """Return every line of the one machine that was timed last.
+
+    Raises:
+        StudyError: nothing has been timed.
+    """
+    folder = store.project_root() / "results" / "bench"
+    found = [json.loads(file.read_text()) for file in folder.glob("*.json")]
+    if not found:
+        raise StudyError(f"{folder} holds no timings; run `make bench`.")
+    last = max(found, key=lambda machine: max(line["date"] for line in machine["lines"]))
+    return pd.DataFrame(last["lines"]).assign(hardware=last["hardware"])
+
+
+def against_peers(found: pd.DataFrame) -> pd.DataFrame:
+    """Return one line a method that another library has too: seconds, memory, and ratios below 1 where this is less."""
+    shared = found[(found["size"] == SIZE) & ~found["peer"].isin([PLAIN, "none"])]
+    columns = {
+        "peer": "against", "ours_s": "seconds", "ratio time / floor": "time / floor", "ratio time / peer": "time",
+        "ratio memory / peer": "memory", "ratio time / command": "time, command",
+        "ratio memory / command": "memory, command", "difference": "difference",
+    }  # fmt: skip
+    return _shown(shared, columns)
+
+
+def against_plain(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the rules that need singular vectors, against the same rules written with ``torch.linalg.svd``."""
+    columns = {"ours_cpu_s": "seconds", "ratio cpu / plain": "time", "difference": "difference"}
+    return _shown(found[(found["size"] == SIZE) & (found["peer"] == PLAIN)], columns)
+
+
+def large(found: pd.DataFrame) -> pd.DataFrame:
+    """Return seconds and peak memory of merges of five models of the largest Whisper's shape."""
+    return _shown(found[found["size"] == LARGE], {"ours_s": "seconds", "ours_gb": "memory, GB"})
+
+
+def _shown(found: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    """Choose and name columns, and write numbers as they are read."""
+    table = found.set_index("method").reindex(columns=list(columns)).rename(columns=columns)
+    for name in table.columns.drop("against", errors="ignore"):
+        form = "{:.0e}" if name == "difference" else "{:.0f}" if name == "seconds" else "{:.2f}"
+        table[name] = [form.format(value) if pd.notna(value) else "" for value in table[name]]
+    return table.rename_axis(index=None)
+
+
+def stamp(found: pd.DataFrame) -> provenance.Stamp:
+    """Say where and when the timings were taken."""
+    dates = ", ".join(sorted(found["date"].unique()))
+    libraries = ", ".join(sorted(found["library"].unique()))
+    said = f"{len(found)} timings of whole processes; library {libraries}; measured on {found['hardware'].iloc[0]}"
+    return provenance.Stamp("Where the numbers on this page come from (make bench)", (f"{said}; date {dates}",))

@@ -1,0 +1,1 @@
+"""Decoding, scoring, and how sure a score is."""

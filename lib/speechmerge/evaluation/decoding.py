@@ -1,0 +1,152 @@
+"""Batched transcription and translation of clips; predictions are kept, so that scoring never decodes again."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import WhisperForConditionalGeneration
+
+from ..audio import SAMPLE_RATE
+from ..corpora import Clip
+from ..devices import PRECISIONS, best_device, bf16_pays, keep_memory
+from ..errors import CheckpointError, ScoringError, nearest
+from ..files import atomic_file
+from ..finetuning.packing import TASK_NAMES
+from ..whisper import models
+
+VERSION = 2  # raise when a change alters hypotheses
+STOPS = ("finished", "bound")
+MAX_TOKENS = 224  # half of Whisper's decoder context, its own limit for one window
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Settings that decide which hypotheses come out.
+
+    Attributes:
+        beams: 1 is greedy; more is beam search.
+        stop: when a beam search ends: ``"finished"``, as in Whisper's reference code, when as many hypotheses have
+            finished as there are beams; ``"bound"``, when no unfinished one can still score higher.
+        precision: ``"bf16"``, ``"fp32"`` or ``"auto"`` (bf16 where it pays).
+        tokens_per_second: a clip of ``s`` seconds may give ``20 + tokens_per_second * s`` tokens, at most 224; far
+            above any speech rate, it only ends runaway repetition early.
+    """
+
+    beams: int = 1
+    stop: str = "finished"
+    precision: str = "auto"
+    tokens_per_second: float = 20.0
+
+    def __post_init__(self) -> None:
+        """Refuse words that are no setting."""
+        for name, known in (("precision", PRECISIONS), ("stop", STOPS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ScoringError(f"{name} is {value!r}.{nearest(value, known)}")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One hypothesis: the clip's id, the decoded text, and whether the token limit cut it off."""
+
+    id: str
+    text: str
+    cut: bool = False
+
+
+class Decoder:
+    """A model ready to decode: weights on the device in the number format of ``settings``."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Decoding | None = None,
+        *,
+        state: dict[str, torch.Tensor] | None = None,
+        batch: int = 24,
+    ) -> None:
+        """Load ``folder``; ``state`` replaces its weights (a merge that was never written to disk).
+
+        Raises:
+            CheckpointError: ``state`` lacks a tensor of the model or has one too many.
+        """
+        self.settings, self.batch, self.device = settings or Decoding(), batch, best_device()
+        keep_memory()
+        self.tokenizer = models.load_tokenizer(folder)
+        self.extractor = models.load_feature_extractor(folder)
+        self.model: WhisperForConditionalGeneration = models.load_model(folder)
+        if state is not None:
+            missing, unknown = self.model.load_state_dict(state, strict=False)
+            if wrong := [*unknown, *(name for name in missing if name != "proj_out.weight")]:
+                raise CheckpointError(
+                    f"the merged weights do not fit the model in {folder}: {len(wrong)} tensors are missing or unknown "
+                    f"(for example {wrong[0]!r}); merge into this base."
+                )
+            self.model.tie_weights()
+        bf16 = self.settings.precision == "bf16" or (self.settings.precision == "auto" and bf16_pays(self.device))
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        self.model.to(self.device, self.dtype).eval()
+
+    def decode(self, clips: Sequence[Clip], language: str, task: str, *, progress: bool = True) -> list[Prediction]:
+        """Decode clips of one language, in the order given.
+
+        Args:
+            clips: clips of at most 30 s.
+            language: Whisper's code of the spoken language.
+            task: ``"asr"`` or ``"st"`` (into English).
+            progress: show a bar with the time left.
+        """
+        order = sorted(range(len(clips)), key=lambda i: -clips[i].seconds)
+        found: dict[int, Prediction] = {}
+        bar = tqdm(total=len(clips), unit="clip", desc=f"decode {language} {task}", disable=not progress, leave=False)
+        with bar:
+            for start in range(0, len(order), self.batch):
+                part = order[start : start + self.batch]
+                found.update(zip(part, self._batch([clips[i] for i in part], language, task), strict=True))
+                bar.update(len(part))
+        return [found[i] for i in range(len(clips))]
+
+    @torch.inference_mode()
+    def _batch(self, clips: list[Clip], language: str, task: str) -> list[Prediction]:
+        features = self.extractor([c.samples() for c in clips], sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        limits = [min(MAX_TOKENS, int(20 + self.settings.tokens_per_second * c.seconds)) for c in clips]
+        beams = self.settings.beams
+        ids = self.model.generate(
+            features.input_features.to(self.device, self.dtype),
+            language=language,
+            task=TASK_NAMES[task],
+            max_new_tokens=max(limits),
+            num_beams=beams,
+            early_stopping=beams > 1 and self.settings.stop == "finished",
+            do_sample=False,
+        )
+        eos = self.tokenizer.eos_token_id
+        rows = [row[:limit] for row, limit in zip(ids.tolist(), limits, strict=True)]  # whatever the batch allowed
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        cut = [len(row) >= limit and eos not in row for row, limit in zip(rows, limits, strict=True)]
+        return [Prediction(c.id, t.strip(), x) for c, t, x in zip(clips, texts, cut, strict=True)]
+
+
+def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
+    """Write predictions as gzipped JSON lines, byte for byte the same for the same predictions."""
+    lines = "".join(json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in predictions)
+    with atomic_file(path) as file:
+        file.write_bytes(gzip.compress(lines.encode(), mtime=0))
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Read what :func:`write_predictions` wrote (gzipped, or plain if the name does not end in ``.gz``)."""
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return [Prediction(**json.loads(line)) for line in data.decode().split("\n") if line]
+    except FileNotFoundError:
+        raise ScoringError(f"{path}: there are no predictions; decode first.") from None
+    except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:
+        raise ScoringError(
+            f"{path}: not a predictions file ({error}); expected JSON lines with id and text."
+        ) from error

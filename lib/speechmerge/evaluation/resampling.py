@@ -1,0 +1,76 @@
+"""How sure a score is: bootstrap intervals, and the paired comparison of two systems on the same utterances."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import ScoringError
+from .scoring import Scores
+
+RESAMPLES = 10_000
+
+
+@functools.lru_cache(maxsize=256)
+def _resampled(scores: Scores, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Redraw the utterances of one language; numerators and denominators, each ``[RESAMPLES]``."""
+    n = len(scores.ids)
+    return scores.resampled(np.random.default_rng([seed, index]).multinomial(n, np.full(n, 1 / n), size=RESAMPLES))
+
+
+def resampled_rates(scores: Sequence[Scores], *, macro: bool = False, seed: int = 0) -> np.ndarray:
+    """Bootstrap rates, shape ``[RESAMPLES]``: utterances are redrawn within each language.
+
+    Args:
+        scores: one entry per language; the same seed redraws the same utterances for every system.
+        macro: average the languages' rates instead of pooling their words; BLEU is always averaged.
+        seed: of the resampling.
+    """
+    tops, bottoms = zip(*(_resampled(one, seed, i) for i, one in enumerate(scores)), strict=True)
+    if macro:
+        return np.mean([t / np.maximum(b, 1) for t, b in zip(tops, bottoms, strict=True)], axis=0)
+    return np.sum(tops, axis=0) / np.maximum(np.sum(bottoms, axis=0), 1)
+
+
+def pooled(scores: Sequence[Scores]) -> float:
+    """All errors over all reference words; the mean of the languages' BLEU, as a fraction."""
+    return sum(one.rate * one.weight for one in scores) / max(1, sum(one.weight for one in scores))
+
+
+def interval(samples: np.ndarray) -> tuple[float, float]:
+    """95 % percentile interval of bootstrap samples."""
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired difference of two systems on the same utterances: first minus second, as a fraction."""
+
+    difference: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+
+
+def compare(first: Sequence[Scores], second: Sequence[Scores], *, seed: int = 0) -> Comparison:
+    """Paired bootstrap of the pooled rates; negative means a lower word error rate, or a lower BLEU, of the first.
+
+    The p-value is two-sided: twice the smaller share of resamples on either side of zero.
+
+    Raises:
+        ScoringError: the systems were scored on different utterances or with different normalisers.
+    """
+    if len(first) != len(second):
+        raise ScoringError(f"the systems were scored on {len(first)} and {len(second)} languages; score both on all.")
+    for a, b in zip(first, second, strict=True):
+        if a.ids != b.ids or a.normaliser != b.normaliser:
+            raise ScoringError(
+                f"the systems were not scored alike: {len(a.ids)} and {len(b.ids)} utterances, normalisers "
+                f"{a.normaliser!r} and {b.normaliser!r}; score both on the same references."
+            )
+    samples = resampled_rates(first, seed=seed) - resampled_rates(second, seed=seed)
+    below = (np.sum(samples <= 0) + 1) / (RESAMPLES + 1)
+    above = (np.sum(samples >= 0) + 1) / (RESAMPLES + 1)
+    return Comparison(pooled(first) - pooled(second), *interval(samples), float(min(1.0, 2 * min(below, above))))

@@ -1,0 +1,202 @@
+"""Predictions and references become numbers: WER, CER, BLEU, chrF.
+
+Nothing is decoded here and nothing is dropped: an empty reference, an empty hypothesis and a runaway repetition all
+count, and how many there were is part of the score.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jiwer
+import numpy as np
+from sacrebleu.metrics import BLEU, CHRF
+
+from ..corpora import Clip
+from ..errors import ScoringError
+from ..text import NORMALISER, normalise
+from .decoding import Prediction
+
+COMPRESSION_LIMIT = 2.4  # Whisper's own threshold for a repetitive hypothesis
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Word and character edits of the utterances of one language, in the references' order; arrays are ``[n]``."""
+
+    ids: tuple[str, ...]
+    errors: np.ndarray
+    words: np.ndarray
+    substitutions: int
+    deletions: int
+    insertions: int
+    character_errors: int
+    characters: int
+    runaway: int
+    empty_references: int
+    normaliser: str = NORMALISER
+
+    @property
+    def wer(self) -> float:
+        """Word error rate as a fraction; may exceed 1."""
+        return float(self.errors.sum() / max(1, self.words.sum()))
+
+    @property
+    def cer(self) -> float:
+        """Character error rate as a fraction."""
+        return self.character_errors / max(1, self.characters)
+
+    @property
+    def rate(self) -> float:
+        """The word error rate."""
+        return self.wer
+
+    @property
+    def weight(self) -> int:
+        """Reference words: what a rate is weighted by where languages are pooled."""
+        return int(self.words.sum())
+
+    def resampled(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return errors and words of redrawn utterances; ``draws`` counts each utterance, shape ``[R, n]``."""
+        return draws @ self.errors, draws @ self.words
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """N-gram matches of the translations of one language, in the references' order.
+
+    Attributes:
+        ids: of the utterances.
+        statistics: for each utterance the matches of orders 1 to 4, the n-grams of orders 1 to 4, the lengths of
+            hypothesis and reference in tokens; shape ``[n, 10]``.
+        chrf: chrF2 of the whole, 0 to 100.
+        words: of the references.
+        runaway: hypotheses that ran away into repetition.
+        signature: sacrebleu's.
+    """
+
+    ids: tuple[str, ...]
+    statistics: np.ndarray
+    chrf: float
+    words: int
+    runaway: int
+    signature: str
+
+    @property
+    def bleu(self) -> float:
+        """BLEU of the whole, 0 to 100."""
+        return _bleu(self.statistics.sum(0))
+
+    @property
+    def rate(self) -> float:
+        """BLEU as a fraction."""
+        return self.bleu / 100
+
+    weight = 1  # BLEU is averaged over languages, not pooled
+
+    @property
+    def normaliser(self) -> str:
+        """What the texts went through before they were compared: sacrebleu's own tokens."""
+        return self.signature
+
+    def resampled(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return BLEU as a fraction of redrawn utterances, and ones; ``draws`` as for :meth:`Counts.resampled`."""
+        return np.array([_bleu(row) / 100 for row in draws @ self.statistics]), np.ones(len(draws))
+
+
+Scores = Counts | Matches
+METRICS = {"asr": "wer", "st": "bleu"}
+
+
+def _bleu(statistics: np.ndarray) -> float:
+    """BLEU from summed matches, n-grams and lengths, smoothed as sacrebleu does by default."""
+    correct, total, lengths = statistics[:4].tolist(), statistics[4:8].tolist(), statistics[8:].tolist()
+    return BLEU.compute_bleu(correct, total, *lengths, smooth_method="exp").score
+
+
+def match(predictions: Sequence[Prediction], clips: Sequence[Clip]) -> list[Prediction]:
+    """Return the predictions in the order of ``clips``; refuse anything but a one-to-one match of ids.
+
+    Raises:
+        ScoringError: there are no clips, or an id is missing, unknown or doubled; both counts and an example are named.
+    """
+    if not clips:
+        raise ScoringError(f"there are no references for {len(predictions)} predictions; choose another split.")
+    by_id = {p.id: p for p in predictions}
+    wanted = {c.id for c in clips}
+    for kind, ids in (("missing", wanted - by_id.keys()), ("unknown", by_id.keys() - wanted)):
+        if ids:
+            raise ScoringError(
+                f"predictions do not match the references: {len(predictions)} predictions, {len(clips)} references, "
+                f"{len(ids)} {kind} (for example {min(ids)!r}); decode the same corpus, language and split again."
+            )
+    if not len(by_id) == len(predictions) == len(clips) == len(wanted):
+        raise ScoringError(
+            f"an id stands twice: {len(predictions)} predictions, {len(clips)} references, {len(wanted)} ids."
+        )
+    return [by_id[c.id] for c in clips]
+
+
+def count(predictions: Sequence[Prediction], clips: Sequence[Clip], language: str) -> Counts:
+    """Align hypotheses with transcripts after Whisper's normalisation and count edits per utterance."""
+    matched = match(predictions, clips)
+    references = [normalise(c.text, language) for c in clips]
+    hypotheses = [normalise(p.text, language) for p in matched]
+    edits = [_edits(jiwer.process_words, r, h, len(h.split())) for r, h in zip(references, hypotheses, strict=True)]
+    letters = [_edits(jiwer.process_characters, r, h, len(h)) for r, h in zip(references, hypotheses, strict=True)]
+    substitutions, deletions, insertions = (sum(e[i] for e in edits) for i in range(3))
+    return Counts(
+        ids=tuple(c.id for c in clips),
+        errors=np.array([sum(e) for e in edits]),
+        words=np.array([len(r.split()) for r in references]),
+        substitutions=substitutions,
+        deletions=deletions,
+        insertions=insertions,
+        character_errors=sum(map(sum, letters)),
+        characters=sum(map(len, references)),
+        runaway=sum(p.cut or is_repetitive(p.text) for p in matched),
+        empty_references=sum(not r for r in references),
+    )
+
+
+def _edits(process, reference: str, hypothesis: str, length: int) -> tuple[int, int, int]:
+    """Substitutions, deletions, insertions; an empty reference makes everything an insertion."""
+    if not reference:
+        return 0, 0, length
+    out = process(reference, hypothesis)
+    return out.substitutions, out.deletions, out.insertions
+
+
+def is_repetitive(text: str) -> bool:
+    """Tell whether a hypothesis compresses better than 2.4 to 1, Whisper's sign of a decoding loop."""
+    data = text.encode()
+    return len(data) > COMPRESSION_LIMIT * len(zlib.compress(data))
+
+
+def score(predictions: Sequence[Prediction], clips: Sequence[Clip], language: str, task: str) -> Scores:
+    """Score transcripts (``"asr"``) or English translations (``"st"``)."""
+    return count(predictions, clips, language) if task == "asr" else translation(predictions, clips)
+
+
+def translation(predictions: Sequence[Prediction], clips: Sequence[Clip]) -> Matches:
+    """Count n-gram matches with sacrebleu (cased, 13a tokens), references as the corpus gives them.
+
+    Raises:
+        ScoringError: ids do not match, or a clip has no translation.
+    """
+    matched = match(predictions, clips)
+    hypotheses, references = [p.text for p in matched], [c.translation for c in clips]
+    if None in references:
+        raise ScoringError(
+            f"clip {clips[references.index(None)].id} has no translation; take a corpus with English text."
+        )
+    bleu = BLEU()
+    single = [bleu.corpus_score([h], [[r]]) for h, r in zip(hypotheses, references, strict=True)]
+    return Matches(
+        ids=tuple(c.id for c in clips),
+        statistics=np.array([[*x.counts, *x.totals, x.sys_len, x.ref_len] for x in single]),
+        chrf=CHRF().corpus_score(hypotheses, [references]).score,
+        words=sum(len(r.split()) for r in references),
+        runaway=sum(p.cut or is_repetitive(p.text) for p in matched),
+        signature=str(bleu.get_signature()),
+    )

@@ -1,0 +1,1 @@
+"""Fine-tuning on any mixture of languages, tasks and domains."""

@@ -1,0 +1,141 @@
+"""What a training is made of: its recipe, the speech it reads, and the log it leaves."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .. import corpora
+from ..devices import PRECISIONS
+from ..errors import TrainingError, nearest
+from ..files import digest
+from .packing import TASK_NAMES
+
+
+@dataclass(frozen=True)
+class Source:
+    """Speech to train on: one corpus in one language for one task."""
+
+    corpus: str
+    language: str
+    task: str = "asr"
+
+    def __post_init__(self) -> None:
+        """Refuse a task that is not one."""
+        if self.task not in TASK_NAMES:
+            raise TrainingError(f"there is no task {self.task!r}.{nearest(self.task, TASK_NAMES)}")
+
+    @property
+    def domain(self) -> str:
+        """The domain of a corpus that is named with one (``uqm/pkunk``), else nothing."""
+        return self.corpus.partition("/")[2]
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        """Read ``corpus:language[:task]``, e.g. ``asterisk:es:asr``."""
+        parts = text.split(":")
+        if not 2 <= len(parts) <= 3 or parts[2:] not in ([], ["asr"], ["st"]):
+            raise TrainingError(f"{text!r} is not corpus:language[:asr|st], for example asterisk:es:asr.")
+        return cls(*parts)
+
+    def __str__(self) -> str:
+        return f"{self.corpus}:{self.language}:{self.task}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides which weights a training produces.
+
+    Attributes:
+        base: name or folder of the model to start from (an expert's folder makes the training sequential).
+        sources: what to train on.
+        minutes: cap on training speech per language (or domain) and task, drawn with ``seed``; None takes all there is.
+        epochs: passes over the data; the epoch with the lowest dev loss is kept.
+        learning_rate: AdamW's peak rate, reached after ``warmup`` of all steps, then decaying linearly to zero.
+        batch: windows in a step and process.
+        clip_norm: largest gradient norm.
+        seed: drives the draw of clips, the packing and the order.
+        precision: ``"auto"`` (bf16 autocast where it pays), ``"bf16"`` or ``"fp32"``.
+    """
+
+    base: str
+    sources: tuple[Source, ...]
+    minutes: float | None = None
+    epochs: int = 5
+    learning_rate: float = 1e-5
+    batch: int = 8
+    warmup: float = 0.1
+    clip_norm: float = 1.0
+    seed: int = 0
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse values no training can have, before any data are read."""
+        if self.precision not in PRECISIONS:
+            raise TrainingError(f"there is no precision {self.precision!r}.{nearest(self.precision, PRECISIONS)}")
+        if len(set(self.sources)) < len(self.sources) or not self.sources:
+            raise TrainingError(f"sources are {', '.join(map(str, self.sources)) or 'none'}; give each of them once.")
+        for name in ("epochs", "batch", "learning_rate", "clip_norm", "minutes"):
+            value = getattr(self, name)
+            if not (value is None and name == "minutes") and not 0 < value < math.inf:
+                raise TrainingError(f"{name} is {value!r}; expected a number above 0.")
+        if not 0 <= self.warmup <= 1:
+            raise TrainingError(f"warmup is {self.warmup!r}; expected a share of all steps, 0 to 1.")
+
+
+@dataclass
+class TrainingLog:
+    """What happened: dev loss per epoch (nats a token), the epoch kept, and the cost."""
+
+    dev_loss: list[float] = field(default_factory=list)
+    train_loss: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+    windows: int = 0
+    seconds: float = 0.0
+    minutes_of_speech: float = 0.0
+    data: str = ""
+
+    @property
+    def windows_per_second(self) -> float:
+        """Throughput of the training steps, reading and packing included, dev evaluations not."""
+        return self.windows / self.seconds if self.seconds else 0.0
+
+
+DataSets = list[tuple[list[corpora.Clip], str, str]]
+
+
+def load(recipe: Recipe) -> tuple[DataSets, DataSets]:
+    """Read the clips of every language (or domain) and task: train capped to ``recipe.minutes`` each, dev whole."""
+    train_sets, dev_sets = [], []
+    for language, task, domain in dict.fromkeys((s.language, s.task, s.domain) for s in recipe.sources):
+        named = [s.corpus for s in recipe.sources if (s.language, s.task, s.domain) == (language, task, domain)]
+        for split, sets in (("train", train_sets), ("dev", dev_sets)):
+            clips = [clip for corpus in named for clip in corpora.load(corpus, language, split)]
+            clips = [clip for clip in clips if task == "asr" or clip.translation]
+            if split == "train" and recipe.minutes is not None:
+                clips = draw_minutes(clips, recipe.minutes, recipe.seed)
+            if not clips:
+                raise TrainingError(
+                    f"{'+'.join(named)} has no {split} clips for {language} {task}; choose other sources."
+                )
+            sets.append((clips, language, task))
+        corpora.check([*train_sets[-1][0], *dev_sets[-1][0]])
+    return train_sets, dev_sets
+
+
+def draw_minutes(clips: Sequence[corpora.Clip], minutes: float, seed: int) -> list[corpora.Clip]:
+    """Draw clips at random until ``minutes`` of speech are reached; nested: a larger cap keeps the smaller draw."""
+    order = np.random.default_rng([seed, 0x5EED]).permutation(len(clips))
+    total, drawn = 0.0, []
+    for i in order:
+        if total >= 60 * minutes:
+            break
+        drawn.append(clips[i])
+        total += clips[i].seconds
+    return drawn
+
+
+def fingerprint(sets: DataSets) -> str:
+    """Hash what a training reads: every clip of every language and task, in order."""
+    return digest([[language, task, corpora.fingerprint(clips)] for clips, language, task in sets])

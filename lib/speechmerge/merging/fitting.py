@@ -1,0 +1,105 @@
+"""What a merge must know before its first tensor: statistics of the whole model, and weights of experts.
+
+Weights are learnt by measuring merged models: what a method's ``fit`` needs is made from the merge here.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import MethodError
+from . import applying
+from .parameter_classes import layer
+from .rules.primitives import Piece
+
+if TYPE_CHECKING:
+    from .merge import Merge
+
+
+def prepare(merge: "Merge") -> None:
+    """Fit the weights, find what the method's prepass finds, and the scale of depth, where they are asked for."""
+    if merge.method.fit:
+        fit(merge)
+    if merge.method.prepass:
+        merge.prepass = merge.method.prepass(lambda: pieces(merge), **merge.options)
+    if merge.lines is not None:
+        merge.lines = {"alpha": None, "beta": 0.0, **merge.lines}
+        if merge.lines["alpha"] is None:
+            merge.lines["alpha"] = _balance(merge)
+
+
+def pieces(merge: "Merge") -> Iterator[Piece]:
+    """Yield the deltas of every tensor, or block of one, that the rule is applied to."""
+    with merge.bar("look through") as bar:
+        for name, shape in merge.base.shapes.items():
+            bar.update()
+            for start, stop in merge.blocks(name, "rule") if merge.treatment(name) == "rule" else ():
+                base, deltas = merge.read(name, start, stop)
+                fisher = applying.fisher(merge, name, start, base) if "fisher" in merge.method.needs else None
+                yield Piece(applying.shaped(merge, name, deltas), math.prod(shape), fisher)
+
+
+def _balance(merge: "Merge") -> float:
+    """Return LiNeS' α: the sum of magnitudes of Στ_t over T times that of the merged task vector."""
+    plain = merged = 0.0
+    for name in merge.base.shapes:
+        if (treatment := merge.treatment(name)) != "base":
+            for start, base, change in merge.changes(name, treatment):
+                total = merge.read(name, start, start + len(base))[1].sum(0)
+                plain += total.abs().sum(dtype=torch.float64).item()
+                merged += change.abs().sum(dtype=torch.float64).item()
+    return plain / merged / len(merge.experts) if merged else 0.0
+
+
+def fit(merge: "Merge") -> None:
+    """Let the method find weights ``[G, T]`` from measurements of merged models, and give them to the merge."""
+    places = [_place(name, merge.options.get("groups", "model")) for name in merge.base.shapes]
+    rows = {place: row for row, place in enumerate(dict.fromkeys(places))}
+    merge.groups = {name: rows[place] for name, place in zip(merge.base.shapes, places, strict=True)}
+    measure = _score if merge.method.measure == "score" else _gradient
+    found = merge.method.fit(lambda weights: measure(merge, weights), len(rows), len(merge.experts), **merge.options)
+    merge.weights = found
+    merge.parameters["weights"] = found.tolist()
+
+
+def _place(name: str, groups: str) -> tuple:
+    """Return the group of a tensor; those outside the layers form one of their own."""
+    where = layer(name) or ()
+    return {"model": (), "stack": where[:1], "layer": where}[groups]
+
+
+def _state(merge: "Merge", weights: Tensor) -> dict[str, Tensor]:
+    """Return the model merged with these weights."""
+    merge.weights = weights
+    return {name: merge.tensor(name) for name in merge.base.shapes}
+
+
+def _score(merge: "Merge", weights: Tensor) -> float:
+    return float(merge.extras["score"](_state(merge, weights)))
+
+
+def _gradient(merge: "Merge", weights: Tensor) -> tuple[float, Tensor]:
+    """Return the loss and its gradient by the weights: λ times the inner products of its gradient and the deltas."""
+    loss, slopes = merge.extras["gradient"](_state(merge, weights))
+    found = torch.zeros(weights.shape, dtype=torch.float64)
+    for name in merge.base.shapes:
+        if name in slopes and merge.treatment(name) != "base":
+            found[merge.groups[name]] += merge.scaling * _inner(merge, name, slopes)
+    if not torch.isfinite(found).all():
+        raise MethodError(
+            f"{merge.method.name}: the gradient is not finite; lower the learning rate or check the data."
+        )
+    return float(loss), found
+
+
+def _inner(merge: "Merge", name: str, slopes: Mapping[str, Tensor]) -> Tensor:
+    """Return ⟨∇L, τ_t⟩ of one tensor for each expert, fp64 ``[T]``."""
+    flat = slopes[name].detach().reshape(-1)
+    total = torch.zeros(len(merge.experts), dtype=torch.float64)
+    for start, stop in merge.blocks(name, "sum"):
+        slope = flat[start:stop].to(merge.device, torch.float64)
+        total += (merge.read(name, start, stop)[1].double() @ slope).cpu()
+    return total

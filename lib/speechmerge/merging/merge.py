@@ -1,0 +1,243 @@
+"""One merge: a method, its parameters and the models, checked, then streamed tensor by tensor.
+
+Names, files and devices are known here; rules know arrays only. At no time is more than one tensor of each model in
+memory, and of a large one only a block where the rule allows it. What a tensor gets is decided by its class
+(:mod:`speechmerge.merging.parameter_classes`) and the method's policy.
+"""
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..errors import CheckpointError, MethodError
+from ..whisper import checkpoints
+from ..whisper.checkpoints import BLOCK, Checkpoint, most_precise, open_checkpoint
+from . import adapters, applying, fitting, parameter_classes, validation
+from .methods import Method, find
+from .parameter_classes import EMBEDDING, FROZEN, classify, depths, select
+
+Source = Path | str | Mapping[str, Tensor]
+
+
+class Merge:
+    """One merge, checked and ready to stream.
+
+    Args:
+        method: name in the registry.
+        base: the model all experts were fine-tuned from: a folder, or tensors by name.
+        experts: the fine-tuned models, in the order in which per-expert parameters are given.
+        scaling: λ; the result is θ0 + λτ with τ the method's merged task vector (a sum or a mean over experts).
+        extras: what some methods need beside the models: statistics of data, one item per expert (``"grams"`` by
+            module, ``"fishers"`` by tensor), or a function of a merged state dict (``"score"``: an error;
+            ``"gradient"``: a loss and its gradient by tensor).
+        include: parts or tensor names to merge (:func:`.parameter_classes.select`); the rest stays the base's.
+        policy: what a class of tensors gets instead of the method's own choice, e.g. ``{"EMB": "base"}``; one of
+            ``"rule"``, ``"sum"``, ``"mean"``, ``"base"``.
+        lines: scale the result by depth, ``{"alpha": ..., "beta": ..., "order": "stack" | "continued"}`` (LiNeS, arXiv
+            2410.17146): θ0 + λ(α + β·depth)τ; without alpha, α = ‖Στ_t‖₁ / (T ‖τ‖₁) over the whole model.
+        dtype: of the result; by default the base's.
+        device: where to compute, ``"auto"`` for a GPU if there is one.
+        batched: whether matrices of equal shape are merged together; by default on a GPU only.
+        svd_cache: folder for singular vectors, which methods and parameters tried one after another then share; it
+            takes 4·min(m, n)² bytes for each matrix and expert, and pays from the second merge on.
+        strict: also refuse a wrong base, equal experts, other tokenizers and a changed sinusoid.
+        max_update: see :func:`speechmerge.merging.validation.check_updates`.
+        params: the method's parameters.
+
+    Raises:
+        MethodError: unknown method, parameter, class or treatment; missing statistics.
+        CheckpointError: the models cannot be merged (see :mod:`speechmerge.merging.validation`).
+    """
+
+    def __init__(
+        self,
+        method: str,
+        base: Source,
+        experts: Sequence[Source],
+        *,
+        scaling: float = 1.0,
+        extras: Mapping[str, Sequence[Mapping[str, Tensor]]] | None = None,
+        include: str | Sequence[str] | None = None,
+        policy: Mapping[str, str] | None = None,
+        lines: Mapping[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        batched: bool | None = None,
+        svd_cache: Path | str | None = None,
+        strict: bool = False,
+        max_update: float = validation.MAX_UPDATE,
+        **params: Any,
+    ) -> None:
+        self.method: Method = find(method)
+        if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not math.isfinite(scaling):
+            raise MethodError(f"{method}: scaling is {scaling!r}, expected a finite number.")
+        self.parameters = self.method.check(params, experts=len(experts))
+        self.options = dict(self.parameters)  # what is left after the engine's own share is the rule's
+        self.seed = self.options.pop("seed", 0)
+        self.options.pop("flavour", None)
+        self.weights = self.options.pop("weights", None) if self.method.gives == "experts" else None
+        if self.options.get("task", 0) >= len(experts) > 0:
+            raise MethodError(
+                f"{method}: task is {self.options['task']}, but there are {len(experts)} experts from 0 on."
+            )
+        self.piece = self.method.piece(self.options)
+        matrices = self.method.acts_on == "matrices"
+        self.policy = parameter_classes.policy(matrices_only=matrices, others=self.method.others, changes=policy)
+        self.scaling, self.dtype, self.device, self.strict = (
+            float(scaling),
+            dtype,
+            validation.usable_device(device),
+            strict,
+        )
+        self.base = open_checkpoint(base, "base")
+        self.experts = [self._expert(source, f"expert {i}") for i, source in enumerate(experts)]
+        if strict:
+            validation.check_tokenizers(self.base, self.experts)
+        validation.check_tensors(self.base, self.experts)
+        if strict:
+            validation.check_updates(self.base, self.experts, max_update)
+        self.selected = set(select(self.base.shapes, include))  # membership only, never iterated
+        self.extras = validation.check_extras(self.method, extras or {}, len(self.experts))
+        precise = most_precise([self.base, *self.experts])
+        self.compute = precise if precise == torch.float64 else torch.float32
+        self.lines = lines
+        self.depths = depths(self.base.shapes, self.options.get("depth_order", (lines or {}).get("order", "stack")))
+        self.groups = dict.fromkeys(self.base.shapes, 0)  # which row of fitted weights a tensor takes
+        self.batched = self.device.type != "cpu" if batched is None else batched
+        self.svd_cache = Path(svd_cache) if svd_cache else None
+        self.prepass: Any = None  # what the method found out about the whole model
+        self.progress, self._ready = False, False
+
+    def _expert(self, source: Source, label: str) -> Checkpoint:
+        """Open an expert: a model, or an adapter of the base."""
+        if not isinstance(source, Mapping) and adapters.is_adapter(Path(source)):
+            return adapters.open_adapter(Path(source), self.base)
+        return open_checkpoint(source, label)
+
+    def prepare(self) -> None:
+        """Learn what the merge must know of the whole model (:func:`speechmerge.merging.fitting.prepare`), once."""
+        if not self._ready:
+            self._ready = True
+            with applying.threads(self, self.piece == "matrices"):
+                fitting.prepare(self)
+
+    def stream(self, *, progress: bool = False, skip: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
+        """Yield every tensor of the merged model; a tied head is left out.
+
+        The order is the base's, save that batches of equal shape (on a GPU) come together.
+
+        Args:
+            progress: show a progress bar.
+            skip: tensors that are not wanted.
+
+        Raises:
+            CheckpointError: NaN or infinity in an input tensor, or a changed sinusoid where ``strict``.
+            MethodError: the rule itself produced NaN or infinity.
+        """
+        self.progress = progress
+        self.prepare()
+        with self.bar("merge") as bar:
+            bar.update(len(skip))
+            for names in applying.batches(self, skip):
+                yield from self._batch(names) if len(names) > 1 else [(names[0], self.tensor(names[0]))]
+                bar.update(len(names))
+
+    def bar(self, what: str) -> tqdm:
+        """Return a progress bar over the tensors."""
+        total = len(self.base.shapes)
+        return tqdm(total=total, desc=f"{what} ({self.method.name})", unit="tensor", disable=not self.progress)
+
+    def _batch(self, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield merged matrices of equal shape, the rule applied to all of them at once."""
+        parts = [self.read(name, 0, math.prod(self.base.shapes[name])) for name in names]
+        base, deltas = torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts], 1)
+        changes = applying.apply(self, names, 0, base, deltas, [])
+        for name, start, change in zip(names, base, changes, strict=True):
+            result = torch.empty(len(start), dtype=self._dtype(name))
+            self._put(result, name, 0, start, change)
+            yield name, result.view(self.base.shapes[name])
+
+    def treatment(self, name: str) -> str:
+        """Return what a tensor gets: ``"rule"``, ``"sum"``, ``"mean"`` or ``"base"``.
+
+        Raises:
+            CheckpointError: an expert changed the fixed sinusoid, where ``strict``; elsewhere it counts as a table.
+        """
+        if name not in self.selected or not self.base.dtypes[name].is_floating_point:
+            return "base"
+        kind = classify(name, self.base.shapes[name])
+        if kind == FROZEN and self.policy[FROZEN] == "base":
+            start = self.base.read(name)
+            if all(torch.equal(expert.read(name), start) for expert in self.experts):
+                return "base"
+            if self.strict:
+                raise CheckpointError(
+                    f"{name!r} is Whisper's fixed sinusoid, but an expert changed it; the experts come from another "
+                    "base or were trained in another way. Give the right base."
+                )
+            kind = EMBEDDING
+        return self.policy[kind]
+
+    def tensor(self, name: str) -> Tensor:
+        """Return one tensor of the merged model, on the CPU."""
+        treatment = self.treatment(name)
+        if treatment == "base":
+            return self.base.read(name).to(self._dtype(name), copy=True)
+        result = torch.empty(math.prod(self.base.shapes[name]), dtype=self._dtype(name))
+        with applying.threads(self, treatment == "rule" and self.piece == "matrices"):
+            for start, base, change in self.changes(name, treatment):
+                self._put(result, name, start, base, change)
+        return result.view(self.base.shapes[name])
+
+    def _dtype(self, name: str) -> torch.dtype:
+        stored = self.base.dtypes[name]
+        return self.dtype if self.dtype and stored.is_floating_point else stored
+
+    def _put(self, result: Tensor, name: str, start: int, base: Tensor, change: Tensor) -> None:
+        """Write θ0 + λτ of a block into ``result``, flat and on the CPU; ``base`` is used up."""
+        scaling = self.scaling
+        if self.lines is not None:
+            scaling *= self.lines["alpha"] + self.lines["beta"] * self.depths.get(name, 0.0)
+        block = result[start : start + len(base)]
+        block.copy_(base.add_(change, alpha=scaling))
+        if not checkpoints.finite(block):
+            raise MethodError(f"{self.method.name} produced NaN or infinity in {name!r}; nothing was written.")
+
+    def changes(self, name: str, treatment: str) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield each block of a tensor: where it starts, the base's scalars, the merged task vector."""
+        generators = applying.generators(self, name)
+        for start, stop in self.blocks(name, treatment):
+            base, deltas = self.read(name, start, stop)
+            if treatment != "rule":
+                yield start, base, applying.combine(self, name, deltas, treatment)
+            elif deltas[:, :1].any() or deltas.any():  # the first numbers mostly settle it
+                yield start, base, applying.apply(self, [name], start, base, deltas, generators)
+            else:
+                yield start, base, torch.zeros_like(base)
+
+    def blocks(self, name: str, treatment: str) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of scalars that are merged at once: blocks where no more need be seen, else everything."""
+        shape = self.base.shapes[name]
+        size = math.prod(shape)
+        grain = {"entries": 1, "rows": shape[-1] if shape else 1}.get(self.piece, size)
+        grain = 1 if treatment in ("sum", "mean") else max(1, grain)
+        step = max(grain, BLOCK // grain * grain)
+        for start in range(0, size, step):
+            yield start, min(start + step, size)
+
+    def read(self, name: str, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Return a range of the base, ``[n]``, and of the experts' task vectors, ``[T, n]``, in fp32 or fp64."""
+        kind = {"device": self.device, "dtype": self.compute}
+        base = self.base.reader(name, start, stop).to(**kind, copy=True)
+        deltas = torch.empty(len(self.experts), stop - start, **kind)
+        for delta, expert in zip(deltas, self.experts, strict=True):
+            torch.sub(expert.reader(name, start, stop).to(**kind), base, out=delta)
+        if not checkpoints.finite(deltas):
+            for model in (self.base, *self.experts):
+                model.block(name, start, stop)  # says which one and where
+        return base, deltas

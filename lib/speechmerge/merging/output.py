@@ -1,0 +1,185 @@
+"""Writing a merged model as a Hugging Face folder: weights tensor by tensor, companions, model card and recipe."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from ..files import digest
+from ..whisper.checkpoints import Checkpoint, fingerprint, read_json
+from ..whisper.tensor_files import DTYPES
+from .resuming import Journal
+
+if TYPE_CHECKING:
+    from .merge import Merge
+
+SHARD_BYTES = 5_000_000_000  # Hugging Face's customary size of one file
+COMPANIONS = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
+COMPANIONS += ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "normalizer.json")
+COMPANIONS += ("added_tokens.json", "special_tokens_map.json")
+_WORDS = {dtype: word for word, dtype in DTYPES.items()}
+
+Layout = dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]]
+
+
+def layout(base: Checkpoint, dtype: torch.dtype, limit: int = SHARD_BYTES) -> Layout:
+    """Return which file gets which tensors, ``{file: {name: (shape, dtype)}}``, in the base's order."""
+    shards: list[dict] = [{}]
+    filled = 0
+    for name, shape in base.shapes.items():
+        own = dtype if base.dtypes[name].is_floating_point else base.dtypes[name]
+        size = math.prod(shape) * own.itemsize
+        if shards[-1] and filled + size > limit:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = (shape, own)
+        filled += size
+    if len(shards) == 1:
+        return {"model.safetensors": shards[0]}
+    return {f"model-{i:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards, 1)}
+
+
+def write_weights(
+    folder: Path, tensors: Iterable[tuple[str, Tensor]], plan: Layout, journal: Journal | None = None
+) -> list[str]:
+    """Write tensors as they come, each at its place in its safetensors file; memory holds one of them at a time.
+
+    Args:
+        folder: where the files go; those a killed merge left there are written on.
+        tensors: by name, in any order; those the journal has as finished are not among them.
+        plan: which file gets which tensors.
+        journal: where each tensor is noted once it is written.
+
+    Returns:
+        The names of the files, with that of the index if there is more than one.
+    """
+    places = {name: place for file, shard in plan.items() for name, place in _opened(folder / file, shard).items()}
+    left = set(places) - set(journal.finished if journal else ())
+    streams = {file: (folder / file).open("r+b", buffering=0) for file in plan}
+    try:
+        for name, tensor in tensors:
+            file, start = places[name]
+            streams[file].seek(start)
+            data = memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+            while data:
+                data = data[streams[file].write(data) :]
+            left.remove(name)
+            if journal:
+                journal.add(name, tensor)
+    finally:
+        for stream in streams.values():
+            stream.close()
+    if left:
+        raise ValueError(f"{len(left)} tensors of the layout were never written")
+    index = "model.safetensors.index.json"
+    if len(plan) > 1:
+        total = sum(math.prod(shape) * dtype.itemsize for shard in plan.values() for shape, dtype in shard.values())
+        weight_map = {name: file for file, shard in plan.items() for name in shard}
+        content = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / index).write_text(json.dumps(content, indent=1))
+    return [*plan, *([index] if len(plan) > 1 else [])]
+
+
+def _opened(path: Path, shard: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, tuple[str, int]]:
+    """Write a shard's header and make room for its tensors; return the file name and byte offset of each."""
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, (shape, dtype) in shard.items():
+        size = math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _WORDS[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("r+b" if path.exists() else "wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(8 + len(text) + offset)
+    return {name: (path.name, 8 + len(text) + header[name]["data_offsets"][0]) for name in shard}
+
+
+def write_companions(folder: Path, base: Path, dtype: torch.dtype) -> None:
+    """Copy the base's configuration and tokenizer files, and state the weights' dtype in the configuration."""
+    for name in COMPANIONS:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, folder / name)
+    if (folder / "config.json").is_file():
+        config = read_json(folder / "config.json")
+        config.pop("torch_dtype", None)
+        config["dtype"] = str(dtype).removeprefix("torch.")
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def write_record(folder: Path, merge: "Merge", options: Mapping[str, Any], *, fingerprints: bool = True) -> None:
+    """Write ``merge_recipe.json`` and the model card, with the fingerprints of base, experts and result if wanted."""
+    models = [merge.base, *merge.experts, folder]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing leaves the interpreter free
+        marks = list(pool.map(fingerprint, models)) if fingerprints else ["not computed"] * len(models)
+    record = {
+        "library": f"speechmerge {version('speechmerge')}",
+        "recipe": recipe(merge, options),
+        "fingerprints": {"base": marks[0], "experts": marks[1:-1], "result": marks[-1]},
+    }
+    (folder / "merge_recipe.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    (folder / "README.md").write_text(_card(merge, record))
+
+
+def recipe(merge: "Merge", options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the merge in the shape of the ecosystem's recipe files, all parameters spelt out."""
+    extra = {name: options[name] for name in ("include", "policy", "lines") if options.get(name)}
+    parameters = {**merge.parameters, "lambda": merge.scaling, **extra}
+    return {
+        "merge_method": merge.method.name,
+        "base_model": _label(merge.base),
+        "models": [{"model": _label(expert)} for expert in merge.experts],
+        "parameters": parameters,
+        "dtype": str(merge.dtype).removeprefix("torch."),
+    }
+
+
+def identity(merge: "Merge", options: Mapping[str, Any]) -> str | None:
+    """Return what tells a merge from any other: recipe, input files as they are now, device, library.
+
+    ``None`` where statistics, functions or models in memory are given, which cannot be told apart here.
+    """
+    models = [model.folder or Path(model.label) for model in (merge.base, *merge.experts)]
+    if merge.extras or not all(model.is_dir() for model in models):
+        return None
+    files = [file for model in models for file in sorted(model.glob("*.safetensors"))]
+    inputs = [[str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return digest([recipe(merge, options), inputs, str(merge.device), version("speechmerge")])
+
+
+def _label(model: Checkpoint) -> str:
+    """Name a model without the place it lies at on this machine."""
+    return Path(model.label).name if model.folder is None else model.folder.name
+
+
+def _card(merge: "Merge", record: Mapping[str, Any]) -> str:
+    """Return the model card: front matter, what was merged and how, hashes, licence note."""
+    about: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "automatic-speech-recognition",
+        "tags": ["merge", "speechmerge"],
+    }
+    names = "".join(
+        f"| expert {i} | {_label(expert)} | `{mark[:16]}` |\n"
+        for i, (expert, mark) in enumerate(zip(merge.experts, record["fingerprints"]["experts"], strict=True))
+    )
+    return (
+        f"---\n{yaml.safe_dump(about, sort_keys=False)}---\n\n# A Whisper merged with {merge.method.title}\n\n"
+        f"{merge.method.summary}\n\n$${merge.method.equation}$$\n\nSource of the method: {merge.method.paper}. "
+        f"Merged by {record['library']} from {len(merge.experts)} models fine-tuned from one base.\n\n## Recipe\n\n"
+        f"```yaml\n{yaml.safe_dump(record['recipe'], sort_keys=False, allow_unicode=True)}```\n\n## Fingerprints\n\n"
+        "SHA-256 over sorted tensor names and raw fp32 values, first 16 digits; in full in `merge_recipe.json`.\n\n"
+        f"| model | folder | fingerprint |\n|---|---|---|\n| base | {_label(merge.base)} | "
+        f"`{record['fingerprints']['base'][:16]}` |\n{names}| result | this folder | "
+        f"`{record['fingerprints']['result'][:16]}` |\n\n## Licence\n\nA merged model is made from the models above: "
+        "the licences of the base and of every expert, and of the speech the experts were trained on, apply to it "
+        "together.\n"
+    )

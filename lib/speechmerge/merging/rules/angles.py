@@ -1,0 +1,68 @@
+"""Angles and lengths of task vectors or weights, found from their inner products alone.
+
+One fp64 Gram matrix holds all that is needed, so that differences of fine-tunes far below fp32 resolution of an angle
+survive.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ...errors import MethodError
+from .primitives import per_expert
+
+_CHUNK = 1 << 17  # entries handled at once, within a CPU's cache
+
+
+def gram(*parts: Tensor) -> Tensor:
+    """Return the inner products of all rows in fp64 on the CPU, ``[..., K, K]``; of parts ``[..., k, n]``, K = Σ k."""
+    lead, size = parts[0].shape[:-2], parts[0].shape[-1]
+    rows = sum(part.shape[-2] for part in parts)
+    kind = {"dtype": torch.float64, "device": parts[0].device}
+    total, room = torch.zeros(*lead, rows, rows, **kind), torch.empty(*lead, rows, min(size, _CHUNK), **kind)
+    for start in range(0, size, _CHUNK):
+        double = room[..., : min(_CHUNK, size - start)]
+        done = 0
+        for part in parts:
+            double[..., done : done + part.shape[-2], :] = part[..., start : start + _CHUNK]
+            done += part.shape[-2]
+        total += double @ double.mT
+    return total.cpu()
+
+
+def inputs(deltas: Tensor, base: Tensor, space: str) -> Tensor:
+    """Return the Gram matrix ``[T, T]`` of what is averaged."""
+    rows = deltas.reshape(len(deltas), -1)
+    if space == "deltas":
+        return gram(rows)
+    inner = gram(base.reshape(1, -1), rows)
+    return inner[0, 0] + inner[0, 1:, None] + inner[0, None, 1:] + inner[1:, 1:]
+
+
+def combined(coefficients: Tensor, deltas: Tensor, base: Tensor, space: str) -> Tensor:
+    """Return the task vector of Σ c_t x_t, where x_t are task vectors or weights."""
+    change = torch.tensordot(coefficients.to(deltas.device, deltas.dtype), deltas, 1)
+    return change if space == "deltas" else torch.add(change, base, alpha=coefficients.sum().item() - 1)
+
+
+def arc(inner: Tensor, a: Tensor, b: Tensor) -> float:
+    """Return the angle between two unit combinations of the inputs, exact also for small ones."""
+    near, far = a - b, a + b
+    return 2 * math.atan2(math.sqrt(max(near @ inner @ near, 0.0)), math.sqrt(max(far @ inner @ far, 0.0)))
+
+
+def mean_direction(inner: Tensor, share: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return coefficients of the unit mean direction and the norms; ``None`` if the directions cancel out."""
+    norms = inner.diagonal().clamp(min=0).sqrt()
+    units = torch.where(norms > 0, share / norms, 0)
+    size = math.sqrt(max(units @ inner @ units, 0.0))
+    return (units / size, norms) if size > 1e-12 else None
+
+
+def share(weights: object, experts: int) -> Tensor:
+    """Return the experts' weights normalised to sum to one, fp64."""
+    share = torch.tensor(per_expert(weights, experts), dtype=torch.float64)
+    if share.sum() == 0:
+        raise MethodError(f"the weights {share.tolist()} sum to zero, so there is no mean; give others.")
+    return share / share.sum()

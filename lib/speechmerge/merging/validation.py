@@ -1,0 +1,205 @@
+"""Checks of experts against their base, made before any heavy work."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..devices import best_device
+from ..errors import CheckpointError, MethodError, SpeechMergeError, nearest
+from ..whisper.checkpoints import Checkpoint, fingerprint, read_json
+from .methods import MEASURES, STATISTICS, Method
+from .parameter_classes import MATRIX, classify
+
+MAX_UPDATE = 0.5  # ‖τ‖/‖θ0‖ of the linear maps: fine-tunes measured 0.0006 to 0.02, an unrelated model about 1.4
+SAMPLE_SCALARS = 4_000_000  # how much of each model is read to tell a wrong base or equal experts before the merge
+
+
+def check_tensors(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
+    """Check that all experts have the base's tensors, by name, shape and kind of number.
+
+    Raises:
+        CheckpointError: no expert, missing or extra tensors, another shape, or a changed integer tensor.
+    """
+    if not experts:
+        raise CheckpointError("No expert was given; a merge needs at least one model fine-tuned from the base.")
+    for expert in experts:
+        missing = [name for name in base.shapes if name not in expert.shapes]
+        extra = [name for name in expert.shapes if name not in base.shapes]
+        if missing or extra:
+            close = nearest(missing[0], extra) if missing and extra else ""
+            raise CheckpointError(
+                f"{expert.label}: {len(missing)} tensors of the base {base.label} are missing "
+                f"({', '.join(missing[:3])}) and {len(extra)} are not in the base ({', '.join(extra[:3])}); experts "
+                f"must be fine-tunes of this base.{close}"
+            )
+        for name, shape in base.shapes.items():
+            if expert.shapes[name] != shape:
+                raise CheckpointError(
+                    f"{expert.label}: tensor {name!r} has shape {list(expert.shapes[name])}, the base {base.label} has "
+                    f"{list(shape)}; vocabulary, mel bins and positions must be the base's own."
+                )
+            kinds = (base.dtypes[name].is_floating_point, expert.dtypes[name].is_floating_point)
+            same = kinds == (True, True) or (
+                kinds == (False, False) and torch.equal(base.read(name), expert.read(name))
+            )
+            if not same:
+                raise CheckpointError(
+                    f"{expert.label}: tensor {name!r} is {expert.dtypes[name]} in the expert and {base.dtypes[name]} "
+                    "in the base; only floating-point tensors are merged, any other must equal the base's."
+                )
+
+
+def check_updates(base: Checkpoint, experts: Sequence[Checkpoint], max_update: float = MAX_UPDATE) -> list[float]:
+    """Check on a sample of the tensors that experts are fine-tunes of this base and differ from it and each other.
+
+    Returns:
+        The norm ratio ‖τ_t‖/‖θ0‖ of each expert over the sampled tensors.
+
+    Raises:
+        CheckpointError: a ratio above ``max_update`` (wrong base), an expert equal to the base or to another one.
+    """
+    names = _sample(base)
+    models = [base, *experts]
+    squares = torch.zeros(len(models), dtype=torch.float64)
+    alike = torch.ones(len(models), len(models), dtype=torch.bool).triu(1)
+    for name in names:
+        kind = torch.promote_types(base.dtypes[name], torch.float32)
+        start, *tuned = values = [model.read(name).to(kind) for model in models]
+        norms = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in (start, *(x - start for x in tuned))]
+        squares += torch.stack(norms).square()
+        for i, j in alike.nonzero().tolist():
+            alike[i, j] = torch.equal(values[i], values[j])
+    ratios = (squares[1:] / squares[0].clamp(min=1e-300)).sqrt().tolist()
+    for expert, ratio in zip(experts, ratios, strict=True):
+        if ratio > max_update:
+            raise CheckpointError(
+                f"{expert.label} is no fine-tune of {base.label}: the update is {ratio:.3g} of the base's norm, "
+                f"expected under {max_update:g} (fingerprints: expert {fingerprint(expert)[:16]}, base "
+                f"{fingerprint(base)[:16]}). Give the base it was trained from, or raise max_update if the training "
+                "really went so far."
+            )
+    for i, j in alike.nonzero().tolist():
+        if all(torch.equal(models[i].read(n).double(), models[j].read(n).double()) for n in base.shapes):
+            raise CheckpointError(
+                f"{models[j].label} holds the same weights as {models[i].label}; an expert must differ from the base "
+                "and from the other experts. Remove it, or give the model that was meant."
+            )
+    return ratios
+
+
+def _sample(base: Checkpoint) -> list[str]:
+    """Choose tensors spread over the model, linear maps first, up to SAMPLE_SCALARS scalars."""
+    floating = [n for n in sorted(base.shapes) if base.dtypes[n].is_floating_point]
+    maps = [n for n in floating if classify(n, base.shapes[n]) == MATRIX] or floating
+    total = sum(math.prod(base.shapes[n]) for n in maps)
+    return maps[:: max(1, math.ceil(total / SAMPLE_SCALARS))]
+
+
+def check_tokenizers(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
+    """Check that experts in folders speak the base's tokens: vocabulary, special tokens, multilingual or not.
+
+    Raises:
+        CheckpointError: a tokenizer or vocabulary size differs; ``.en`` and multilingual models never mix.
+    """
+    for expert in experts:
+        if base.folder is None or expert.folder is None:
+            continue
+        ours, theirs = _tokens(base.folder), _tokens(expert.folder)
+        for what in ours.keys() & theirs.keys():
+            if ours[what] != theirs[what]:
+                raise CheckpointError(
+                    f"{expert.label}: {what} is {theirs[what]}, the base {base.label} has {ours[what]}; models with "
+                    "different tokens (such as an English-only and a multilingual Whisper) cannot be merged."
+                )
+
+
+def _tokens(folder: Path) -> dict[str, object]:
+    """What a folder says about its tokens; only what is there."""
+    about = {}
+    for file, key in (("config.json", "vocab_size"), ("generation_config.json", "is_multilingual")):
+        if (folder / file).is_file() and key in (content := read_json(folder / file)):
+            about[key] = content[key]
+    if (folder / "tokenizer.json").is_file():
+        content = read_json(folder / "tokenizer.json")
+        tokens = [
+            content.get("model", {}).get("vocab"),
+            [(t["id"], t["content"]) for t in content.get("added_tokens", [])],
+        ]
+        about["tokenizer.json (hash of its tokens)"] = hashlib.sha256(
+            json.dumps(tokens, sort_keys=True).encode()
+        ).hexdigest()[:16]
+    return about
+
+
+def check_generation(folder: Path) -> None:
+    """Check that a folder's ``generation_config.json`` lets Whisper generate with a language and a task.
+
+    Raises:
+        CheckpointError: the file is missing or lacks what ``generate`` needs.
+    """
+    path = folder / "generation_config.json"
+    content = read_json(path) if path.is_file() else {}
+    wanted = ["decoder_start_token_id", "no_timestamps_token_id"]
+    wanted += ["lang_to_id", "task_to_id"] if content.get("is_multilingual", True) else []
+    missing = [key for key in wanted if key not in content]
+    if missing:
+        raise CheckpointError(
+            f"{path} lacks {', '.join(missing)}, so a merge of this base could not generate; copy the file of the base "
+            "model as it was published."
+        )
+
+
+def check_extras(method: Method, extras: Mapping[str, Any], experts: int) -> dict[str, Any]:
+    """Check that what the method needs beside the models is there.
+
+    Raises:
+        MethodError: an unknown key, not one statistic for each expert, or no function to measure models by.
+    """
+    known = (*STATISTICS.values(), *MEASURES)
+    for key in extras:
+        if key not in known:
+            raise MethodError(f"extras has no key {key!r}.{nearest(key, known)}")
+    for need, key in STATISTICS.items():
+        if need in method.needs and len(extras.get(key, ())) != experts:
+            raise MethodError(
+                f"{method.name} needs extras={{{key!r}: [...]}} with one item per expert ({experts}), got "
+                f"{len(extras.get(key, ()))}; collect them with the experts' own data."
+            )
+    if method.measure and not callable(extras.get(method.measure)):
+        raise MethodError(
+            f"{method.name} learns from dev data: give extras={{{method.measure!r}: function of a merged state dict}}."
+        )
+    return dict(extras)
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """Return a device; ``"auto"`` is the GPU if there is one.
+
+    Raises:
+        MethodError: there is no such device here.
+    """
+    if str(name) == "auto":
+        return best_device()
+    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
+        raise MethodError(f"device={str(name)!r}, but there is no GPU here; use device='auto' or 'cpu'.")
+    return torch.device(name)
+
+
+def check_memory(needed: int, meminfo: Path = Path("/proc/meminfo")) -> None:
+    """Check before heavy work that ``needed`` bytes of memory are free, where the system tells.
+
+    Raises:
+        SpeechMergeError: they are not.
+    """
+    lines = dict(line.split(":") for line in meminfo.read_text().splitlines()) if meminfo.is_file() else {}
+    free = int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else needed
+    if needed > free:
+        raise SpeechMergeError(
+            f"the merge takes about {needed / 1e9:.2f} GB of memory and {free / 1e9:.2f} GB are free; close other "
+            "programs, or choose a method that works in blocks (task_arithmetic, ties, ...)."
+        )

@@ -1,0 +1,1 @@
+"""Experiments: from a table in YAML to steps of work, and from finished steps to committed rows."""

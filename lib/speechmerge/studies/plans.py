@@ -1,0 +1,155 @@
+"""A plan: steps of work, each with a content key, and the systems of a result table that they serve.
+
+A step's key is the hash of its specification and of the keys it needs, so every choice made on dev data on the way
+(learning rate, λ, density, rank) is itself a step, and finished work is never redone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from .. import corpora
+from ..errors import StudyError, nearest
+from ..evaluation import decoding
+from ..files import digest
+from ..finetuning import training
+from .store import artefact
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a model is trained or tested on: speech of one language (or domain) for one task.
+
+    Attributes:
+        name: of the language or domain in the experiment.
+        language: Whisper's code.
+        task: ``"asr"`` or ``"st"``.
+        corpora: names of the corpora it is drawn from.
+    """
+
+    name: str
+    language: str
+    task: str
+    corpora: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.task}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One piece of work whose result is a folder named by its key.
+
+    Attributes:
+        name: for people, unique in a plan: ``train es asr 1e-05 seed 0``.
+        kind: ``train``, ``choose``, ``decode``, ``tune`` or ``describe`` (see :mod:`speechmerge.studies.steps`).
+        spec: everything that decides the result besides the results it needs.
+        needs: names of the steps whose results it reads, in order.
+        key: content key.
+        seconds: rough cost on the machine the profile describes.
+    """
+
+    name: str
+    kind: str
+    spec: dict
+    needs: tuple[str, ...] = ()
+    key: str = ""
+    seconds: float = 0.0
+
+    @property
+    def folder(self) -> Path:
+        """Where the result is, or will be."""
+        return artefact(self.kind, self.key)
+
+    @property
+    def done(self) -> bool:
+        """Whether the result is there."""
+        return self.folder.is_dir()
+
+
+@dataclass(frozen=True)
+class System:
+    """A row block of a result table: which decode step tells about which cell.
+
+    Attributes:
+        system: name in the table.
+        seed: of the trainings.
+        method: what made its models: a merge method, ``none``, ``fine-tuning``, ``joint training`` …
+        decodes: decode steps by the cell they decode, the table's own cells first.
+        experts: what was merged or trained on.
+        variant: what sets this block apart from the experiment's others (a subset of languages, minutes of speech).
+    """
+
+    system: str
+    seed: int
+    method: str
+    decodes: dict[Cell, str]
+    experts: tuple[str, ...] = ()
+    variant: str = ""
+
+
+@dataclass
+class Plan:
+    """All steps of one experiment on one profile, in an order that respects ``needs``, and how they become rows."""
+
+    experiment: dict
+    profile: str
+    settings: dict
+    cells: tuple[Cell, ...] = ()  # what the table is about
+    also: tuple[Cell, ...] = ()  # what a system's only model is tested on besides
+    steps: dict[str, Step] = field(default_factory=dict)
+    systems: list[System] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self.experiment["experiment"]
+
+    def pending(self) -> list[Step]:
+        """Steps whose result is not there yet."""
+        return [step for step in self.steps.values() if not step.done]
+
+    def add(self, name: str, kind: str, spec: dict, needs: tuple[str, ...] = (), seconds: float = 0.0) -> str:
+        """Add a step unless it is there, and return its name.
+
+        Raises:
+            StudyError: another step has this name.
+        """
+        code = {"train": training.VERSION, "decode": decoding.VERSION}.get(kind, 1)
+        keys = [self.steps[need].key for need in needs]
+        read = [*spec.get("cells", []), *(cell for own in spec.get("model", {}).get("speech", []) for cell in own)]
+        data = [corpora.find(source).version for cell in read for source in cell["corpora"]]
+        key = digest({"kind": kind, "version": [code, *data], "spec": spec, "needs": keys})
+        if self.steps.setdefault(name, Step(name, kind, spec, needs, key, seconds)).key != key:
+            raise StudyError(
+                f"two different steps are called {name!r}; the names of an experiment's systems must differ."
+            )
+        return name
+
+
+def described(cells: tuple[Cell, ...]) -> list[dict]:
+    """Return cells as a step's specification holds them."""
+    return [asdict(cell) | {"corpora": list(cell.corpora)} for cell in cells]
+
+
+def narrowed(made: Plan, systems: list[str] | None) -> Plan:
+    """Keep only the named systems and the steps they need.
+
+    Raises:
+        StudyError: a name that is not in the experiment.
+    """
+    if not systems:
+        return made
+    known = {s.system for s in made.systems}
+    for name in systems:
+        if name not in known:
+            raise StudyError(f"experiment {made.name!r} has no system {name!r}.{nearest(name, known)}")
+    kept = [s for s in made.systems if s.system in systems]
+    wanted = set(_ancestors(made, {step for s in kept for step in s.decodes.values()}))
+    return replace(made, steps={n: s for n, s in made.steps.items() if n in wanted}, systems=kept)
+
+
+def _ancestors(made: Plan, names: set[str]) -> Iterator[str]:
+    for name in names:
+        yield name
+        yield from _ancestors(made, set(made.steps[name].needs))

@@ -1,0 +1,182 @@
+"""What each kind of step does: train, choose a learning rate, decode, tune on dev, describe task vectors."""
+
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .. import corpora
+from ..corpora import Clip
+from ..errors import StudyError
+from ..evaluation import scoring
+from ..evaluation.decoding import Decoder, Decoding, write_predictions
+from ..finetuning import training
+from ..merging import engine, measuring, task_vectors
+from ..whisper import models
+from . import store
+from .plans import Step
+
+Inputs = list[tuple[Step, Path]]
+HYPOTHESES = "predictions.jsonl.gz"
+
+
+def result(folder: Path) -> dict:
+    """Return what a finished step wrote.
+
+    Raises:
+        StudyError: it is missing or damaged.
+    """
+    try:
+        return json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError) as error:
+        raise StudyError(f"the finished step in {folder} is damaged ({error}); delete it and run again.") from error
+
+
+def write(folder: Path, found: dict) -> None:
+    """Write a step's result."""
+    (folder / "result.json").write_text(json.dumps(found, indent=1, ensure_ascii=False))
+
+
+def train(step: Step, inputs: Inputs) -> None:
+    """Fine-tune; the learning rate is the step's own or the one chosen by the last step it needs.
+
+    Without a base of its own, the training goes on from the model that the first step it needs chose.
+    """
+    spec = dict(step.spec)
+    sources = tuple(
+        training.Source(corpus, cell["language"], cell["task"])
+        for cell in spec.pop("cells")
+        for corpus in cell["corpora"]
+    )
+    if "learning_rate" not in spec:
+        spec["learning_rate"] = result(inputs[-1][1])["learning_rate"]
+    if "base" not in spec:
+        spec["base"] = str(expert(inputs[0][1]))
+    training.train(training.Recipe(sources=sources, **spec), step.folder)
+
+
+def _choose(spec: dict, inputs: Inputs, folder: Path) -> None:
+    """Pick the training with the lowest dev loss."""
+    records = [json.loads((path / "training.json").read_text()) for _, path in inputs]
+    losses = [min(record["log"]["dev_loss"]) for record in records]
+    best = losses.index(min(losses))
+    rates = [record["recipe"]["learning_rate"] for record in records]
+    tried = [{"learning_rate": rate, "dev_loss": loss} for rate, loss in zip(rates, losses, strict=True)]
+    write(folder, {"expert": inputs[best][0].key, "learning_rate": rates[best], "tried": tried, **records[best]})
+
+
+def expert(choice: Path) -> Path:
+    """Return the folder of the model that a finished ``choose`` step chose."""
+    return store.artefact("train", result(choice)["expert"])
+
+
+def _decode(spec: dict, inputs: Inputs, folder: Path) -> None:
+    """Build the model in memory, decode a cell, keep hypotheses and scores."""
+    base = models.base_model(spec["base"])
+    experts = tuple(expert(path) for step, path in inputs if step.kind == "choose")
+    state, params, merge_seconds = None, {}, 0.0
+    if "method" in spec["model"]:
+        params = _resolved(spec["model"]["params"], inputs)
+        speech = json.dumps(spec["model"].get("speech"))
+        state, merge_seconds = _merged(spec["model"]["method"], base, experts, json.dumps(params), speech)
+    decoder = Decoder(experts[0] if "expert" in spec["model"] else base, Decoding(**spec["decoding"]), state=state)
+    [cell] = spec["cells"]
+    clips = evaluation_clips(cell["corpora"], cell["language"], cell["task"], spec["split"], spec["cap"])
+    started = time.perf_counter()
+    predictions = decoder.decode(clips, cell["language"], cell["task"])
+    seconds = round(time.perf_counter() - started, 2)
+    write_predictions(predictions, folder / HYPOTHESES)
+    scored = scoring.score(predictions, clips, cell["language"], cell["task"])
+    found = {"params": params, "merge_seconds": round(merge_seconds, 2), "seconds": seconds}
+    write(folder, found | {"score": scored.rate, "weight": scored.weight})
+
+
+@functools.lru_cache(maxsize=1)
+def _merged(
+    method: str, base: Path, experts: tuple[Path, ...], params: str, speech: str
+) -> tuple[dict[str, Tensor], float]:
+    """Return a merged model, kept until the next one (it is decoded on one cell after another), and its seconds.
+
+    ``params`` and ``speech`` are JSON; speech is what each expert was trained on, of dev, for methods that need data.
+    """
+    started, options = time.perf_counter(), json.loads(params)
+    extras = None
+    if cells := json.loads(speech):
+        heard = [[(_dev(cell), cell["language"], cell["task"]) for cell in own] for own in cells]
+        extras = measuring.extras(method, base, experts, heard, options)
+    state = engine.merged(method, base, experts, extras=extras, **options)
+    return state, time.perf_counter() - started
+
+
+def _dev(cell: dict) -> list[Clip]:
+    return evaluation_clips(cell["corpora"], cell["language"], cell["task"], "dev")
+
+
+def _resolved(params: dict, inputs: Inputs) -> dict[str, Any]:
+    """Add to ``params`` what was tuned on dev: one value per expert for pruned parameters, one for all others."""
+    params = dict(params)
+    for step, path in inputs:
+        if step.kind == "tune":
+            [(name, value)] = result(path)["params"].items()
+            if step.spec["per_expert"]:
+                params.setdefault(name, []).append(value)
+            else:
+                params[name] = value
+    return params
+
+
+def evaluation_clips(
+    names: list[str] | tuple[str, ...], language: str, task: str = "asr", split: str = "test", cap: int | None = None
+) -> list[Clip]:
+    """Return the clips of a language over its corpora; a cap takes every n-th, so that all corpora stay represented.
+
+    For translation, clips without one are left out.
+    """
+    clips = [clip for name in names for clip in corpora.load(name, language, split)]
+    clips = [clip for clip in clips if task == "asr" or clip.translation]
+    if cap is None or len(clips) <= cap:
+        return clips
+    return [clips[i * len(clips) // cap] for i in range(cap)]
+
+
+def _tune(spec: dict, inputs: Inputs, folder: Path) -> None:
+    """Pick the grid point with the lowest dev error; the first of equals.
+
+    The error is the word error rate pooled over languages; for translation one minus the mean BLEU; the mean of the
+    two where a model does both.
+    """
+    many = len(inputs) // len(spec["grid"])
+    tried = []
+    for i, point in enumerate(spec["grid"]):
+        by_task: dict[str, list[dict]] = {}
+        for step, path in inputs[i * many : (i + 1) * many]:
+            by_task.setdefault(step.spec["cells"][0]["task"], []).append(result(path))
+        rates = {task: _pooled(found) for task, found in by_task.items()}
+        tried.append({**point, **{scoring.METRICS[task]: rate for task, rate in rates.items()}})
+        tried[-1]["error"] = sum(1 - r if task == "st" else r for task, r in rates.items()) / len(rates)
+    best = min(range(len(tried)), key=lambda i: tried[i]["error"])
+    write(folder, {"params": spec["grid"][best], "error": tried[best]["error"], "tried": tried})
+
+
+def _pooled(found: list[dict]) -> float:
+    """Return the mean of scores by their weights: reference words for WER, one a language for BLEU."""
+    return sum(x["score"] * x["weight"] for x in found) / max(1, sum(x["weight"] for x in found))
+
+
+def _describe(spec: dict, inputs: Inputs, folder: Path) -> None:
+    """Norms, cosines, spectra and energy of the experts' task vectors."""
+    experts = [expert(path) for _, path in inputs]
+    rows = task_vectors.describe(models.base_model(spec["base"]), dict(zip(spec["names"], experts, strict=True)))
+    write(folder, {"rows": rows})
+
+
+ACTIONS: dict[str, Callable[[dict, Inputs, Path], None]] = {
+    "choose": _choose,
+    "decode": _decode,
+    "tune": _tune,
+    "describe": _describe,
+}

@@ -1,0 +1,169 @@
+"""Where results live: content-addressed artefacts in the cache, committed rows and predictions in the repository."""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from ..corpora import Clip
+from ..errors import StudyError, nearest
+from ..evaluation.decoding import read_predictions
+from ..evaluation.scoring import Scores, score
+from ..files import atomic_file, digest
+from ..packages import cache_folder
+
+ROW_FIELDS = (
+    "experiment", "profile", "system", "variant", "method", "params", "experts", "base", "base_fingerprint", "task",
+    "language", "domain", "split", "n_utterances", "n_reference_words", "wer", "cer", "bleu", "chrf", "ci_low",
+    "ci_high", "substitutions", "deletions", "insertions", "runaway", "normaliser", "signature", "decoding", "training",
+    "seed", "corpus_fingerprint", "library", "hardware", "seconds", "date",
+)  # fmt: skip
+STAMP = ("library", "hardware", "date")  # where and when a row was made
+IDENTITY = ("experiment", "system", "variant", "task", "language", "domain", "split", "seed")
+
+
+def project_root() -> Path:
+    """Return the folder that holds ``experiments/``: ``$SPEECHMERGE_HOME``, or the nearest above here or this file."""
+    places = [os.environ.get("SPEECHMERGE_HOME"), Path.cwd(), Path(__file__)]
+    for place in (Path(p) for p in places if p):
+        for folder in (place, *place.parents):
+            if (folder / "experiments" / "profiles.yaml").is_file():
+                return folder
+    raise StudyError(
+        "there is no experiments/profiles.yaml above here; run inside a clone of the book, or set SPEECHMERGE_HOME."
+    )
+
+
+def results_folder(profile: str) -> Path:
+    """Committed results of a profile; ``$SPEECHMERGE_RESULTS`` moves them (tests, trial runs)."""
+    return Path(os.environ.get("SPEECHMERGE_RESULTS") or project_root() / "results") / profile
+
+
+def artefact(kind: str, key: str) -> Path:
+    """Return the path of an artefact of this kind and content key (it may not exist yet)."""
+    return cache_folder() / "artefacts" / kind / key[:24]
+
+
+def append_rows(profile: str, rows: Iterable[dict]) -> None:
+    """Add rows to ``rows.jsonl``; a row of the same identity is replaced, so that a repeated run changes nothing else.
+
+    A row that says the same as before keeps its old date, machine and library version: nothing was measured anew.
+
+    Raises:
+        StudyError: a row lacks a field, has an unknown one, or holds a number that is not finite.
+    """
+    path, old = results_folder(profile) / "rows.jsonl", committed(profile)
+    kept = {identity(row): row for row in old}
+    for row in rows:
+        wrong = set(row) ^ set(ROW_FIELDS)
+        if wrong:
+            raise StudyError(
+                f"a row of {row.get('experiment')!r} has missing or unknown fields: {', '.join(sorted(wrong))}."
+            )
+        bad = [field for field, value in row.items() if not _is_finite(value)]
+        if bad:
+            raise StudyError(f"row {identity(row)}: {', '.join(bad)} is not finite; it is not stored.")
+        kept[identity(row)] = {field: row[field] for field in ROW_FIELDS}
+    _write(path, [row for _, row in sorted(kept.items())], old)
+
+
+def identity(row: dict) -> tuple[str, ...]:
+    """Return what tells a row apart from all others."""
+    return tuple(str(row[field]) for field in IDENTITY)
+
+
+def _is_finite(value: object) -> bool:
+    """Whether all numbers in a value are, in lists and dicts too."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _read(path: Path) -> list[dict]:
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text().split("\n") if line]
+    except ValueError as error:
+        raise StudyError(f"{path} is damaged ({error}); restore the committed file, or delete it and rerun.") from error
+
+
+def _write(path: Path, found: list[dict], old: list[dict]) -> None:
+    """Write rows; those that an old row equals in all but its stamp keep the old stamp."""
+    known = {_said(row): row for row in old}
+    lines = (json.dumps(known.get(_said(row), row), ensure_ascii=False) + "\n" for row in found)
+    with atomic_file(path) as file:
+        file.write_text("".join(lines))
+
+
+def _said(row: dict) -> str:
+    return digest({field: value for field, value in row.items() if field not in STAMP})
+
+
+def committed(profile: str) -> list[dict]:
+    """Return all committed rows of a profile as they stand in its file."""
+    return _read(results_folder(profile) / "rows.jsonl")
+
+
+def rows(profile: str, experiment: str) -> pd.DataFrame:
+    """Return the committed rows of one experiment, one line a (system, variant, task, language, seed).
+
+    Raises:
+        StudyError: there are none; the nearest experiment that has rows is named.
+    """
+    found = committed(profile)
+    table = pd.DataFrame([row for row in found if row["experiment"] == experiment], columns=list(ROW_FIELDS))
+    if table.empty:
+        known = sorted({row["experiment"] for row in found})
+        raise StudyError(
+            f"profile {profile!r} has no rows of experiment {experiment!r}.{nearest(experiment, known)} "
+            f"Run `speechmerge study run --profile {profile} --experiment {experiment}`."
+        )
+    return table
+
+
+def statistics(profile: str, name: str) -> pd.DataFrame:
+    """Return a committed table that is not about test sets, e.g. ``task_vectors``: ``results/PROFILE/NAME.jsonl``."""
+    path = results_folder(profile) / f"{name}.jsonl"
+    found = _read(path)
+    if not found:
+        raise StudyError(f"{path} holds no rows; run `speechmerge study run --profile {profile} --experiment {name}`.")
+    return pd.DataFrame(found)
+
+
+def write_statistics(profile: str, name: str, found: Iterable[dict], *, identity: tuple[str, ...] = ()) -> None:
+    """Write a table of statistics; rows that say the same as before keep their old stamp.
+
+    Args:
+        profile: whose results.
+        name: of the table.
+        found: the rows.
+        identity: fields that tell rows apart; old rows that no new one replaces are kept. None: all are replaced.
+    """
+    path = results_folder(profile) / f"{name}.jsonl"
+    old = _read(path)
+    if identity:
+        kept = {tuple(row[field] for field in identity): row for part in (old, found) for row in part}
+        found = kept.values()
+    _write(path, list(found), old)
+
+
+def predictions_path(
+    profile: str, experiment: str, system: str, task: str, cell: str, seed: int, variant: str = ""
+) -> Path:
+    """Where the hypotheses behind a row are kept (ids and hypotheses only; the sentences stay in the corpora)."""
+    slug = re.sub(r"[^a-z0-9+]+", "-", f"{system} {variant}".lower()).strip("-")
+    return results_folder(profile) / "predictions" / experiment / f"{slug}.{task}.{cell}.{seed}.jsonl.gz"
+
+
+def recount(profile: str, row: dict | pd.Series, clips: list[Clip]) -> Scores:
+    """Score a row's stored hypotheses again, without decoding, against freshly fetched references."""
+    _, _, domain = row["domain"].rpartition("/")
+    cell = domain if "/" in row["domain"] else row["language"]
+    where = (row["experiment"], row["system"], row["task"], cell, int(row["seed"]), row["variant"])
+    return score(read_predictions(predictions_path(profile, *where)), clips, row["language"], row["task"])

@@ -1,0 +1,195 @@
+"""Checkpoints: opened without loading, checked before any heavy work, read tensor by tensor.
+
+A source is a Hugging Face folder of safetensors (sharded or not) or a dict of tensors. Pickles are never opened.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..merging.parameter_classes import tied_head
+from .tensor_files import header, read_entry
+
+BLOCK = 1 << 18  # scalars handled at once where a tensor need not be seen whole; 1 MB in fp32, within a CPU's cache
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # left by DataParallel and torch.compile
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model whose tensors are read one at a time.
+
+    Attributes:
+        label: how messages name it.
+        folder: where it lies, ``None`` for tensors in memory.
+        shapes, dtypes: of every tensor, wrappers' prefixes stripped and the tied head left out.
+        head: ``(name, token table)`` of a tied head that the source stores.
+        reader: returns a range of a tensor's scalars in row order, ``(name, start, stop)``, in their stored dtype.
+    """
+
+    label: str
+    folder: Path | None
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, torch.dtype]
+    head: tuple[str, str] | None
+    reader: Callable[[str, int, int], Tensor]
+
+    def read(self, name: str) -> Tensor:
+        """Return a tensor in its stored dtype; it must not be changed in place.
+
+        Raises:
+            CheckpointError: it holds NaN or an infinity; tensor and index are named.
+        """
+        return self.block(name, 0, math.prod(self.shapes[name])).view(self.shapes[name])
+
+    def block(self, name: str, start: int, stop: int) -> Tensor:
+        """Return the scalars ``start`` to ``stop`` of a tensor, in row order; otherwise as :meth:`read`."""
+        values = self.reader(name, start, stop)
+        if values.is_floating_point() and not finite(values):
+            bad = int((~torch.isfinite(values)).nonzero()[0])
+            index = [int(i) for i in torch.unravel_index(torch.tensor(bad + start), self.shapes[name])]
+            raise CheckpointError(
+                f"{self.label}: tensor {name!r} holds values that are not finite, the first ({values[bad].item()}) at "
+                f"index {index}; this training diverged or the file is damaged."
+            )
+        return values
+
+    def bytes(self) -> int:
+        """Return the size of all tensors on disk."""
+        return sum(math.prod(self.shapes[n]) * self.dtypes[n].itemsize for n in self.shapes)
+
+
+def finite(values: Tensor) -> bool:
+    """Tell whether all numbers are finite; one sum settles it, but for huge numbers whose sum overflows."""
+    wide = torch.promote_types(values.dtype, torch.float32)
+    return math.isfinite(values.sum(dtype=wide)) or bool(torch.isfinite(values).all())
+
+
+def open_checkpoint(source: Path | str | Mapping[str, Tensor], label: str = "model") -> Checkpoint:
+    """Open a folder or a dict of tensors.
+
+    Raises:
+        CheckpointError: the folder is missing, damaged, incomplete, holds pickles only, or its output head is not tied.
+    """
+    if isinstance(source, Mapping):
+        plain = _strip({name: name for name in source}, label)
+        for name, stored in plain.items():
+            if not isinstance(source[stored], Tensor):
+                raise CheckpointError(
+                    f"{label}: {name!r} is a {type(source[stored]).__name__}, expected a torch tensor."
+                )
+        return _tie(
+            label,
+            None,
+            {name: tuple(source[stored].shape) for name, stored in plain.items()},
+            {name: source[stored].dtype for name, stored in plain.items()},
+            lambda name, start, stop: source[plain[name]].detach().reshape(-1)[start:stop],
+        )
+    folder = Path(source)
+    found = {e.stored_name: e for file in _files(folder) for e in header(file)}
+    entries = {name: found[stored] for name, stored in _strip({name: name for name in found}, str(folder)).items()}
+    return _tie(
+        str(folder),
+        folder,
+        {name: entry.shape for name, entry in entries.items()},
+        {name: entry.dtype for name, entry in entries.items()},
+        lambda name, start, stop: read_entry(entries[name], start, stop),
+    )
+
+
+def strip_wrappers(name: str) -> str:
+    """Return a tensor's name without the prefixes that DataParallel and torch.compile add."""
+    return _WRAPPERS.sub("", name)
+
+
+def _strip(names: dict[str, str], label: str) -> dict[str, str]:
+    """Map names without wrappers' prefixes to the stored names."""
+    plain = {strip_wrappers(name): stored for name, stored in names.items()}
+    if len(plain) != len(names):
+        raise CheckpointError(f"{label}: some tensors appear with and without a 'module.' or '_orig_mod.' prefix.")
+    return plain
+
+
+def _tie(label: str, folder: Path | None, shapes: dict, dtypes: dict, reader: Callable) -> Checkpoint:
+    """Leave out a stored output head that equals the token table; refuse one that does not."""
+    head = tied_head(shapes)
+    if head:
+        size = math.prod(shapes[head[0]])
+        ranges = [(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
+        if shapes[head[0]] != shapes[head[1]] or not all(
+            _same(*(reader(name, *part) for name in head)) for part in ranges
+        ):
+            raise CheckpointError(
+                f"{label}: {head[0]!r} differs from {head[1]!r}, but Whisper's output head is tied to the token table; "
+                "this model was trained untied and cannot be merged as a Whisper. Tie it, or remove one of the two."
+            )
+        shapes = {name: shape for name, shape in shapes.items() if name != head[0]}
+    if not shapes:
+        raise CheckpointError(f"{label}: there are no tensors in it.")
+    return Checkpoint(label, folder, shapes, dtypes, head, reader)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two blocks are equal bit for bit; without torch, whose threads would wait for each other here."""
+    one, other = (x.contiguous().view(torch.uint8).cpu().numpy() for x in (one, other))
+    return np.array_equal(one, other)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a model folder, in the order of its index."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; expected a Hugging Face model folder with model.safetensors.")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = list(dict.fromkeys(read_json(index).get("weight_map", {}).values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing or not names:
+            raise CheckpointError(
+                f"{folder}: the index names {', '.join(missing) or 'no shard'}, missing here; copy all."
+            )
+        return [folder / name for name in names]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    if pickles:
+        raise CheckpointError(
+            f"{folder} holds {pickles[0]}, a pickle, which can run code when opened and is refused; save the model "
+            "with save_pretrained(..., safe_serialization=True) and merge that folder."
+        )
+    raise CheckpointError(f"{folder} holds no model.safetensors and no model.safetensors.index.json.")
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON file of a model folder."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not readable as JSON ({error}); copy the file again.") from error
+
+
+def fingerprint(source: Path | str | Mapping[str, Tensor] | Checkpoint) -> str:
+    """Return the SHA-256 (hex) over sorted tensor names and their values as raw fp32; a tied head is left out."""
+    model = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    digest = hashlib.sha256()
+    for name in sorted(model.shapes):
+        digest.update(name.encode())
+        size = math.prod(model.shapes[name])
+        for start in range(0, size, BLOCK):
+            values = model.reader(name, start, min(start + BLOCK, size))
+            digest.update(values.float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def most_precise(models: Sequence[Checkpoint]) -> torch.dtype:
+    """Return the floating-point dtype with the most digits among the models' tensors."""
+    found = [dtype for model in models for dtype in model.dtypes.values() if dtype.is_floating_point]
+    return max(found, key=lambda dtype: (dtype.itemsize, -torch.finfo(dtype).eps), default=torch.float32)

