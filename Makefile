@@ -3,7 +3,7 @@
 #   make book     environment, real weights and speech, notebooks, rendered book (prints the path of its first page)
 #   make test     environment, every test (the book's own included); needs no network once the environment stands
 #   make study    recompute the study's rows: trains, merges, decodes and scores; prints its plan and estimate first
-#   make bench    timings of merging, training and decoding on this machine
+#   make bench    merging timed against other libraries and the disk (over an hour)
 #   make lint     ruff, linter and formatter
 #   make clean    remove everything that was built here (the cache of downloads stays)
 #

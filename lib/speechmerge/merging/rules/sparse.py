@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..methods import Choice, PerExpert, Range, Weights, method
-from .primitives import Stream, along, elect, keep_count, largest, per_expert, thresholds
+from .primitives import Stream, along, elect, keep_count, keep_largest, largest, per_expert, thresholds
 
 Density = Annotated[PerExpert, Range(0, 1, "fraction of entries kept, the largest in magnitude")]
 Scope = Annotated[str, Choice(("model", "tensor"), "among which entries the largest are chosen")]
@@ -122,6 +122,7 @@ def ties(
     else:
         trimmed = trim(deltas, density, count)
 
+        @functools.cache
         def majority() -> float:
             if zeros == "positive":
                 return 1.0
@@ -135,8 +136,8 @@ def trim(deltas: Tensor, density: float | Sequence[float], count: str = "ceil") 
     """Zero all but the largest entries of each expert's tensor, shape ``[T, ...]``."""
     flat = deltas.flatten(1) if deltas.dim() > 1 else deltas[:, None]
     size = flat.shape[1]
-    masks = [largest(row, counted(d, size, count)) for row, d in zip(flat, per_expert(density, len(flat)), strict=True)]
-    return (flat * torch.stack(masks)).view(deltas.shape)
+    rows = zip(flat, per_expert(density, len(flat)), strict=True)
+    return torch.stack([keep_largest(row, counted(d, size, count)) for row, d in rows]).view(deltas.shape)
 
 
 Outliers = Annotated[PerExpert, Range(0, 1, "fraction of largest entries dropped as outliers")]
