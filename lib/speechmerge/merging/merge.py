@@ -105,7 +105,7 @@ class Merge:
         self.extras = validation.check_extras(self.method, extras or {}, len(self.experts))
         precise = most_precise([self.base, *self.experts])
         self.compute = precise if precise == torch.float64 else torch.float32
-        self.lines = lines
+        self.lines = validation.check_lines(method, lines)
         self.depths = depths(self.base.shapes, self.options.get("depth_order", (lines or {}).get("order", "stack")))
         self.groups = dict.fromkeys(self.base.shapes, 0)  # which row of fitted weights a tensor takes
         self.batched = self.device.type != "cpu" if batched is None else batched

@@ -16,6 +16,7 @@ from .methods import MEASURES, STATISTICS, Method
 from .parameter_classes import MATRIX, classify
 
 MAX_UPDATE = 0.5  # ‖τ‖/‖θ0‖ of the linear maps: fine-tunes measured 0.0006 to 0.02, an unrelated model about 1.4
+LINES = ("alpha", "beta", "order")  # what a scaling by depth may say
 SAMPLE_SCALARS = 4_000_000  # how much of each model is read to tell a wrong base or equal experts before the merge
 
 
@@ -152,6 +153,20 @@ def check_generation(folder: Path) -> None:
             f"{path} lacks {', '.join(missing)}, so a merge of this base could not generate; copy the file of the base "
             "model as it was published."
         )
+
+
+def check_lines(method: str, lines: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the scaling by depth as it was asked for.
+
+    Raises:
+        MethodError: not a mapping, or a key that is not one of :data:`LINES`.
+    """
+    if lines is not None and not isinstance(lines, Mapping):
+        raise MethodError(f"{method}: lines is {lines!r}; expected a mapping with {', '.join(LINES)}.")
+    for key in lines or {}:
+        if key not in LINES:
+            raise MethodError(f"{method}: lines has no {key!r}.{nearest(str(key), LINES)}")
+    return lines
 
 
 def check_extras(method: Method, extras: Mapping[str, Any], experts: int) -> dict[str, Any]:
