@@ -10,6 +10,7 @@ from . import provenance
 
 SIZE = "small"  # the shape that comparisons with other libraries are made at
 LARGE = "large-v3"
+MARKS = {"mergekit": "", "fusion_bench": " *"}  # after a method's name: which library it is compared with
 PLAIN = "torch.linalg.svd"
 
 
@@ -31,11 +32,14 @@ def against_peers(found: pd.DataFrame) -> pd.DataFrame:
     """Return one line a method that another library has too: seconds, memory, and ratios below 1 where this is less."""
     shared = found[(found["size"] == SIZE) & ~found["peer"].isin([PLAIN, "none"])]
     columns = {
-        "peer": "against", "ours_s": "seconds", "ratio time / floor": "time / floor", "ratio time / peer": "time",
-        "ratio memory / peer": "memory", "ratio time / command": "time, command",
-        "ratio memory / command": "memory, command", "difference": "difference",
+        "ours_s": "seconds", "ratio time / floor": "of floor", "ratio time / peer": "time", "ratio cpu / peer": "cpu",
+        "ratio memory / peer": "memory", "ratio time / command": "time ", "ratio memory / command": "memory ",
+        "difference": "difference",
     }  # fmt: skip
-    return _shown(shared, columns)
+    table = _shown(shared, columns)
+    groups = ["this library"] * 2 + ["of the peer, in memory"] * 3 + ["of its command"] * 2 + [""]
+    table.columns = pd.MultiIndex.from_arrays([groups, table.columns])
+    return table.rename(dict(zip(shared["method"], shared["method"] + shared["peer"].map(MARKS), strict=True)))
 
 
 def against_plain(found: pd.DataFrame) -> pd.DataFrame:
@@ -52,7 +56,7 @@ def large(found: pd.DataFrame) -> pd.DataFrame:
 def _shown(found: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
     """Choose and name columns, and write numbers as they are read."""
     table = found.set_index("method").reindex(columns=list(columns)).rename(columns=columns)
-    for name in table.columns.drop("against", errors="ignore"):
+    for name in table:
         form = "{:.0e}" if name == "difference" else "{:.0f}" if name == "seconds" else "{:.2f}"
         table[name] = [form.format(value) if pd.notna(value) else "" for value in table[name]]
     return table.rename_axis(index=None)
