@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import math
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,25 @@ def batches(merge: "Merge", skip: Collection[str] = ()) -> Iterator[list[str]]:
     for shape, names in alike.items():
         most = max(1, BATCH // max(1, len(merge.experts) * math.prod(shape)))
         yield from (names[i : i + most] for i in range(0, len(names), most))
+
+
+def side_by_side(merge: "Merge", batches: Iterable[list[str]]) -> Iterator[list[tuple[str, Tensor]]]:
+    """Yield merged batches in their order; two are made at a time where the rule computes on one thread."""
+    if merge.piece == "matrices" or merge.device.type != "cpu" or torch.get_num_threads() == 1:
+        yield from map(merge.batch, batches)
+        return
+    with ThreadPoolExecutor(2) as pool:
+        waiting: deque[Future] = deque()
+        try:
+            for names in batches:
+                waiting.append(pool.submit(merge.batch, names))
+                if len(waiting) > 2:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for made in waiting:
+                made.cancel()
 
 
 @contextlib.contextmanager

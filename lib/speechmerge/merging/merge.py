@@ -143,24 +143,27 @@ class Merge:
         self.prepare()
         with self.bar("merge") as bar:
             bar.update(len(skip))
-            for names in applying.batches(self, skip):
-                yield from self._batch(names) if len(names) > 1 else [(names[0], self.tensor(names[0]))]
-                bar.update(len(names))
+            for found in applying.side_by_side(self, applying.batches(self, skip)):
+                yield from found
+                bar.update(len(found))
 
     def bar(self, what: str) -> tqdm:
         """Return a progress bar over the tensors."""
         total = len(self.base.shapes)
         return tqdm(total=total, desc=f"{what} ({self.method.name})", unit="tensor", disable=not self.progress)
 
-    def _batch(self, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-        """Yield merged matrices of equal shape, the rule applied to all of them at once."""
-        parts = [self.read(name, 0, math.prod(self.base.shapes[name])) for name in names]
+    def batch(self, names: list[str]) -> list[tuple[str, Tensor]]:
+        """Return merged tensors: one, or matrices of equal shape with the rule applied to all of them at once."""
+        if len(names) == 1:
+            return [(names[0], self.tensor(names[0]))]
+        found, parts = [], [self.read(name, 0, math.prod(self.base.shapes[name])) for name in names]
         base, deltas = torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts], 1)
         changes = applying.apply(self, names, 0, base, deltas, [])
         for name, start, change in zip(names, base, changes, strict=True):
             result = torch.empty(len(start), dtype=self._dtype(name))
             self._put(result, name, 0, start, change)
-            yield name, result.view(self.base.shapes[name])
+            found.append((name, result.view(self.base.shapes[name])))
+        return found
 
     def treatment(self, name: str) -> str:
         """Return what a tensor gets: ``"rule"``, ``"sum"``, ``"mean"`` or ``"base"``.
