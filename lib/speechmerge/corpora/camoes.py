@@ -4,11 +4,7 @@ How its columns are called could not be seen when this was written: the names be
 ``SPEECHMERGE_COLUMNS`` replaces them, e.g. ``"camoes.text=transcript camoes.domain=source"``.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-
 from . import parquet
-from .base import Corpus, Item
 
 DATASET = parquet.Dataset(
     name="camoes",
@@ -17,19 +13,10 @@ DATASET = parquet.Dataset(
     columns={"audio": "audio", "text": "text", "domain": "domain"},
 )
 
-
-def items(language: str, folders: dict[str, Path]) -> Iterator[Item]:
-    """Yield every clip; the domain column says which expert it belongs to."""
-    return parquet.items(DATASET, language)
-
-
-CORPUS = Corpus(
-    name="camoes",
+CORPUS = parquet.corpus(
+    DATASET,
     title="CAMÕES: European Portuguese of several domains",
     licences={"pt": "LicenseRef-camoes"},
     citation="Carlos Carvalho and others: CAMÕES, a Comprehensive ASR Benchmark for European Portuguese, 2025.",
-    items=items,
-    hub=DATASET.repository,
-    settings=lambda: [parquet.columns(DATASET)],
     version=1,  # raise when clips or splits change
 )

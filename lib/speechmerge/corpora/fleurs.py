@@ -4,11 +4,7 @@ The paper averages over 21 languages; which ones is not known here, so these are
 that are widely spoken.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-
 from . import parquet
-from .base import Corpus, Item
 
 REGIONS = {
     **{"bg": "bg_bg", "ca": "ca_es", "cs": "cs_cz", "da": "da_dk", "de": "de_de", "el": "el_gr", "en": "en_us"},
@@ -21,23 +17,14 @@ DATASET = parquet.Dataset(
     repository="google/fleurs",
     configs=lambda language: [REGIONS[language]],
     columns={"audio": "audio", "text": "raw_transcription"},
-    splits={"dev": "validation", "test": "test"},
+    splits={"dev": "validation", "test": "test"},  # there is no need of its training part
     revision="refs/convert/parquet",
 )
 
-
-def items(language: str, folders: dict[str, Path]) -> Iterator[Item]:
-    """Yield every clip of dev and test; there is no need of its training part."""
-    return parquet.items(DATASET, language)
-
-
-CORPUS = Corpus(
-    name="fleurs",
+CORPUS = parquet.corpus(
+    DATASET,
     title="FLEURS: the same read sentences in 21 languages",
     licences=dict.fromkeys(REGIONS, "CC-BY-4.0"),
     citation="Alexis Conneau and others: FLEURS, Few-shot Learning Evaluation of Universal Representations, 2022.",
-    items=items,
-    hub=DATASET.repository,
-    settings=lambda: [parquet.columns(DATASET)],
     version=1,  # raise when clips or splits change
 )

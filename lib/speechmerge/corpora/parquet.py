@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from huggingface_hub import snapshot_download
 
 from .. import hub
 from ..errors import CorpusError, SourceError
-from .base import SPLITS, Item, transcript_key
+from .base import SPLITS, Corpus, Item, transcript_key
 
 FOLDER = "SPEECHMERGE_DATASETS"  # environment variable: a folder that holds data sets by their name on the hub
 RENAMED = "SPEECHMERGE_COLUMNS"  # environment variable: "camoes.text=transcript camoes.speaker=", see columns()
@@ -53,6 +54,17 @@ class Dataset:
     splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train", "dev": "validation", "test": "test"})
     revision: str | None = None
     hours: Callable[[str], Mapping[str, float]] = lambda language: {}
+
+
+def corpus(dataset: Dataset, **description: Any) -> Corpus:
+    """Return the declaration of a corpus that is a data set; ``description`` holds the other fields of a corpus."""
+    return Corpus(
+        name=dataset.name,
+        items=lambda language, folders: items(dataset, language),
+        hub=dataset.repository,
+        settings=lambda: [columns(dataset)],
+        **description,
+    )
 
 
 def columns(dataset: Dataset) -> dict[str, str]:

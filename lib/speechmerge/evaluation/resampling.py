@@ -1,7 +1,7 @@
 """How sure a score is: bootstrap intervals, and the paired comparison of two systems on the same utterances."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,24 @@ def resampled_rates(scores: Sequence[Scores], *, macro: bool = False, seed: int 
 
 def pooled(scores: Sequence[Scores]) -> float:
     """All errors over all reference words; the mean of the languages' BLEU, as a fraction."""
-    return sum(one.rate * one.weight for one in scores) / max(1, sum(one.weight for one in scores))
+    return weighted([one.rate for one in scores], [one.weight for one in scores])
+
+
+def weighted(rates: Sequence[float], weights: Sequence[float]) -> float:
+    """Mean of rates by their weights: reference words for error rates, one a language for BLEU."""
+    return sum(rate * weight for rate, weight in zip(rates, weights, strict=True)) / max(1, sum(weights))
+
+
+def dev_error(rates: Mapping[str, float]) -> float:
+    """Return what choices on dev data minimise: the error of a model that does one task or both.
+
+    It is the word error rate pooled over languages; for translation one minus the mean BLEU; the mean of the two where
+    a model does both.
+
+    Args:
+        rates: by task, as :func:`pooled` returns them.
+    """
+    return sum(1 - rate if task == "st" else rate for task, rate in rates.items()) / len(rates)
 
 
 def interval(samples: np.ndarray) -> tuple[float, float]:

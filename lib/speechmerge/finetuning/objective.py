@@ -6,8 +6,25 @@ from transformers import WhisperForConditionalGeneration
 from .packing import IGNORED
 
 
+def target_logits(
+    whisper: WhisperForConditionalGeneration,
+    input_features: torch.Tensor,
+    decoder_input_ids: torch.Tensor,
+    labels: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits, ``[n, tokens]``, and labels, ``[n]``, of the target tokens of a batch from ``packing.collate``.
+
+    Leaving all other positions out halves the cost of the head.
+    """
+    states, target = (
+        whisper.model(input_features, decoder_input_ids=decoder_input_ids).last_hidden_state,
+        labels != IGNORED,
+    )
+    return whisper.proj_out(states[target]), labels[target]
+
+
 class TokenLoss(torch.nn.Module):
-    """Whisper with its training loss: logits are computed for target tokens only, which halves the cost of the head."""
+    """Whisper with its training loss."""
 
     def __init__(self, whisper: WhisperForConditionalGeneration) -> None:
         super().__init__()
@@ -18,9 +35,9 @@ class TokenLoss(torch.nn.Module):
         self, input_features: torch.Tensor, decoder_input_ids: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
         """Return the mean cross-entropy in nats over the target tokens of a batch from :func:`packing.collate`."""
-        states = self.whisper.model(input_features, decoder_input_ids=decoder_input_ids).last_hidden_state
-        target = labels != IGNORED
-        return torch.nn.functional.cross_entropy(self.whisper.proj_out(states[target]), labels[target])
+        return torch.nn.functional.cross_entropy(
+            *target_logits(self.whisper, input_features, decoder_input_ids, labels)
+        )
 
 
 def rate(step: int, steps: int, warmup: float) -> float:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from .merge import Merge
 
 COPIES = {"entries": 2, "rows": 4, "tensors": 4, "matrices": 6}  # of each expert's block at the peak, as measured
-_STATISTICS = {"gram", "fisher"}
 SAMPLE = 1 << 22  # scalars of the piece that is merged to learn the speed, at most
 
 
@@ -43,7 +42,7 @@ def estimate(merge: "Merge") -> Estimate:
     sizes = {name: math.prod(shape) for name, shape in merge.base.shapes.items()}
     policies = {name: merge.policy[classify(name, shape)] for name, shape in merge.base.shapes.items()}
     memory = max(_held(merge, name, policy) for name, policy in policies.items())
-    passes = 3 if merge.method.prepass else 1
+    passes = merge.method.passes
     read = passes * (merge.base.bytes() + sum(expert.bytes() for expert in merge.experts))
     ruled = [name for name, policy in policies.items() if policy == "rule" and 0 < sizes[name] <= SAMPLE]
     sample = max(ruled or sizes, key=lambda name: (classify(name, merge.base.shapes[name]) == MATRIX, sizes[name]))
@@ -72,7 +71,7 @@ def _speeds(merge: "Merge", name: str, treatment: str) -> tuple[float, float]:
     began = time.perf_counter()
     base, deltas = merge.read(name, start, stop)
     read = time.perf_counter()
-    if treatment == "rule" and not (merge.method.prepass or merge.method.fit or _STATISTICS & set(merge.method.needs)):
+    if treatment == "rule" and not (merge.method.prepass or merge.method.data):
         applying.apply(merge, [name], start, base, deltas, applying.generators(merge, name))
     share = (stop - start) / math.prod(merge.base.shapes[name])
     return (read - began) / (stop - start), (time.perf_counter() - read) / share

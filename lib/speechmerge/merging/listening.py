@@ -18,7 +18,8 @@ from transformers import WhisperForConditionalGeneration, WhisperModel
 
 from ..audio import HOP, SAMPLE_RATE, WINDOW_SAMPLES
 from ..devices import best_device
-from ..finetuning.packing import IGNORED, PAUSE_SECONDS, Window, collate
+from ..finetuning.objective import target_logits
+from ..finetuning.packing import PAUSE_SECONDS, Window, collate
 from ..whisper import models
 from ..whisper.checkpoints import open_checkpoint
 from . import engine
@@ -37,10 +38,8 @@ def positions(window: Window) -> int:
 
 def log_likelihood(whisper: WhisperForConditionalGeneration, batch: Mapping[str, Tensor]) -> Tensor:
     """Return Σ log p(token | tokens before, speech) over the targets of a batch from :func:`packing.collate`."""
-    given = {key: batch[key] for key in ("input_features", "decoder_input_ids")}
-    states, target = whisper.model(**given).last_hidden_state, batch["labels"] != IGNORED
-    logits = whisper.proj_out(states[target]).float()
-    return -nn.functional.cross_entropy(logits, batch["labels"][target], reduction="sum")
+    logits, labels = target_logits(whisper, **batch)
+    return -nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
 
 
 def batches(folder: Path, windows: Sequence[Window], device: torch.device, size: int = 1) -> Iterator[Named]:

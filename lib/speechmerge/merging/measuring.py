@@ -11,7 +11,7 @@ from ..corpora import Clip
 from ..devices import autocast, best_device, release_memory
 from ..evaluation import scoring
 from ..evaluation.decoding import Decoder, Decoding
-from ..evaluation.resampling import pooled
+from ..evaluation.resampling import dev_error, pooled
 from ..finetuning.packing import IGNORED, Window
 from ..whisper import models
 from . import calibration, methods
@@ -23,10 +23,7 @@ Speech = Sequence[tuple[Sequence[Clip], str, str]]  # clips, language, task
 
 
 def scorer(base: Path, speech: Speech, settings: Decoding | None = None) -> Callable[[Mapping[str, Tensor]], float]:
-    """Return the function ``score`` of greedy soups: the dev error of a merged state dict.
-
-    The error is the word error rate pooled over languages; for translation one minus the mean BLEU; the mean of the two
-    where a model does both.
+    """Return the function ``score`` of greedy soups: the :func:`dev_error` of a merged state dict.
 
     Args:
         base: the base's folder.
@@ -41,7 +38,7 @@ def scorer(base: Path, speech: Speech, settings: Decoding | None = None) -> Call
             heard = decoder.decode(clips, language, task, progress=False)
             by_task.setdefault(task, []).append(scoring.score(heard, clips, language, task))
         release_memory()
-        return sum(1 - pooled(s) if task == "st" else pooled(s) for task, s in by_task.items()) / len(by_task)
+        return dev_error({task: pooled(scores) for task, scores in by_task.items()})
 
     return score
 

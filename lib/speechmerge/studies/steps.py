@@ -14,6 +14,7 @@ from ..corpora import Clip
 from ..errors import StudyError
 from ..evaluation import scoring
 from ..evaluation.decoding import Decoder, Decoding, write_predictions
+from ..evaluation.resampling import dev_error, weighted
 from ..finetuning import training
 from ..merging import engine, measuring, task_vectors
 from ..whisper import models
@@ -144,27 +145,20 @@ def evaluation_clips(
 
 
 def _tune(spec: dict, inputs: Inputs, folder: Path) -> None:
-    """Pick the grid point with the lowest dev error; the first of equals.
-
-    The error is the word error rate pooled over languages; for translation one minus the mean BLEU; the mean of the
-    two where a model does both.
-    """
+    """Pick the grid point with the lowest dev error; the first of equals."""
     many = len(inputs) // len(spec["grid"])
     tried = []
     for i, point in enumerate(spec["grid"]):
         by_task: dict[str, list[dict]] = {}
         for step, path in inputs[i * many : (i + 1) * many]:
             by_task.setdefault(step.spec["cells"][0]["task"], []).append(result(path))
-        rates = {task: _pooled(found) for task, found in by_task.items()}
+        rates = {
+            task: weighted([x["score"] for x in found], [x["weight"] for x in found]) for task, found in by_task.items()
+        }
         tried.append({**point, **{scoring.METRICS[task]: rate for task, rate in rates.items()}})
-        tried[-1]["error"] = sum(1 - r if task == "st" else r for task, r in rates.items()) / len(rates)
+        tried[-1]["error"] = dev_error(rates)
     best = min(range(len(tried)), key=lambda i: tried[i]["error"])
     write(folder, {"params": spec["grid"][best], "error": tried[best]["error"], "tried": tried})
-
-
-def _pooled(found: list[dict]) -> float:
-    """Return the mean of scores by their weights: reference words for WER, one a language for BLEU."""
-    return sum(x["score"] * x["weight"] for x in found) / max(1, sum(x["weight"] for x in found))
 
 
 def _describe(spec: dict, inputs: Inputs, folder: Path) -> None:
