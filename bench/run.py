@@ -1,18 +1,16 @@
 """Merging, timed against mergekit, FusionBench, plain SVDs and the machine's own reading and writing: ``make bench``.
 
 Every line is one comparison made in one go, whole processes one after the other; what counts are its ratios. Lines are
-printed and kept in ``results/bench/``, one file a machine, where a line measured again takes the place of the old one.
+printed and kept in ``results/bench/``, where a line measured again on the same machine takes the place of the old one.
 All of it takes over an hour, 10 GB of disk and 16 GB of memory, nearly all of it the peers'.
 """
 
 import argparse
 import itertools
 import json
-import re
 import shutil
 import sys
 import tempfile
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +22,14 @@ from measure import FailedError, Measured, run
 from safetensors.torch import save_file
 from shared import MERGEKIT, PAIRS, Pair
 
-from speechmerge.book import provenance
+from speechmerge import machine
 from speechmerge.errors import SpeechMergeError
 from speechmerge.merging.parameter_classes import MATRIX, classify
 from speechmerge.merging.validation import check_memory
+from speechmerge.studies import store
 from speechmerge.whisper.checkpoints import open_checkpoint
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "results" / "bench"
 
 
 def compare(pair: Pair, folders: list[Path], work: Path, missing: dict[str, str]) -> dict[str, Any]:
@@ -128,20 +126,12 @@ def show(line: dict[str, Any]) -> None:
     print(f"{line['method']:24s} {times} | {', '.join([*parts, line.get('note', '')])}", flush=True)
 
 
-def keep(line: dict[str, Any], size: str) -> Path:
-    """Put a line into the machine's file, in place of an older one of this method and size."""
-    machine = provenance.hardware()
-    file = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', machine.lower()).strip('-')}.json"
-    kept = json.loads(file.read_text())["lines"] if file.is_file() else []
-    stamp = {"size": size, "library": provenance.library(), "date": date.today().isoformat()}
+def keep(line: dict[str, Any], size: str) -> None:
+    """Put a line into the committed table, in place of this machine's older one of this method and size."""
     rounded = {k: round(v, 9 if k == "difference" else 3) if isinstance(v, float) else v for k, v in line.items()}
-    kept = [old for old in kept if (old["method"], old["size"]) != (line["method"], size)]
-    kept.append(rounded | {f"ratio {k}": round(v, 3) for k, v in ratios(line).items()} | stamp)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(
-        json.dumps({"hardware": machine, "torch threads": torch.get_num_threads(), "lines": kept}, indent=1)
-    )
-    return file
+    rounded |= {f"ratio {k}": round(v, 3) for k, v in ratios(line).items()}
+    rounded |= {"size": size, "threads": torch.get_num_threads(), **machine.stamp()}
+    store.write_statistics("bench", "timings", [rounded], identity=("method", "size", "hardware"))
 
 
 def main() -> None:
@@ -154,7 +144,7 @@ def main() -> None:
     chosen = options.parse_args()
     wanted = chosen.method or names
     missing = peers.install()
-    print(f"{provenance.hardware()}; whisper-{chosen.scale}, 5 experts, fp32", flush=True)
+    print(f"{machine.hardware()}; whisper-{chosen.scale}, 5 experts, fp32", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         models = (chosen.folder or Path(temporary)) / chosen.scale
         folders = [models / name for name in ("base", *(f"expert{i}" for i in range(5)))]
@@ -163,8 +153,8 @@ def main() -> None:
         lines = (compare(pair, folders, Path(temporary), missing) for pair in PAIRS if pair.name in wanted)
         for line in itertools.chain(lines, plain.lines(folders) if "plain" in wanted else ()):
             show(line)
-            file = keep(line, chosen.scale)
-    print(file)
+            keep(line, chosen.scale)
+    print(store.results_folder("bench"))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
 
+import shutil
 import socket
 
 import numpy as np
@@ -59,6 +60,7 @@ def made_up_results(tmp_path_factory):
                 store.append_rows(profile, made_up_rows(profile, name))
                 store.write_statistics(profile, f"{name}.paired", made_up_comparisons(name))
             store.write_statistics(profile, "task_vectors", made_up_task_vectors(profile))
+        shutil.copytree(store.project_root() / "results" / "bench", folder / "bench")
         yield folder
 
 

@@ -31,6 +31,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SPEECHMERGE_CACHE", "~/.cache/speechmerge")).expanduser()
 
 
+def artefact(kind: str, key: str) -> Path:
+    """Return the path in the cache of an artefact of this kind and content key (it may not exist yet)."""
+    return cache_folder() / "artefacts" / kind / key[:24]
+
+
 def _run(command: list[str], *, cwd: Path, env: dict | None = None) -> str:
     """Run a package client and return its output; raise with its last lines if it fails."""
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)

@@ -30,6 +30,7 @@ def root(tmp_path_factory):
     [cell] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     cell.source += f"\n{LIVE}"
     nbformat.write(notebook, live)
+    shutil.copytree(ROOT / "results" / "bench", folder / "results" / "bench")
     return folder
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from speechmerge import corpora
+from speechmerge import corpora, packages
 from speechmerge.errors import ScoringError, StudyError
 from speechmerge.files import atomic_file
 from speechmerge.studies import experiments, plans, steps, store, study
@@ -64,7 +64,7 @@ def test_a_step_that_fails_leaves_nothing_and_keeps_what_was_finished(tmp_path, 
     with pytest.raises(RuntimeError, match="out of memory"):
         study.run(plan)
     assert [step.name for step in plan.pending()] == ["bad", "after"]
-    assert list(store.artefact("tune", "x").parent.iterdir()) == []
+    assert list(packages.artefact("tune", "x").parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b'{"params": {}, "score"', None], ids=["empty", "cut", "missing"])

@@ -1,33 +1,29 @@
 """Timings become tables: what is shown, in which words, and what is left empty."""
 
-import json
-
 import pytest
 
-from speechmerge.book import benchmarks
+from speechmerge.book import benchmarks, provenance
 from speechmerge.errors import StudyError
+from speechmerge.studies import store
 
+IDENTITY = ("method", "size", "hardware")
 LINE = {"size": "small", "library": "0.1.0", "date": "2001-01-02"}
 TIES = LINE | {"method": "ties", "peer": "mergekit", "ours_s": 23.4, "ratio time / peer": 0.125, "difference": 3e-7}
 TSVM = LINE | {"method": "tsvm, rule only", "peer": benchmarks.PLAIN, "ours_cpu_s": 8.2, "ratio cpu / plain": 0.4}
 LARGE = LINE | {"size": "large-v3", "method": "ties, fp16 on disk", "peer": "none", "ours_s": 99.0, "ours_gb": 1.234}
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("SPEECHMERGE_HOME", str(tmp_path))
-    (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "profiles.yaml").touch()
-    (tmp_path / "results" / "bench").mkdir(parents=True)
-    return tmp_path / "results" / "bench"
+    monkeypatch.setenv("SPEECHMERGE_RESULTS", str(tmp_path))
 
 
-def keep(home, name, lines):
-    (home / f"{name}.json").write_text(json.dumps({"hardware": name, "lines": lines}))
+def keep(name, lines):
+    store.write_statistics("bench", "timings", [line | {"hardware": name} for line in lines], identity=IDENTITY)
 
 
-def test_each_comparison_stands_in_its_own_table(home):
-    keep(home, "one", [TIES, LINE | {"method": "tsvm", "peer": "fusion_bench"}, TSVM, LARGE, TIES | {"size": "tiny"}])
+def test_each_comparison_stands_in_its_own_table():
+    keep("one", [TIES, LINE | {"method": "tsvm", "peer": "fusion_bench"}, TSVM, LARGE, TIES | {"size": "tiny"}])
     found = benchmarks.lines()
     shared = benchmarks.against_peers(found)
     assert list(shared.index) == ["ties", "tsvm *"]
@@ -36,14 +32,14 @@ def test_each_comparison_stands_in_its_own_table(home):
     assert benchmarks.large(found).loc["ties, fp16 on disk", "memory, GB"] == "1.23"
 
 
-def test_the_machine_timed_last_is_shown_and_named(home):
-    keep(home, "old", [TIES | {"date": "2001-01-01"}])
-    keep(home, "new", [TSVM])
+def test_the_machine_timed_last_is_shown_and_named():
+    keep("old", [TIES | {"date": "2001-01-01"}])
+    keep("new", [TSVM])
     found = benchmarks.lines()
     assert list(found["method"]) == ["tsvm, rule only"]
-    assert "measured on new; date 2001-01-02" in benchmarks.stamp(found).lines[0]
+    assert "measured on new, old; date 2001-01-01, 2001-01-02" in repr(provenance.stamp("bench", ["timings"]))
 
 
-def test_without_timings_a_sentence_says_what_to_run(home):
-    with pytest.raises(StudyError, match="holds no timings; run `make bench`"):
+def test_without_timings_a_sentence_says_what_to_run():
+    with pytest.raises(StudyError, match="no timings in results/bench; run `make bench`"):
         benchmarks.lines()

@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+from speechmerge import machine
 from speechmerge.evaluation import resampling
 from speechmerge.evaluation.decoding import Decoder, read_predictions
 from speechmerge.finetuning import training
@@ -155,7 +156,7 @@ def test_paired_comparisons_and_choices_are_written(plan):
 
 def test_a_second_run_does_nothing_and_changes_nothing(plan, monkeypatch):
     before = everything()
-    monkeypatch.setattr(rows_module, "_stamp", lambda: {"library": "9.9", "hardware": "another", "date": "2099-01-01"})
+    monkeypatch.setattr(machine, "stamp", lambda: {"library": "9.9", "hardware": "another", "date": "2099-01-01"})
     monkeypatch.setattr(study, "execute", lambda *_: pytest.fail("a finished step was run again"))
     study.run(experiments.plan("table1", "smoke"))
     assert everything() == before

@@ -1,12 +1,9 @@
 """Tables of the timings that ``make bench`` keeps in ``results/bench/``: ratios of whole processes, made in one run."""
 
-import json
-
 import pandas as pd
 
 from ..errors import StudyError
 from ..studies import store
-from . import provenance
 
 SIZE = "small"  # the shape that comparisons with other libraries are made at
 LARGE = "large-v3"
@@ -20,12 +17,12 @@ def lines() -> pd.DataFrame:
     Raises:
         StudyError: nothing has been timed.
     """
-    folder = store.project_root() / "results" / "bench"
-    found = [json.loads(file.read_text()) for file in folder.glob("*.json")]
-    if not found:
-        raise StudyError(f"{folder} holds no timings; run `make bench`.")
-    last = max(found, key=lambda machine: max(line["date"] for line in machine["lines"]))
-    return pd.DataFrame(last["lines"]).assign(hardware=last["hardware"])
+    try:
+        found = store.statistics("bench", "timings")
+    except StudyError as error:
+        raise StudyError("there are no timings in results/bench; run `make bench`.") from error
+    last = found.sort_values("date", kind="stable")["hardware"].iloc[-1]
+    return found[found["hardware"] == last]
 
 
 def against_peers(found: pd.DataFrame) -> pd.DataFrame:
@@ -60,11 +57,3 @@ def _shown(found: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
         form = "{:.0e}" if name == "difference" else "{:.0f}" if name == "seconds" else "{:.2f}"
         table[name] = [form.format(value) if pd.notna(value) else "" for value in table[name]]
     return table.rename_axis(index=None)
-
-
-def stamp(found: pd.DataFrame) -> provenance.Stamp:
-    """Say where and when the timings were taken."""
-    dates = ", ".join(sorted(found["date"].unique()))
-    libraries = ", ".join(sorted(found["library"].unique()))
-    said = f"{len(found)} timings of whole processes; library {libraries}; measured on {found['hardware'].iloc[0]}"
-    return provenance.Stamp("Where the numbers on this page come from (make bench)", (f"{said}; date {dates}",))

@@ -131,7 +131,7 @@ def key(source: Path, parameters: dict, results: Path) -> str:
             "cells": cells,
             "parameters": parameters,
             "results": _hashes(files, results),
-            "timings": _hashes(list((project_root() / "results" / "bench").glob("*.json")), project_root()),
+            "timings": _hashes(list((results.parent / "bench").glob("*.jsonl")), results.parent),
             "library": _hashes(list(package.rglob("*.py")), package),
             "versions": [(name, version(name)) for name in TOOLS],
         }

@@ -17,7 +17,7 @@ from ..devices import release_memory
 from ..errors import CheckpointError, MethodError, nearest
 from ..files import atomic_folder, check_writable, digest
 from ..finetuning.packing import Window, pack
-from ..studies import store
+from ..packages import artefact
 from ..whisper.checkpoints import fingerprint, open_checkpoint, read_json
 from .listening import fishers, grams, layered_grams
 
@@ -107,7 +107,7 @@ def collect(
     if kind not in KINDS:
         raise MethodError(f"there are no statistics {kind!r}.{nearest(kind, KINDS)}")
     record = _record(kind, expert, windows)
-    output = Path(output or store.artefact(kind, digest(record)))
+    output = Path(output or artefact(kind, digest(record)))
     if not output.exists():
         check_writable(output, _bytes(kind, expert))
         with atomic_folder(output) as folder:
@@ -149,7 +149,7 @@ def collect_layered(
     records = [_record("grams", expert, own) for expert, own in pairs]
     merge = digest([fingerprint(base), records, options])
     records = [record | {"merge": merge} for record in records]
-    output = Path(output or store.artefact("layered", merge))
+    output = Path(output or artefact("layered", merge))
     if not output.exists():
         check_writable(output, len(experts) * _bytes("grams", base))
         with atomic_folder(output) as folder:

@@ -56,7 +56,7 @@ def plan(experiment: str, profile: str, seeds: list[int] | None = None) -> Plan:
     if experiment not in known:
         raise StudyError(f"there is no experiment {experiment!r}.{nearest(experiment, known)}")
     table, chosen = known[experiment], settings_of(profile)
-    chosen = chosen | {name: table[name] for name in ("dev_clips",) if name in table}
+    chosen = chosen | {name: table[name] for name in ("dev_clips", "test_clips") if name in table}
     made = Plan(table, profile, chosen, *(_cells(table, profile, chosen, field) for field in ("languages", "also")))
     if table["kind"] not in KINDS:
         raise StudyError(f"experiment {experiment!r} has kind {table['kind']!r}.{nearest(table['kind'], KINDS)}")

@@ -208,12 +208,12 @@ class Table:
         )
 
     def decoded(self, title: str, cell: Cell, split: str, model: dict, needs: tuple[str, ...], **decoding: Any) -> str:
-        """Add a decoding of one cell's split; dev is capped to the profile's number of clips.
+        """Add a decoding of one cell's split, capped to the table's number of clips.
 
         ``decoding`` replaces single settings of the profile's decoding.
         """
         settings = self.settings
-        cap = settings["dev_clips"] if split == "dev" else None
+        cap = settings["dev_clips"] if split == "dev" else self.plan.test_clips
         spec = {"model": model, "base": settings["base"], "cells": described((cell,)), "split": split, "cap": cap}
         spec |= {"decoding": settings["decoding"] | decoding}
         for field in spec["decoding"]:

@@ -13,7 +13,7 @@ from ..errors import StudyError, nearest
 from ..evaluation import decoding
 from ..files import digest
 from ..finetuning import training
-from .store import artefact
+from ..packages import artefact
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,11 @@ class Plan:
     def name(self) -> str:
         """The experiment's name."""
         return self.experiment["experiment"]
+
+    @property
+    def test_clips(self) -> int | None:
+        """Most test clips a cell; None is all there are."""
+        return self.settings.get("test_clips")
 
     def pending(self) -> list[Step]:
         """Steps whose result is not there yet."""

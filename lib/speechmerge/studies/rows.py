@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 
 import numpy as np
 from tqdm import tqdm
 
-from .. import corpora
-from ..book import provenance
+from .. import corpora, machine
+from ..corpora import Clip
 from ..evaluation.decoding import read_predictions, write_predictions
 from ..evaluation.resampling import compare, interval, pooled, resampled_rates
 from ..evaluation.scoring import METRICS, Matches, Scores, score
@@ -23,13 +22,22 @@ MEANS = ("wer", "cer", "bleu", "chrf")
 
 def collect(plan: Plan) -> list[dict]:
     """Write the experiment's rows, predictions, comparisons and tuning records, and return the rows."""
-    stamp = _stamp()
+    stamp = machine.stamp()
     for step in (step for step in plan.steps.values() if step.kind == "describe"):
         store.write_statistics(plan.profile, plan.name, [row | stamp for row in result(step.folder)["rows"]])
     if not plan.systems:
         return []
-    scores = [_scores(plan, system) for system in tqdm(plan.systems, desc="score", leave=False)]
-    made = [row for system, found in zip(plan.systems, scores, strict=True) for row in _rows(plan, system, found)]
+    cells = dict.fromkeys(cell for system in plan.systems for cell in system.decodes)
+    heard = {cell: evaluation_clips(cell.corpora, cell.language, cell.task, cap=plan.test_clips) for cell in cells}
+    scores = [_scores(plan, system, heard) for system in tqdm(plan.systems, desc="score", leave=False)]
+    base = plan.settings["base"]
+    common = {"base": base, "base_fingerprint": checkpoints.fingerprint(models.base_model(base)), **stamp}
+    data = {cell: corpora.fingerprint(clips) for cell, clips in heard.items()}
+    made = [
+        row | common
+        for system, found in zip(plan.systems, scores, strict=True)
+        for row in _rows(plan, system, found, data)
+    ]
     store.append_rows(plan.profile, made)
     paired = [row | stamp for row in _paired(plan, scores)]
     identity = ("system", "against", "task", "variant", "seed")
@@ -40,21 +48,14 @@ def collect(plan: Plan) -> list[dict]:
     return made
 
 
-def _stamp() -> dict:
-    """Fields that say where and when numbers were made."""
-    date = datetime.now(UTC).date().isoformat()
-    return {"library": provenance.library(), "hardware": provenance.hardware(), "date": date}
-
-
-def _scores(plan: Plan, system: System) -> dict[Cell, Scores]:
+def _scores(plan: Plan, system: System, heard: dict[Cell, list[Clip]]) -> dict[Cell, Scores]:
     """Keep a system's hypotheses beside the rows and score them, cell by cell."""
     found = {}
     for cell, step in system.decodes.items():
         predictions = read_predictions(plan.steps[step].folder / HYPOTHESES)
         where = (plan.name, system.system, cell.task, cell.name, system.seed, system.variant)
         write_predictions(predictions, store.predictions_path(plan.profile, *where))
-        clips = evaluation_clips(cell.corpora, cell.language, cell.task)
-        found[cell] = score(predictions, clips, cell.language, cell.task)
+        found[cell] = score(predictions, heard[cell], cell.language, cell.task)
     return found
 
 
@@ -78,7 +79,7 @@ def _paired(plan: Plan, scores: list[dict[Cell, Scores]]) -> list[dict]:
     return rows
 
 
-def _rows(plan: Plan, system: System, found: dict[Cell, Scores]) -> list[dict]:
+def _rows(plan: Plan, system: System, found: dict[Cell, Scores], data: dict[Cell, str]) -> list[dict]:
     """One row a cell, and for each task the averages over the table's own cells."""
     rows, shared, seconds = [], _shared(plan, system), {}
     for cell, scores in found.items():
@@ -87,7 +88,7 @@ def _rows(plan: Plan, system: System, found: dict[Cell, Scores]) -> list[dict]:
         place = {"task": cell.task, "language": cell.language, "domain": "+".join(cell.corpora)}
         rows.append(
             shared | place | summary(scores)
-            | {"params": outcome["params"], "seconds": outcome["seconds"], "corpus_fingerprint": _fingerprint(cell)}
+            | {"params": outcome["params"], "seconds": outcome["seconds"], "corpus_fingerprint": data[cell]}
         )  # fmt: skip
     for task in dict.fromkeys(cell.task for cell in found if cell in plan.cells):
         cells = [cell for cell in found if cell.task == task and cell in plan.cells]
@@ -98,10 +99,6 @@ def _rows(plan: Plan, system: System, found: dict[Cell, Scores]) -> list[dict]:
         for name, fields in averages([found[cell] for cell in cells]).items():
             rows.append(shared | whole | {"language": name} | fields)
     return rows
-
-
-def _fingerprint(cell: Cell) -> str:
-    return corpora.fingerprint(evaluation_clips(cell.corpora, cell.language, cell.task))
 
 
 def _shared(plan: Plan, system: System) -> dict:
@@ -119,12 +116,10 @@ def _shared(plan: Plan, system: System) -> dict:
                 "windows": record["log"]["windows"],
                 "seconds": round(record["log"]["seconds"], 1),
             }
-    base = plan.settings["base"]
     return dict.fromkeys(store.ROW_FIELDS) | {
         "experiment": plan.name, "profile": plan.profile, "system": system.system, "variant": system.variant,
-        "method": system.method, "experts": list(system.experts), "base": base,
-        "base_fingerprint": checkpoints.fingerprint(models.base_model(base)), "split": "test",
-        "decoding": steps[0].spec["decoding"], "training": trainings, "seed": system.seed, **_stamp(),
+        "method": system.method, "experts": list(system.experts), "split": "test",
+        "decoding": steps[0].spec["decoding"], "training": trainings, "seed": system.seed,
     }  # fmt: skip
 
 

@@ -17,8 +17,8 @@ from ..evaluation.decoding import Decoder, Decoding, write_predictions
 from ..evaluation.resampling import dev_error, weighted
 from ..finetuning import training
 from ..merging import engine, measuring, task_vectors
+from ..packages import artefact
 from ..whisper import models
-from . import store
 from .plans import Step
 
 Inputs = list[tuple[Step, Path]]
@@ -72,7 +72,7 @@ def _choose(spec: dict, inputs: Inputs, folder: Path) -> None:
 
 def expert(choice: Path) -> Path:
     """Return the folder of the model that a finished ``choose`` step chose."""
-    return store.artefact("train", result(choice)["expert"])
+    return artefact("train", result(choice)["expert"])
 
 
 def _decode(spec: dict, inputs: Inputs, folder: Path) -> None:

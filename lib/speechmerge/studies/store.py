@@ -1,4 +1,4 @@
-"""Where results live: content-addressed artefacts in the cache, committed rows and predictions in the repository."""
+"""Where results live: committed rows, statistics and predictions in the repository."""
 
 import json
 import os
@@ -13,7 +13,6 @@ from ..errors import StudyError, nearest
 from ..evaluation.decoding import read_predictions
 from ..evaluation.scoring import Scores, score
 from ..files import atomic_file, digest
-from ..packages import cache_folder
 
 ROW_FIELDS = (
     "experiment", "profile", "system", "variant", "method", "params", "experts", "base", "base_fingerprint", "task",
@@ -40,11 +39,6 @@ def project_root() -> Path:
 def results_folder(profile: str) -> Path:
     """Committed results of a profile; ``$SPEECHMERGE_RESULTS`` moves them (tests, trial runs)."""
     return Path(os.environ.get("SPEECHMERGE_RESULTS") or project_root() / "results") / profile
-
-
-def artefact(kind: str, key: str) -> Path:
-    """Return the path of an artefact of this kind and content key (it may not exist yet)."""
-    return cache_folder() / "artefacts" / kind / key[:24]
 
 
 def append_rows(profile: str, rows: Iterable[dict]) -> None:
