@@ -15,11 +15,11 @@ import socket
 import numpy as np
 import pytest
 import torch
-from made_up import made_up_comparisons, made_up_rows, made_up_task_vectors
+from made_up import made_up_choices, made_up_comparisons, made_up_rows, made_up_task_vectors
 
 from speechmerge.audio import SAMPLE_RATE, encode_flac
 from speechmerge.corpora import Clip
-from speechmerge.studies import store
+from speechmerge.studies import experiments, store
 
 torch.set_num_threads(1)
 
@@ -56,9 +56,12 @@ def made_up_results(tmp_path_factory):
         folder = tmp_path_factory.mktemp("results")
         patch.setenv("SPEECHMERGE_RESULTS", str(folder))
         for profile in ("speech", "smoke"):
-            for name in ("table1", "decoding"):
-                store.append_rows(profile, made_up_rows(profile, name))
-                store.write_statistics(profile, f"{name}.paired", made_up_comparisons(name))
+            for name, described in experiments.experiments().items():
+                if described["kind"] == "systems":
+                    plan = experiments.plan(name, profile)
+                    store.append_rows(profile, made_up_rows(plan))
+                    store.write_statistics(profile, f"{name}.paired", made_up_comparisons(plan))
+                    store.write_statistics(profile, f"{name}.chosen", made_up_choices(plan))
             store.write_statistics(profile, "task_vectors", made_up_task_vectors(profile))
         shutil.copytree(store.project_root() / "results" / "bench", folder / "bench")
         yield folder

@@ -6,61 +6,69 @@ import torch
 
 from speechmerge.merging import task_vectors
 from speechmerge.studies import experiments, store
+from speechmerge.studies.plans import Plan, System
 
-METHODS = {None: "none", "cell": "fine-tuning", "all": "joint training"}
+STAMP = {"library": "0.0.0", "hardware": "made up for tests", "date": "2001-01-01"}
+LOG = {"learning_rate": 1e-5, "minutes": 2.5, "best_epoch": 2, "epochs": 3, "windows": 30, "seconds": 10.0}
 
 
-def made_up_rows(profile: str, experiment: str = "table1") -> list[dict]:
-    """Rows of every system and language of an experiment, with values that only tests may show."""
-    settings = experiments.profiles()[profile]
-    described = experiments.experiments()[experiment]
-    languages = [*settings["sets"][described["languages"]], "pooled", "macro"]
-    rows = []
-    for number, (entry, language) in enumerate(itertools.product(described["systems"], languages)):
-        wer = 0.3 + 0.002 * (number * 37 % 100)
-        row = dict.fromkeys(store.ROW_FIELDS)
-        row |= {"experiment": experiment, "profile": profile, "system": entry["system"], "language": language}
-        row |= {
-            "method": entry.get("method") or METHODS[entry.get("train")],
-            "base": settings["base"],
-            "task": "asr",
-            "variant": "",
-        }
-        row |= {"split": "test", "wer": wer, "ci_low": wer - 0.02, "ci_high": wer + 0.03, "seed": 0, "params": {}}
-        row |= {"n_utterances": 20, "n_reference_words": 90, "runaway": 1, "library": "0.0.0", "date": "2001-01-01"}
-        row |= {"hardware": "made up for tests", "experts": [], "seconds": 1.0}
-        row |= {"training": _trainings(entry, languages[:-2])}
-        rows.append(row)
+def made_up_rows(plan: Plan) -> list[dict]:
+    """Rows of every system, cell and average of an experiment, with values that only tests may show."""
+    numbers, rows = itertools.count(), []
+    for system in plan.systems:
+        shared = _shared(plan, system)
+        for task in dict.fromkeys(cell.task for cell in system.decodes):
+            cells = [cell for cell in system.decodes if cell.task == task]
+            places = [(cell.language, "+".join(cell.corpora)) for cell in cells]
+            if set(cells) & set(plan.cells):
+                places += [("macro", "all")] if task == "st" else [("pooled", "all"), ("macro", "all")]
+            for language, domain in places:
+                place = {"task": task, "language": language, "domain": domain}
+                rows.append(shared | place | _score(task, next(numbers) * 37 % 100))
     return rows
 
 
-def _trainings(entry: dict, languages: list[str]) -> dict[str, dict]:
-    """What a row tells of the trainings behind its system; none for the base."""
-    labels = [] if entry.get("model") == "base" else ["+".join(languages)] if entry.get("train") == "all" else languages
-    log = {"learning_rate": 1e-5, "minutes": 2.5, "best_epoch": 2, "epochs": 3, "windows": 30, "seconds": 10.0}
-    return {f"choose {label} asr": log for label in labels}
+def _score(task: str, number: int) -> dict:
+    """Scores of a row: a word error rate as a fraction, or BLEU and chrF."""
+    if task == "st":
+        bleu = 20 + number / 10
+        return {"bleu": bleu, "chrf": bleu + 20, "ci_low": bleu - 2, "ci_high": bleu + 3}
+    wer = 0.3 + 0.002 * number
+    return {"wer": wer, "cer": wer / 2, "ci_low": wer - 0.02, "ci_high": wer + 0.03}
 
 
-def made_up_comparisons(experiment: str) -> list[dict]:
+def _shared(plan: Plan, system: System) -> dict:
+    """Fields that all rows of a system have in common."""
+    needs = {need for step in system.decodes.values() for need in plan.steps[step].needs}
+    tuned = {name for need in needs if plan.steps[need].kind == "tune" for name in plan.steps[need].spec["grid"][0]}
+    return dict.fromkeys(store.ROW_FIELDS) | STAMP | {
+        "experiment": plan.name, "profile": plan.profile, "system": system.system, "variant": system.variant,
+        "method": system.method, "experts": list(system.experts), "base": plan.settings["base"], "split": "test",
+        "seed": system.seed, "params": dict.fromkeys(sorted(tuned), 0.2), "decoding": plan.settings["decoding"],
+        "training": {need: LOG for need in sorted(needs) if plan.steps[need].kind == "choose"},
+        "n_utterances": 20, "n_reference_words": 90, "runaway": 1, "seconds": 1.0,
+    }  # fmt: skip
+
+
+def made_up_comparisons(plan: Plan) -> list[dict]:
     """Paired differences of every system from those the experiment names: one lower, one higher, the others unclear."""
-    described = experiments.experiments()[experiment]
-    names = [entry["system"] for entry in described["systems"]]
     rows = []
-    for against in described["against"]:
-        for number, system in enumerate(name for name in names if name != against):
+    for against in plan.experiment.get("against", []):
+        others = [(s, task) for s in plan.systems for task in dict.fromkeys(c.task for c in s.decodes)]
+        for number, (system, task) in enumerate((s, t) for s, t in others if s.system != against):
             difference = (-0.03, 0.03, 0.001)[min(number, 2)]
-            interval = {"ci_low": difference - 0.02, "ci_high": difference + 0.02, "p_value": 0.0002 * (1 + number)}
-            rows.append(
-                {
-                    "system": system,
-                    "against": against,
-                    "task": "asr",
-                    "variant": "",
-                    "seed": 0,
-                    "difference": difference,
-                }
-                | interval
-            )
+            row = {"system": system.system, "against": against, "task": task, "variant": system.variant}
+            row |= {"seed": system.seed, "difference": difference, "p_value": 0.0002 * (1 + number % 1000)}
+            rows.append(row | {"ci_low": difference - 0.02, "ci_high": difference + 0.02} | STAMP)
+    return rows
+
+
+def made_up_choices(plan: Plan) -> list[dict]:
+    """What was tried on dev for every choice of an experiment."""
+    rows = []
+    for step in (step for step in plan.steps.values() if step.kind == "tune"):
+        tried = [point | {"wer": 0.3, "error": 0.3 + 0.01 * i} for i, point in enumerate(step.spec["grid"])]
+        rows.append({"step": step.name, "kind": step.kind, "tried": tried} | STAMP)
     return rows
 
 

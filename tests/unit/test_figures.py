@@ -8,11 +8,12 @@ from made_up import made_up_rows, made_up_task_vectors
 from speechmerge.book import figured, figures, style, tables
 from speechmerge.errors import BookError
 from speechmerge.merging import methods
+from speechmerge.studies import experiments
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return tables.measured(pd.DataFrame(made_up_rows("speech")))
+    return tables.measured(pd.DataFrame(made_up_rows(experiments.plan("table1", "speech", [0]))))
 
 
 @pytest.fixture(scope="module")

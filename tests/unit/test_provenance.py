@@ -16,7 +16,7 @@ def test_versions_are_those_installed():
 
 def test_coverage_counts_rows_and_shows_experiments_that_were_not_run(made_up_results):
     table = provenance.coverage("speech").set_index("experiment")
-    assert table.loc["table1", "rows"] == 56
+    assert table.loc["table1", "rows"] == 7 * (1 + 3 * 7)
     assert table.loc["table1", "measured on"] == "made up for tests"
     assert table.loc["task_vectors", "rows"] == len(store.statistics("speech", "task_vectors"))
     assert (provenance.coverage("covost2")["rows"] == 0).all()
@@ -24,7 +24,10 @@ def test_coverage_counts_rows_and_shows_experiments_that_were_not_run(made_up_re
 
 def test_the_stamp_says_where_rows_come_from_and_what_was_not_run(made_up_results):
     shown = provenance.stamp("speech", ["table1"])._repr_html_()
-    assert "table1: 56 committed rows; library 0.0.0; measured on made up for tests; date 2001-01-01; seeds 0" in shown
+    assert (
+        "table1: 154 committed rows; library 0.0.0; measured on made up for tests; date 2001-01-01; seeds 0, 1, 2"
+        in shown
+    )
     assert "table1: not run here" in provenance.stamp("covost2", ["table1"])._repr_html_()
     assert repr(provenance.stamp("covost2", ["table1"])).startswith("Where the numbers on this page come from")
 

@@ -10,13 +10,14 @@ from made_up import made_up_comparisons, made_up_rows, made_up_task_vectors
 from speechmerge.book import tables
 from speechmerge.errors import StudyError
 from speechmerge.evaluation.scoring import Counts
+from speechmerge.studies import experiments
 
 SYSTEMS = ["Pretrained", "Finetuned", "Multi-lingual training", "Weight Averaging", "Task Arithmetic"]
 
 
 @pytest.fixture
 def rows():
-    return pd.DataFrame(made_up_rows("speech")).sample(frac=1, random_state=0)
+    return pd.DataFrame(made_up_rows(experiments.plan("table1", "speech", [0]))).sample(frac=1, random_state=0)
 
 
 def test_rows_come_in_the_order_of_the_experiment(rows):
@@ -68,7 +69,7 @@ def test_trainings_are_listed_once_with_rate_and_epoch(rows):
 
 
 def test_paired_differences_are_shown_in_points_with_a_sign():
-    found = pd.DataFrame(made_up_comparisons("table1"))
+    found = pd.DataFrame(made_up_comparisons(experiments.plan("table1", "speech", [0])))
     shown = tables.paired(found, "Task Arithmetic")
     assert list(shown.loc["Pretrained"]) == ["-3.0", "-5.0 to -1.0", "< 0.001"]
     assert list(shown.loc["LoRS-Merging"]) == ["+0.1", "-1.9 to +2.1", "0.001"]
@@ -84,7 +85,7 @@ def test_paired_differences_are_shown_in_points_with_a_sign():
     ],
 )
 def test_the_verdict_says_no_more_than_the_interval(system, words):
-    found = pd.DataFrame(made_up_comparisons("table1"))
+    found = pd.DataFrame(made_up_comparisons(experiments.plan("table1", "speech", [0])))
     second = found.assign(seed=1, ci_low=-1.0, ci_high=1.0)
     assert tables.verdict(pd.concat([second, found]), system, "Task Arithmetic") == words
 
