@@ -1,9 +1,21 @@
-"""Fixtures of the corpus tests: package trees instead of downloaded packages."""
+"""Fixtures that several files share: models of five tensors, and package trees instead of downloaded packages."""
 
 import pytest
+import torch
 from corpus_trees import ENGLISH, asterisk_tree, sound, stamp
+from small_models import model
 
 from speechmerge.corpora import building
+
+
+@pytest.fixture
+def base() -> dict[str, torch.Tensor]:
+    return model(0)
+
+
+@pytest.fixture
+def experts(base) -> list[dict[str, torch.Tensor]]:
+    return [model(seed, base) for seed in (1, 2, 3)]
 
 
 @pytest.fixture

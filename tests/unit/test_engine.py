@@ -4,23 +4,13 @@ import json
 
 import pytest
 import torch
-from small_models import folder, model
+from small_models import folder
 
 import speechmerge
 from speechmerge.errors import MethodError, SpeechMergeError
 from speechmerge.merging import applying, engine, methods, output
 from speechmerge.merging import merge as merging
 from speechmerge.whisper import checkpoints
-
-
-@pytest.fixture
-def base() -> dict[str, torch.Tensor]:
-    return model(0)
-
-
-@pytest.fixture
-def experts(base) -> list[dict[str, torch.Tensor]]:
-    return [model(seed, base) for seed in (1, 2, 3)]
 
 
 def test_sum_and_mean_by_hand(base, experts):

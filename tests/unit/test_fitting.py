@@ -2,22 +2,12 @@
 
 import pytest
 import torch
-from small_models import NAMES, model
+from small_models import NAMES
 
 import speechmerge
 from speechmerge.errors import MethodError
 from speechmerge.merging import fitting
 from speechmerge.merging import merge as merging
-
-
-@pytest.fixture
-def base() -> dict[str, torch.Tensor]:
-    return model(0)
-
-
-@pytest.fixture
-def experts(base) -> list[dict[str, torch.Tensor]]:
-    return [model(seed, base) for seed in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("method", ["regmean", "regmean_pp"])

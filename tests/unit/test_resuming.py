@@ -6,23 +6,13 @@ import math
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_models import NAMES, folder, model
+from small_models import NAMES, folder
 
 import speechmerge
 from speechmerge.errors import SpeechMergeError
 from speechmerge.merging import engine, estimates, resuming
 from speechmerge.merging import merge as merging
 from speechmerge.whisper import checkpoints, tensor_files
-
-
-@pytest.fixture
-def base() -> dict[str, torch.Tensor]:
-    return model(0)
-
-
-@pytest.fixture
-def experts(base) -> list[dict[str, torch.Tensor]]:
-    return [model(seed, base) for seed in (1, 2, 3)]
 
 
 class Killed(BaseException):
