@@ -7,7 +7,7 @@ import pytest
 from speechmerge import corpora, packages
 from speechmerge.errors import ScoringError, StudyError
 from speechmerge.files import atomic_file
-from speechmerge.studies import experiments, plans, steps, store, study
+from speechmerge.studies import experiments, plans, rows, steps, store, study
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -98,15 +98,15 @@ def test_references_that_changed_since_decoding_are_refused(done, monkeypatch):
 
 def test_predictions_of_a_row_that_are_gone(done):
     path = store.predictions_path("smoke", "table1", "Pretrained", "asr", "it", 0)
-    kept = path.read_bytes()
+    content = path.read_bytes()
     path.unlink()
-    row = store.rows("smoke", "table1").query("language == 'it'").iloc[0]
     with pytest.raises(ScoringError, match=r"pretrained\.asr\.it\.0\.jsonl\.gz: there are no predictions"):
-        store.recount("smoke", row, corpora.load("tones", "it", "test"))
-    path.write_bytes(kept)
+        rows.rescored(done)
+    path.write_bytes(content)
 
 
-def test_another_language_is_not_scored_with_these_predictions(done):
-    row = store.rows("smoke", "table1").query("language == 'es'").iloc[0]
+def test_predictions_of_other_clips_are_not_scored(done, monkeypatch):
+    load = corpora.load
+    monkeypatch.setattr(steps.corpora, "load", lambda name, language, split: load(name, language, "train"))
     with pytest.raises(ScoringError, match="12 predictions, 40 references, 40 missing"):
-        store.recount("smoke", row, corpora.load("tones", "it", "train"))
+        rows.rescored(done)

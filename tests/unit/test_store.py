@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from speechmerge.errors import StudyError
-from speechmerge.evaluation import scoring
-from speechmerge.evaluation.decoding import Prediction, write_predictions
 from speechmerge.studies import store
 
 
@@ -154,16 +152,6 @@ def test_statistics_replace_the_whole_table_or_only_what_is_new():
 def test_predictions_lie_beside_the_rows(results, system, name):
     path = store.predictions_path("smoke", "table1", system, "asr", "es", 0)
     assert path == results / "smoke" / "predictions" / "table1" / f"{name}.asr.es.0.jsonl.gz"
-
-
-def test_kept_predictions_are_scored_again_without_decoding(make_clip):
-    clips = [make_clip("a", "uno dos"), make_clip("b", "tres")]
-    predictions = [Prediction("a", "uno tres"), Prediction("b", "tres")]
-    write_predictions(predictions, store.predictions_path("smoke", "table1", "Task Arithmetic", "asr", "es", 0))
-    store.append_rows("smoke", [row()])
-    for kept in (row(), store.rows("smoke", "table1").iloc[0]):
-        counts = store.recount("smoke", kept, clips)
-        assert counts.wer == scoring.count(predictions, clips, "es").wer == pytest.approx(1 / 3)
 
 
 def test_the_project_is_found_from_a_folder_within_it_and_a_stranger_is_not_taken_for_it(tmp_path, monkeypatch):

@@ -81,11 +81,27 @@ def study_run(names: tuple, profile: str, systems: tuple, seeds: tuple, recomput
             forget(made)
         _print_plan(made)
         before = committed(profile)
-        _print_changes(made.name, before, run(made, executor=executor))
+        _print_changes(made.name, "written", before, run(made, executor=executor))
 
 
-def _print_changes(name: str, before: list[dict], after: list[dict]) -> None:
-    """Say how many rows are new, the same as committed, or different, and name the different ones."""
+@study.command(epilog=example("speechmerge study rescore --experiment table1"))
+@_study_options
+def rescore(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
+    """Score the committed predictions again, without a model, and compare with the committed rows.
+
+    Fetches the test speech it needs. Ends with exit code 1 if a row differs.
+    """
+    from ..studies.rows import rescored
+    from ..studies.store import committed
+
+    plans = _plans(names, profile, systems, seeds)
+    differ = [_print_changes(made.name, "scored", committed(profile), rescored(made)) for made in plans if made.systems]
+    if any(differ):
+        raise SystemExit(1)
+
+
+def _print_changes(name: str, done: str, before: list[dict], after: list[dict]) -> int:
+    """Say how many rows are new, the same as committed, or different, name the different ones and return how many."""
     from ..evaluation.scoring import METRICS
     from ..studies.rows import changes
     from ..studies.store import identity
@@ -93,12 +109,13 @@ def _print_changes(name: str, before: list[dict], after: list[dict]) -> None:
     old = {identity(row) for row in before}
     new, differ = sum(identity(row) not in old for row in after), changes(before, after)
     same = len(after) - new - len(differ)
-    click.echo(f"{name}: {len(after)} rows written; {same} as committed, {len(differ)} differ, {new} are new")
+    click.echo(f"{name}: {len(after)} rows {done}; {same} as committed, {len(differ)} differ, {new} are new")
     for was, row in differ:
         metric = METRICS[row["task"]]
         unit = 100 if metric == "wer" else 1
         place = " ".join(filter(None, (row["system"], row["variant"], row["language"], row["domain"], row["task"])))
         click.echo(f"  {place} seed {row['seed']}: {metric} {unit * was[metric]:.2f} -> {unit * row[metric]:.2f}")
+    return len(differ)
 
 
 @study.command(epilog=example("speechmerge study status"))

@@ -1,7 +1,8 @@
 """Finished steps become the committed record: rows with intervals, predictions, paired comparisons, choices on dev."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -27,9 +28,11 @@ def collect(plan: Plan) -> list[dict]:
         store.write_statistics(plan.profile, plan.name, [row | stamp for row in result(step.folder)["rows"]])
     if not plan.systems:
         return []
-    cells = dict.fromkeys(cell for system in plan.systems for cell in system.decodes)
-    heard = {cell: evaluation_clips(cell.corpora, cell.language, cell.task, cap=plan.test_clips) for cell in cells}
-    scores = [_scores(plan, system, heard) for system in tqdm(plan.systems, desc="score", leave=False)]
+    for system in plan.systems:
+        for cell, step in system.decodes.items():
+            write_predictions(read_predictions(plan.steps[step].folder / HYPOTHESES), kept(plan, system, cell))
+    heard = _heard(plan)
+    scores = _scores(plan, heard)
     base = plan.settings["base"]
     common = {"base": base, "base_fingerprint": checkpoints.fingerprint(models.base_model(base)), **stamp}
     data = {cell: corpora.fingerprint(clips) for cell, clips in heard.items()}
@@ -48,15 +51,46 @@ def collect(plan: Plan) -> list[dict]:
     return made
 
 
-def _scores(plan: Plan, system: System, heard: dict[Cell, list[Clip]]) -> dict[Cell, Scores]:
-    """Keep a system's hypotheses beside the rows and score them, cell by cell."""
-    found = {}
-    for cell, step in system.decodes.items():
-        predictions = read_predictions(plan.steps[step].folder / HYPOTHESES)
-        where = (plan.name, system.system, cell.task, cell.name, system.seed, system.variant)
-        write_predictions(predictions, store.predictions_path(plan.profile, *where))
-        found[cell] = score(predictions, heard[cell], cell.language, cell.task)
+def rescored(plan: Plan) -> list[dict]:
+    """Score the committed predictions of an experiment again, and return its committed rows with what that gives.
+
+    Systems without committed rows are left out.
+
+    Raises:
+        ScoringError: predictions of a row are missing, damaged, or not of the references there are now.
+    """
+    old = {store.identity(row): row for row in store.committed(plan.profile) if row["experiment"] == plan.name}
+    known = {(row["system"], row["variant"], row["seed"]) for row in old.values()}
+    there = replace(plan, systems=[s for s in plan.systems if (s.system, s.variant, s.seed) in known])
+    found = []
+    for system, scores in zip(there.systems, _scores(there, _heard(there)), strict=True):
+        place = {"experiment": plan.name, "system": system.system, "variant": system.variant, "seed": system.seed}
+        for _, line in _lines(there, scores):
+            found.append(old[store.identity(place | {"split": "test"} | line)] | line)
     return found
+
+
+def kept(plan: Plan, system: System, cell: Cell) -> Path:
+    """Where the committed predictions behind a row are."""
+    where = (plan.name, system.system, cell.task, cell.name, system.seed, system.variant)
+    return store.predictions_path(plan.profile, *where)
+
+
+def _heard(plan: Plan) -> dict[Cell, list[Clip]]:
+    """The test clips of every cell that a system is tested on."""
+    cells = dict.fromkeys(cell for system in plan.systems for cell in system.decodes)
+    return {cell: evaluation_clips(cell.corpora, cell.language, cell.task, cap=plan.test_clips) for cell in cells}
+
+
+def _scores(plan: Plan, heard: dict[Cell, list[Clip]]) -> list[dict[Cell, Scores]]:
+    """Score every system's kept predictions, cell by cell."""
+    return [
+        {
+            cell: score(read_predictions(kept(plan, system, cell)), heard[cell], cell.language, cell.task)
+            for cell in system.decodes
+        }
+        for system in tqdm(plan.systems, desc="score", leave=False)
+    ]
 
 
 def _own(plan: Plan, found: dict[Cell, Scores], task: str) -> list[Scores]:
@@ -79,26 +113,28 @@ def _paired(plan: Plan, scores: list[dict[Cell, Scores]]) -> list[dict]:
     return rows
 
 
-def _rows(plan: Plan, system: System, found: dict[Cell, Scores], data: dict[Cell, str]) -> list[dict]:
-    """One row a cell, and for each task the averages over the table's own cells."""
-    rows, shared, seconds = [], _shared(plan, system), {}
+def _lines(plan: Plan, found: dict[Cell, Scores]) -> Iterator[tuple[list[Cell], dict]]:
+    """Yield what scoring says of a system: one line a cell, and for each task the averages over the table's own."""
     for cell, scores in found.items():
-        outcome = result(plan.steps[system.decodes[cell]].folder)
-        seconds[cell] = outcome["seconds"]
         place = {"task": cell.task, "language": cell.language, "domain": "+".join(cell.corpora)}
-        rows.append(
-            shared | place | summary(scores)
-            | {"params": outcome["params"], "seconds": outcome["seconds"], "corpus_fingerprint": data[cell]}
-        )  # fmt: skip
+        yield [cell], place | summary(scores)
     for task in dict.fromkeys(cell.task for cell in found if cell in plan.cells):
         cells = [cell for cell in found if cell.task == task and cell in plan.cells]
-        params = [row["params"] for row in rows[: len(found)] if row["task"] == task]
-        whole = {"task": task, "domain": "all", "corpus_fingerprint": None}
-        whole |= {"params": params[0] if all(p == params[0] for p in params) else {}}
-        whole |= {"seconds": round(sum(seconds[cell] for cell in cells), 2)}
         for name, fields in averages([found[cell] for cell in cells]).items():
-            rows.append(shared | whole | {"language": name} | fields)
-    return rows
+            yield cells, {"task": task, "language": name, "domain": "all"} | fields
+
+
+def _rows(plan: Plan, system: System, found: dict[Cell, Scores], data: dict[Cell, str]) -> Iterator[dict]:
+    """Complete the lines of a system with how its models were made."""
+    shared = _shared(plan, system)
+    outcomes = {cell: result(plan.steps[step].folder) for cell, step in system.decodes.items()}
+    for cells, line in _lines(plan, found):
+        params = [outcomes[cell]["params"] for cell in cells]
+        made = {"params": params[0] if all(p == params[0] for p in params) else {}}
+        made["seconds"] = round(sum(outcomes[cell]["seconds"] for cell in cells), 2)
+        merges = {plan.steps[system.decodes[cell]].needs: outcomes[cell]["merge_seconds"] for cell in cells}
+        made["merge_seconds"] = round(sum(merges.values()), 2)  # of each of its models once
+        yield shared | line | made | {"corpus_fingerprint": None if line["domain"] == "all" else data[cells[0]]}
 
 
 def _shared(plan: Plan, system: System) -> dict:

@@ -8,17 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..corpora import Clip
 from ..errors import StudyError, nearest
-from ..evaluation.decoding import read_predictions
-from ..evaluation.scoring import Scores, score
 from ..files import atomic_file, digest
 
 ROW_FIELDS = (
     "experiment", "profile", "system", "variant", "method", "params", "experts", "base", "base_fingerprint", "task",
     "language", "domain", "split", "n_utterances", "n_reference_words", "wer", "cer", "bleu", "chrf", "ci_low",
     "ci_high", "substitutions", "deletions", "insertions", "runaway", "normaliser", "signature", "decoding", "training",
-    "seed", "corpus_fingerprint", "library", "hardware", "seconds", "date",
+    "seed", "corpus_fingerprint", "library", "hardware", "seconds", "merge_seconds", "date",
 )  # fmt: skip
 STAMP = ("library", "hardware", "date")  # where and when a row was made
 IDENTITY = ("experiment", "system", "variant", "task", "language", "domain", "split", "seed")
@@ -153,11 +150,3 @@ def predictions_path(
     """Where the hypotheses behind a row are kept (ids and hypotheses only; the sentences stay in the corpora)."""
     slug = re.sub(r"[^a-z0-9+]+", "-", f"{system} {variant}".lower()).strip("-")
     return results_folder(profile) / "predictions" / experiment / f"{slug}.{task}.{cell}.{seed}.jsonl.gz"
-
-
-def recount(profile: str, row: dict | pd.Series, clips: list[Clip]) -> Scores:
-    """Score a row's stored hypotheses again, without decoding, against freshly fetched references."""
-    _, _, domain = row["domain"].rpartition("/")
-    cell = domain if "/" in row["domain"] else row["language"]
-    where = (row["experiment"], row["system"], row["task"], cell, int(row["seed"]), row["variant"])
-    return score(read_predictions(predictions_path(profile, *where)), clips, row["language"], row["task"])
