@@ -173,6 +173,10 @@ def test_plan_and_status_tell_and_do_nothing(run, tmp_path, monkeypatch):
     assert "0 of 2 steps done; to do: 2 decode" in out
     code, out, _ = run("study", "plan", *chosen, "--seed", "0", "--seed", "1")
     assert f"of {len(experiments.plan('table1', 'smoke', [0, 1]).steps)} steps" in out
+    code, out, _ = run("study", "plan", *chosen, "--experiment", "table7")
+    keys = {step.key for name in ("table1", "table7") for step in experiments.plan(name, "smoke").steps.values()}
+    assert f"together (smoke), shared steps once: 0 of {len(keys)} steps done" in out
+    assert "trained models to be kept: 0 GB" in out
     assert list(tmp_path.iterdir()) == []
 
 

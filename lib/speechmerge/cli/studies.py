@@ -1,7 +1,7 @@
 """Commands that recompute and render the book: study, book."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import click
 
@@ -45,20 +45,25 @@ def _plans(names: tuple, profile: str, systems: tuple, seeds: tuple) -> list:
 @study.command(epilog=example("speechmerge study plan --experiment table1"))
 @_study_options
 def plan(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
-    """Print what a run would do and how long it would take here; do nothing."""
-    for made in _plans(names, profile, systems, seeds):
-        _print_plan(made)
+    """Print what a run would do, how long it would take on the machine the profile describes, and the disk it needs."""
+    made = _plans(names, profile, systems, seeds)
+    for one in made:
+        _print_plan(f"{one.name} ({profile})", one.steps.values())
+    if len(made) > 1:
+        steps = {step.key: step for one in made for step in one.steps.values()}.values()
+        _print_plan(f"together ({profile}), shared steps once", steps)
+        trainings = sum(step.kind == "train" and not step.done for step in steps)
+        click.echo(f"trained models to be kept: {trainings * made[0].settings['here']['model_gb']:.0f} GB")
 
 
-def _print_plan(made: object) -> None:
-    pending = made.pending()
+def _print_plan(title: str, steps: Collection) -> None:
+    pending = [step for step in steps if not step.done]
     counts = [(kind, sum(step.kind == kind for step in pending)) for kind in KINDS]
     todo = ", ".join(f"{count} {kind}" for kind, count in counts if count) or "nothing"
     minutes = sum(step.seconds for step in pending) / 60
-    done = len(made.steps) - len(pending)
-    click.echo(
-        f"{made.name} ({made.profile}): {done} of {len(made.steps)} steps done; to do: {todo}; about {minutes:.0f} min"
-    )
+    needed = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    done = len(steps) - len(pending)
+    click.echo(f"{title}: {done} of {len(steps)} steps done; to do: {todo}; about {needed}")
 
 
 @study.command(
@@ -79,7 +84,7 @@ def study_run(names: tuple, profile: str, systems: tuple, seeds: tuple, recomput
     for made in _plans(names, profile, systems, seeds):
         if recompute:
             forget(made)
-        _print_plan(made)
+        _print_plan(f"{made.name} ({profile})", made.steps.values())
         before = committed(profile)
         _print_changes(made.name, "written", before, run(made, executor=executor))
 
