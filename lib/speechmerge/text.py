@@ -22,11 +22,13 @@ def normalise(text: str, language: str) -> str:
     """Normalise a reference or hypothesis before words are compared.
 
     English goes through Whisper's English normaliser (numbers, contractions; without the British-American spelling
-    table, which is a property of a tokenizer folder and would make scores depend on it), every other language through
-    the basic one: lower case, symbols and bracketed remarks removed, diacritics kept.
+    table, which is a property of a tokenizer folder and would make scores depend on it; a lone point, which it leaves of
+    an ellipsis, is no word), every other language through the basic one: lower case, symbols and bracketed remarks
+    removed, diacritics kept.
 
     Args:
         text: one utterance.
         language: Whisper's language code, e.g. ``"es"``; translations into English are ``"en"``.
     """
-    return " ".join((_english() if language == "en" else _basic())(text).split())
+    words = (_english() if language == "en" else _basic())(text).split()
+    return " ".join(word for word in words if word != ".")

@@ -28,6 +28,7 @@ def test_other_languages_lose_case_and_punctuation_and_keep_their_letters(langua
     [
         ("Mr. Smith won't pay twenty dollars", "mister smith will not pay $20"),
         ("I can't, you know", "i can not you know"),
+        ("Well… I think... so. It is 3.5", "well i think so it is 3.5"),
         ("hmm, seventy five", "75"),
     ],
 )
