@@ -155,5 +155,5 @@ CORPUS = Corpus(
     items=items,
     packages=packages,
     characters_per_second=dict.fromkeys(("en", "es", "fr", "it", "ru"), (2.0, 24.0)),
-    version=3,  # raise when clips or splits change
+    version=4,  # raise when clips or splits change
 )

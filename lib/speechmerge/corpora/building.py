@@ -41,6 +41,7 @@ SILENT = 0.01  # full scale is 1; a recording that never gets above this holds n
 CONSENT = "SPEECHMERGE_ACCEPT_NONCOMMERCIAL"  # environment variable; "1" accepts licences for non-commercial use
 ROW_GROUP = 256  # clips
 MUCH_MORE = 20  # characters; see _faithful
+OTHER_SPLIT = "words of a clip of another split"  # reason for leaving a clip out
 COLUMNS = pa.schema(
     [("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
     + [(name, pa.string()) for name in ("id", "text", "translation", "language", "domain", "speaker")]
@@ -85,9 +86,16 @@ def build(corpus: Corpus, language: str) -> tuple[list[Clip], dict[str, int]]:
         else:
             dropped["repeated recording"] += len(same) - 1
             clips.append(min(same, key=lambda clip: clip.id))
-    clips.sort(key=lambda clip: clip.id)
+    clips, dropped[OTHER_SPLIT] = _of_one_split(sorted(clips, key=lambda clip: clip.id))
     check(clips)
     return clips, {reason: count for reason, count in sorted(dropped.items()) if count}
+
+
+def _of_one_split(clips: list[Clip]) -> tuple[list[Clip], int]:
+    """Leave out clips that say the words of an earlier one but, translated otherwise, lie in another split."""
+    splits: dict[str, str] = {}
+    kept = [clip for clip in clips if splits.setdefault(transcript_key(clip.text), clip.split) == clip.split]
+    return kept, len(clips) - len(kept)
 
 
 def _clip(corpus: Corpus, language: str, item: Item, samples: np.ndarray) -> Clip:
@@ -101,7 +109,7 @@ def _clip(corpus: Corpus, language: str, item: Item, samples: np.ndarray) -> Cli
         domain=item.domain,
         speaker=item.speaker,
         seconds=round(len(samples) / SAMPLE_RATE, 3),
-        split=item.split or assign_split(item.text, language),
+        split=item.split or assign_split(item.text, language, english=item.translation),
         source=corpus.name,
         licence=corpus.licences[language],
     )
