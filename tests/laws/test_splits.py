@@ -1,4 +1,4 @@
-"""Laws of the splits: a function of language and sentence alone, in the declared shares."""
+"""Laws of the splits: a function of the sentence alone, the same in every language, in the declared shares."""
 
 import os
 import random
@@ -52,6 +52,13 @@ def test_a_share_of_its_own_only_moves_sentences_out_of_train(share):
     assert moved <= {("train", "dev"), ("train", "test")}
     assert after.count("test") / len(TEXTS) == pytest.approx(share, abs=0.02)
     assert after.count("dev") / len(TEXTS) == pytest.approx(min(share, 1 - share), abs=0.02)
+
+
+def test_a_sentence_known_in_english_lies_in_one_split_in_every_language():
+    english = [assign_split(text, "en") for text in TEXTS]
+    for language in ("fr", "it"):
+        there = [assign_split(f"{language} {text}", language, english=text) for text in TEXTS]
+        assert there == english
 
 
 def test_languages_are_drawn_apart():

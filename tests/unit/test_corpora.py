@@ -113,18 +113,44 @@ def test_registry_is_consistent():
         assert corpus.version >= 1
 
 
-def test_corpora_of_a_language_share_no_sentence_across_splits(spanish, pictures):
-    """Both corpora hold the same Spanish sentences; each must fall into one split."""
-    words = ["rojo", "azul", "verde", "negro", "gris", "claro", "alto", "bajo"]
-    script = "".join(f"p{number}: Un gato {word}.\n" for number, word in enumerate(words))
-    asterisk_tree(spanish.root, "es", script, [f"p{number}" for number in range(len(words))])
-    for number, word in enumerate(words):
+WORDS = {"rojo": "red", "azul": "blue", "verde": "green", "negro": "black", "gris": "grey", "alto": "tall"}
+
+
+def two_corpora(spanish, pictures, english):
+    """The same Spanish sentences in two corpora; the pictures' English is that of the prompts, or ``english``."""
+    scripts = {"es": "Un gato", "en": "A cat"}
+    for code, start in scripts.items():
+        words = WORDS if code == "es" else WORDS.values()
+        script = "".join(f"p{number}: {start} {word}.\n" for number, word in enumerate(words))
+        asterisk_tree(spanish.root, code, script, [f"p{number}" for number in range(len(WORDS))])
+    for number, (word, meaning) in enumerate(WORDS.items()):
         samples = sound(1000 + 50 * number, rate=22_050)
-        stamp(pictures.root, f"more/{word}", ["A cat.", f"es.utf8=Un gato {word}"], {"es": samples})
-    both = [clip for corpus in ("asterisk", "stamps") for clip in corpora.load(corpus, "es")]
-    assert len(both) == 2 * len(words)
+        texts = [english or f"A cat {meaning}.", f"es.utf8=Un gato {word}"]
+        stamp(pictures.root, f"more/{word}", texts, {"es": samples})
+    return [clip for corpus in ("asterisk", "stamps") for clip in corpora.load(corpus, "es")]
+
+
+def test_corpora_of_a_language_share_no_sentence_across_splits(spanish, pictures):
+    both = two_corpora(spanish, pictures, None)
+    assert len(both) == 2 * len(WORDS)
     corpora.check(both)
     assert len({clip.split for clip in both}) > 1, "the law would hold trivially within one split"
+
+
+def test_corpora_that_translate_a_sentence_otherwise_are_not_mixed(spanish, pictures):
+    with pytest.raises(CorpusError, match=r"of stamps es .* has the same transcript as .* of asterisk"):
+        corpora.check(two_corpora(spanish, pictures, "Something else."))
+
+
+def test_a_sentence_translated_in_two_ways_stays_in_the_split_of_its_first_clip(pictures):
+    english = [f"A cat, number {number}." for number in range(12)]  # in more than one split
+    for number, text in enumerate(english):
+        samples = sound(1000 + 50 * number, rate=22_050)
+        stamp(pictures.root, f"same/{number:02d}", [text, "es.utf8=Un gato"], {"es": samples})
+    kept = [clip for clip in corpora.load("stamps", "es") if clip.id.startswith("same/")]
+    splits = [corpora.assign_split("", "en", english=text) for text in english]
+    assert [clip.split for clip in kept] == [splits[0]] * splits.count(splits[0])
+    assert 0 < len(kept) < len(english)
 
 
 def test_fingerprint_sees_every_field_that_matters_and_no_order():
