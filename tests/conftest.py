@@ -15,7 +15,15 @@ import socket
 import numpy as np
 import pytest
 import torch
-from made_up import made_up_choices, made_up_comparisons, made_up_rows, made_up_task_vectors
+from made_up import (
+    made_up_changes,
+    made_up_choices,
+    made_up_comparisons,
+    made_up_directions,
+    made_up_groups,
+    made_up_rows,
+    made_up_task_vectors,
+)
 
 from speechmerge.audio import SAMPLE_RATE, encode_flac
 from speechmerge.corpora import Clip
@@ -61,7 +69,13 @@ def made_up_results(tmp_path_factory):
                     plan = experiments.plan(name, profile)
                     store.append_rows(profile, made_up_rows(plan))
                     store.write_statistics(profile, f"{name}.paired", made_up_comparisons(plan))
+                    if changes := made_up_changes(plan):
+                        store.write_statistics(profile, f"{name}.by_language", changes)
                     store.write_statistics(profile, f"{name}.chosen", made_up_choices(plan))
+                    if groups := made_up_groups(plan):
+                        store.write_statistics(profile, f"{name}.groups", groups)
+                    if "describe" in described:
+                        store.write_statistics(profile, name, made_up_directions(plan))
             store.write_statistics(profile, "task_vectors", made_up_task_vectors(profile))
         shutil.copytree(store.project_root() / "results" / "bench", folder / "bench")
         yield folder

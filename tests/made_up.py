@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from speechmerge.merging import task_vectors
+from speechmerge.merging import engine, overlaps, task_vectors
 from speechmerge.studies import experiments, store
 from speechmerge.studies.plans import Plan, System
 
@@ -46,7 +46,7 @@ def _shared(plan: Plan, system: System) -> dict:
         "method": system.method, "experts": list(system.experts), "base": plan.settings["base"], "split": "test",
         "seed": system.seed, "params": dict.fromkeys(sorted(tuned), 0.2), "decoding": plan.settings["decoding"],
         "training": {need: LOG for need in sorted(needs) if plan.steps[need].kind == "choose"},
-        "n_utterances": 20, "n_reference_words": 90, "runaway": 1, "seconds": 1.0,
+        "n_utterances": 20, "n_reference_words": 90, "runaway": 1, "seconds": 1.0, "merge_seconds": 0.5,
     }  # fmt: skip
 
 
@@ -63,6 +63,19 @@ def made_up_comparisons(plan: Plan) -> list[dict]:
     return rows
 
 
+def made_up_changes(plan: Plan) -> list[dict]:
+    """Paired differences of every system from one other, language by language: lower, higher and unclear in turn."""
+    rows, turn = [], itertools.cycle((-0.05, 0.04, 0.001, -0.01))
+    against = plan.experiment.get("by_language")
+    for system in (s for s in plan.systems if against and s.system != against):
+        places = [(cell.task, cell.name) for cell in system.decodes] + [("asr", "pooled")]
+        for task, language in places + [("asr", "others")] * bool(plan.also):
+            row = {"system": system.system, "against": against, "task": task, "language": language, "p_value": 0.01}
+            row |= {"variant": system.variant, "seed": system.seed, "difference": (difference := next(turn))}
+            rows.append(row | {"ci_low": difference - 0.02, "ci_high": difference + 0.02} | STAMP)
+    return rows
+
+
 def made_up_choices(plan: Plan) -> list[dict]:
     """What was tried on dev for every choice of an experiment."""
     rows = []
@@ -72,8 +85,42 @@ def made_up_choices(plan: Plan) -> list[dict]:
     return rows
 
 
+def made_up_groups(plan: Plan) -> list[dict]:
+    """Averages over an experiment's groups, and paired differences on them: lower, higher and unclear in turn."""
+    rows, rates, turn = [], itertools.count(), itertools.cycle((-0.03, 0.03, 0.001, -0.01))
+    for name, cells in plan.groups.items():
+        for system in (s for s in plan.systems if set(cells) <= set(s.decodes)):
+            place = {"system": system.system, "variant": system.variant, "seed": system.seed, "group": name} | STAMP
+            wer = 0.3 + 0.002 * (next(rates) * 37 % 100)
+            score = {"method": system.method, "wer": wer, "ci_low": wer - 0.02, "ci_high": wer + 0.03}
+            rows.append({"kind": "average", "against": None} | place | score)
+            for against in (a for a in plan.experiment.get("against", []) if a != system.system):
+                difference = next(turn)
+                spread = {"ci_low": difference - 0.02, "ci_high": difference + 0.02, "p_value": 0.01}
+                rows.append({"kind": "paired", "against": against, "difference": difference} | place | spread)
+    return rows
+
+
+def made_up_directions(plan: Plan) -> list[dict]:
+    """How merges of random updates use directions."""
+    base, experts = _network([cell.name for cell in plan.cells])
+    merged = {
+        merge["system"]: engine.merge_state_dicts(
+            merge["method"], base, list(experts.values()), **merge.get("params", {})
+        )
+        for merge in plan.experiment["describe"]
+    }
+    rows = [row for row in task_vectors.describe(base, experts | merged) if row["kind"] in ("spectrum", "total")]
+    return rows + overlaps.describe(base, experts)
+
+
 def made_up_task_vectors(profile: str) -> list[dict]:
-    """Statistics of random updates of a network of Whisper's tensor names, 32 wide."""
+    """Statistics of random updates of a network of Whisper's tensor names."""
+    return task_vectors.describe(*_network(experiments.profiles()[profile]["sets"]["set1"]))
+
+
+def _network(names: list[str]) -> tuple[dict, dict]:
+    """A random network of Whisper's tensor names, 32 wide, and random updates of it by name."""
     generator = torch.Generator().manual_seed(0)
     shapes = {}
     for stack, layer in itertools.product(("encoder", "decoder"), range(2)):
@@ -82,9 +129,8 @@ def made_up_task_vectors(profile: str) -> list[dict]:
         shapes |= {f"{place}.{block}.{part}_proj.weight": (32, 32) for block in attention for part in "qkv"}
         shapes |= {f"{place}.fc1.weight": (64, 32), f"{place}.fc2.weight": (32, 64), f"{place}.fc1.bias": (64,)}
     base = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    languages = experiments.profiles()[profile]["sets"]["set1"]
     experts = {
-        language: {name: w + 1e-3 * torch.randn(w.shape, generator=generator) for name, w in base.items()}
-        for language in languages
+        label: {name: w + 1e-3 * torch.randn(w.shape, generator=generator) for name, w in base.items()}
+        for label in names
     }
-    return task_vectors.describe(base, experts)
+    return base, experts

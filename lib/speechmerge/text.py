@@ -22,8 +22,8 @@ def normalise(text: str, language: str) -> str:
     """Normalise a reference or hypothesis before words are compared.
 
     English goes through Whisper's English normaliser (numbers, contractions; without the British-American spelling
-    table, which is a property of a tokenizer folder and would make scores depend on it; a lone point, which it leaves of
-    an ellipsis, is no word), every other language through the basic one: lower case, symbols and bracketed remarks
+    table, which is a property of a tokenizer folder and would make scores depend on it; a lone point, which it leaves
+    of an ellipsis, is no word), every other language through the basic one: lower case, symbols and bracketed remarks
     removed, diacritics kept.
 
     Args:

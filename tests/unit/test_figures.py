@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from made_up import made_up_rows, made_up_task_vectors
 
-from speechmerge.book import figured, figures, style, tables
+from speechmerge.book import figured, figures, style, tables, vector_tables
 from speechmerge.errors import BookError
 from speechmerge.merging import methods
 from speechmerge.studies import experiments
@@ -17,20 +17,27 @@ def rows():
 
 
 @pytest.fixture(scope="module")
+def two_tasks():
+    return tables.measured(pd.DataFrame(made_up_rows(experiments.plan("table4", "smoke"))))
+
+
+@pytest.fixture(scope="module")
 def statistics():
     return {kind: found for kind, found in pd.DataFrame(made_up_task_vectors("speech")).groupby("kind")}
 
 
 @pytest.fixture(scope="module")
-def every_figure(rows, statistics):
+def every_figure(rows, two_tasks, statistics):
     cosines = statistics["cosine"]
     return {
         "systems": figures.systems(rows),
         "published": figures.systems(rows, tables.published("table1")),
         "languages": figures.languages(rows),
+        "two tasks": figures.systems(two_tasks, tables.published("table4")),
+        "languages in two tasks": figures.languages(two_tasks),
         "cosines": figures.cosines(cosines[cosines["scope"] == "model"]),
-        "norms": figures.norms(tables.by_layer(statistics["norm"])),
-        "spectra": figures.spectra(*tables.spectra(statistics["spectrum"])),
+        "norms": figures.norms(vector_tables.by_layer(statistics["norm"])),
+        "spectra": figures.spectra(*vector_tables.spectra(statistics["spectrum"])),
     }
 
 
@@ -49,22 +56,45 @@ def test_saving_again_writes_the_same_bytes(every_figure, tmp_path):
     assert b"<dc:date>" not in first
 
 
+def dots(axes):
+    return [(x.get_xdata()[0], x.get_ydata()[0]) for x in axes.lines if x.get_marker() in style.MARKERS.values()]
+
+
 def test_systems_show_each_rate_where_it_belongs(rows):
     figure = figures.systems(rows)
     axes = figure.fig.axes[0]
-    drawn = [
-        (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() in style.MARKERS.values()
-    ]
     pooled = rows[rows["language"] == "pooled"]["wer"].to_numpy()
-    assert np.allclose(sorted(drawn, key=lambda point: point[1]), [(100 * w, i) for i, w in enumerate(pooled)])
+    drawn = sorted(dots(axes), key=lambda point: point[1])
+    assert np.allclose(drawn, [(100 * w, i) for i, w in enumerate(pooled)])
     assert [label.get_text() for label in axes.get_yticklabels()] == list(rows["system"].unique())
     for wer in pooled:
-        assert f"{100 * wer:.1f} %" in figure.alt
+        assert f" {100 * wer:.1f} (" in figure.alt
 
 
-def test_languages_have_a_panel_each_and_no_averages(rows):
-    titles = [axes.get_title(loc="left") for axes in figures.languages(rows).fig.axes]
-    assert [title for title in titles if title] == ["Catalan", "Spanish", "French", "Italian", "Russian"]
+def test_two_tasks_have_a_line_of_panels_each(two_tasks):
+    figure = figures.systems(two_tasks, tables.published("table4"))
+    labels = [axes.get_xlabel() for axes in figure.fig.axes]
+    assert labels == ["word error rate, % (95 % interval)", "word error rate, %", "BLEU (95 % interval)", "BLEU"]
+    bleu = two_tasks[(two_tasks["task"] == "st") & (two_tasks["language"] == "macro")]["bleu"]
+    assert np.allclose([x for x, _ in dots(figure.fig.axes[2])], bleu)
+    assert (26.38, 10) in dots(figure.fig.axes[3])
+    assert "nan" not in figure.alt, "sequential training has no published value"
+
+
+def test_languages_have_a_panel_each_and_no_averages(rows, two_tasks):
+    names = ["Catalan", "Spanish", "French", "Italian", "Russian"]
+    for table, expected in ((rows, names), (two_tasks, 2 * ["Spanish", "Italian"])):
+        titles = [axes.get_title(loc="left") for axes in figures.languages(table).fig.axes]
+        assert [title for title in titles if title] == expected
+
+
+def test_the_best_system_of_a_language_has_few_errors_or_a_high_bleu(two_tasks):
+    own = two_tasks[two_tasks["language"] == "es"].set_index("system")
+    fewest = own[own["task"] == "asr"]["score"]
+    highest = own[own["task"] == "st"]["score"]
+    alt = figures.languages(two_tasks).alt
+    assert f"Spanish, word error rate, %: {fewest.idxmin()} {fewest.min():.1f};" in alt
+    assert f"Spanish, BLEU: {highest.idxmax()} {highest.max():.1f};" in alt
 
 
 def test_the_cosine_map_is_symmetric_and_names_the_extremes():

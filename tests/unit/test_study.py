@@ -15,7 +15,7 @@ from speechmerge.studies import experiments, plans, steps, store, study
 from speechmerge.studies import rows as rows_module
 
 LANGUAGES = ["es", "it"]
-TIMES = {"seconds", "library", "hardware", "date"}
+TIMES = {"seconds", "merge_seconds", "library", "hardware", "date"}
 
 
 class Killed(BaseException):

@@ -1,11 +1,9 @@
 """Tables keep the experiment's order, refuse gaps, and change no number."""
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import made_up_comparisons, made_up_rows, made_up_task_vectors
+from made_up import made_up_comparisons, made_up_rows
 
 from speechmerge.book import tables
 from speechmerge.errors import StudyError
@@ -20,11 +18,27 @@ def rows():
     return pd.DataFrame(made_up_rows(experiments.plan("table1", "speech", [0]))).sample(frac=1, random_state=0)
 
 
+@pytest.fixture
+def two_tasks():
+    return tables.measured(pd.DataFrame(made_up_rows(experiments.plan("table4", "speech"))))
+
+
+def comparisons(name, seeds=None):
+    return pd.DataFrame(made_up_comparisons(experiments.plan(name, "speech", seeds)))
+
+
 def test_rows_come_in_the_order_of_the_experiment(rows):
     found = tables.measured(rows)
     assert list(found["system"].unique()[:5]) == SYSTEMS
     assert list(found["language"].unique()) == ["ca", "es", "fr", "it", "ru", "macro", "pooled"]
     assert len(found) == len(rows)
+
+
+def test_scores_are_in_the_units_that_are_shown(two_tasks):
+    asr, st = (two_tasks[two_tasks["task"] == task] for task in ("asr", "st"))
+    assert np.allclose(asr["score"], 100 * asr["wer"]) and np.allclose(asr["high"], 100 * asr["ci_high"])
+    assert np.allclose(st["score"], st["bleu"]) and np.allclose(st["low"], st["ci_low"])
+    assert list(st["language"].unique()) == ["ca", "es", "fr", "it", "ru", "macro"]
 
 
 def test_one_seed_is_shown_and_the_base_belongs_to_every_seed(rows):
@@ -39,16 +53,27 @@ def test_one_seed_is_shown_and_the_base_belongs_to_every_seed(rows):
 def test_a_gap_is_named(rows):
     gap = rows[~((rows["system"] == "SVP-Merging") & (rows["language"] == "ru"))]
     with pytest.raises(
-        StudyError, match=r"lacks 1 of 56 rows, the first of 'SVP-Merging' in 'ru'.*speechmerge study run"
+        StudyError, match=r"lacks 1 of 56 rows, the first of 'SVP-Merging' in 'ru' \(asr\).*speechmerge study run"
     ):
         tables.measured(gap)
 
 
-def test_published_values_are_the_papers():
-    paper = tables.published("table1").set_index(["system", "language"])["published"]
-    assert paper["LoRS-Merging", "pooled"] == 18.85
-    assert paper["Pretrained", "ca"] == 20.6
-    assert len(paper) == 8 * 6
+@pytest.mark.parametrize(
+    ("experiment", "system", "task", "language", "value", "count"),
+    [
+        ("table1", "LoRS-Merging", "asr", "pooled", 18.85, 8 * 6),
+        ("table1", "Pretrained", "asr", "ca", 20.6, 8 * 6),
+        ("table2", "Finetuned", "st", "macro", 26.18, 8 * 6),
+        ("table3", "LoRS-Merging", "st", "macro", 26.48, 8 * 2),
+        ("table4", "ML training + MT LoRS-Merging", "asr", "pooled", 17.82, 11 * 12),
+        ("table4", "ML training + MT LoRS-Merging", "st", "it", 27.0, 11 * 12),
+        ("table8", "Weight Averaging", "st", "nl", 32.2, 8 * 6),
+    ],
+)
+def test_published_values_are_the_papers(experiment, system, task, language, value, count):
+    paper = tables.published(experiment)
+    assert paper.set_index(["system", "task", "language"])["published"][system, task, language] == value
+    assert len(paper) == count
 
 
 def test_the_comparison_shows_per_cent_intervals_and_published_values(rows):
@@ -62,32 +87,82 @@ def test_the_comparison_shows_per_cent_intervals_and_published_values(rows):
     assert shown.loc["Task Arithmetic", "published"] == "19.23"
 
 
-def test_trainings_are_listed_once_with_rate_and_epoch(rows):
-    shown = tables.trainings(tables.measured(rows))
-    assert list(shown.index) == ["ca", "es", "fr", "it", "ru", "ca+es+fr+it+ru"]
-    assert list(shown.loc["es"]) == [2.5, 1e-5, "2 of 3", 30, 3.0]
+def test_two_tasks_stand_side_by_side_and_what_is_not_published_stays_empty(two_tasks):
+    shown = tables.comparison(two_tasks, tables.published("table4"), average=True)
+    assert list(shown["BLEU"].columns) == ["mean", "95 % interval", "chrF", "published"]
+    bleu = tables.value(two_tasks, "ML training", "bleu", task="st")
+    assert list(shown["BLEU"].loc["ML training"])[::3] == [f"{bleu:.1f}", "25.72"]
+    assert shown["WER, %"].loc["ML training", "published"] == "19.69"
+    assert set(shown.loc["Sequential training"][:, "published"]) == {""}
+    assert list(tables.comparison(two_tasks, average=False)["BLEU"].columns) == ["ca", "es", "fr", "it", "ru"]
+
+
+def test_measured_stands_beside_published_in_shared_languages(rows):
+    shown = tables.beside(tables.measured(rows), tables.published("table1"))
+    assert list(shown.columns.get_level_values(0).unique()) == ["ca", "es", "fr", "it"]
+    assert shown.loc["Pretrained", ("ca", "published")] == "20.6"
+    wer = tables.value(tables.measured(rows), "Pretrained", language="ca")
+    assert shown.loc["Pretrained", ("ca", "measured")] == f"{100 * wer:.1f}"
 
 
 def test_paired_differences_are_shown_in_points_with_a_sign():
-    found = pd.DataFrame(made_up_comparisons(experiments.plan("table1", "speech", [0])))
-    shown = tables.paired(found, "Task Arithmetic")
+    shown = tables.paired(comparisons("table1", [0]), "Task Arithmetic")
     assert list(shown.loc["Pretrained"]) == ["-3.0", "-5.0 to -1.0", "< 0.001"]
     assert list(shown.loc["LoRS-Merging"]) == ["+0.1", "-1.9 to +2.1", "0.001"]
     assert "Task Arithmetic" not in shown.index and len(shown) == 7
 
 
+def test_paired_differences_tell_how_many_seeds_agree():
+    found = comparisons("table1", [0])
+    seeds = pd.concat([found, found.assign(seed=1), found.assign(seed=2, ci_low=0.1, ci_high=0.2)])
+    shown = tables.paired(seeds, "Task Arithmetic")["seeds that agree"]
+    assert list(shown[["Pretrained", "Finetuned", "LoRS-Merging"]]) == ["2 of 3", "3 of 3", "2 of 3"]
+
+
+def test_paired_differences_of_two_tasks_are_groups():
+    shown = tables.paired(comparisons("table4"), "ML and MT training")
+    assert list(shown.columns.get_level_values(0).unique()) == ["WER", "BLEU"]
+    assert len(shown) == 11
+
+
 @pytest.mark.parametrize(
-    ("system", "words"),
+    ("ends", "asr", "st"),
     [
-        ("Pretrained", "fewer word errors than"),
-        ("Finetuned", "more word errors than"),
-        ("LoRS-Merging", "neither reliably fewer nor reliably more word errors than"),
+        ((-0.05, -0.01), "fewer word errors than", "a lower BLEU than"),
+        ((0.01, 0.05), "more word errors than", "a higher BLEU than"),
+        (
+            (-0.02, 0.02),
+            "neither reliably fewer nor reliably more word errors than",
+            "neither a reliably lower nor a reliably higher BLEU than",
+        ),
     ],
 )
-def test_the_verdict_says_no_more_than_the_interval(system, words):
-    found = pd.DataFrame(made_up_comparisons(experiments.plan("table1", "speech", [0])))
-    second = found.assign(seed=1, ci_low=-1.0, ci_high=1.0)
-    assert tables.verdict(pd.concat([second, found]), system, "Task Arithmetic") == words
+def test_the_verdict_says_no_more_than_the_intervals_of_all_seeds(ends, asr, st):
+    found = pd.DataFrame(
+        [{"system": "a", "against": "b", "task": t, "ci_low": ends[0], "ci_high": ends[1]} for t in ("asr", "st")]
+    )
+    assert tables.verdict(found, "a", "b") == asr
+    assert tables.verdict(found, "a", "b", "st") == st
+    unsure = pd.concat([found, found.assign(ci_low=-1.0, ci_high=1.0)])
+    assert tables.verdict(unsure, "a", "b").startswith("neither")
+
+
+def test_systems_are_sorted_by_verdict():
+    found = comparisons("table1", [0])
+    said = tables.verdicts(found, SYSTEMS, "Task Arithmetic")
+    assert said == (
+        "Pretrained makes fewer word errors than Task Arithmetic; Finetuned makes more word errors than it; "
+        "Multi-lingual training and Weight Averaging cannot be told apart from it"
+    )
+    three = ["Weight Averaging", "MP-Merging", "LoRS-Merging"]
+    better = comparisons("table2").assign(ci_low=0.1, ci_high=0.2)
+    said = tables.verdicts(better, three, "Task Arithmetic", "st")
+    assert said == "Weight Averaging, MP-Merging and LoRS-Merging have a higher BLEU than Task Arithmetic"
+
+
+def test_a_verdict_on_systems_that_were_not_compared_is_refused():
+    with pytest.raises(StudyError, match="'Finetuned' was not compared with 'SVP-Merging' in task 'asr'"):
+        tables.verdict(comparisons("table1", [0]), "Finetuned", "SVP-Merging")
 
 
 def counts(errors, words):
@@ -101,40 +176,3 @@ def test_scored_rows_pool_words_over_languages():
     assert list(found["wer"]) == [0.25, 0.75, 5 / 12]
     assert list(found["runaway"]) == [1, 1, 2]
     assert (found["ci_low"] <= found["wer"]).all() and (found["wer"] <= found["ci_high"]).all()
-
-
-def test_norms_of_a_part_are_those_of_its_tensors_together():
-    norms = pd.DataFrame(
-        {
-            "expert": "es", "stack": ["decoder", *["encoder"] * 5],
-            "block": ["attention", "mlp", "mlp", "mlp", "norm", None], "layer": [0, 0, 0, 1, 0, None],
-            "norm": [1.0, 3.0, 4.0, 1.0, 9.0, 9.0], "base_norm": [4.0, 30.0, 40.0, 2.0, 9.0, 9.0],
-        }
-    )  # fmt: skip
-    found = tables.by_layer(norms)
-    assert found.to_dict("records") == [
-        {"expert": "es", "part": "encoder mlp", "layer": 0, "relative_norm": 0.1},
-        {"expert": "es", "part": "encoder mlp", "layer": 1, "relative_norm": 0.5},
-        {"expert": "es", "part": "decoder attention", "layer": 0, "relative_norm": 0.25},
-    ]
-
-
-def test_spectra_are_averaged_and_unmoved_matrices_left_out():
-    moved = {"expert": "es", "stable_rank": 1.5}
-    rows = pd.DataFrame(
-        [
-            moved | {"singular_values": [2.0, 1.0, 0.0], "energy_at": {"0.05": 0.8, "0.5": 1.0}},
-            moved | {"singular_values": [4.0, 1.0, 0.0], "energy_at": {"0.05": 0.6, "0.5": 0.8}},
-            {"expert": "es", "stable_rank": 0.0, "singular_values": [0.0, 0.0, 0.0], "energy_at": {}},
-        ]
-    )
-    values, energy = tables.spectra(rows)
-    assert list(values["ratio"]) == [1.0, 0.375, 0.0] and list(values["share_of_rank"]) == [0.0, 0.5, 1.0]
-    assert np.allclose(energy["energy"], [0.7, 0.9]) and list(energy["share_of_rank"]) == [0.05, 0.5]
-
-
-def test_real_statistics_give_finite_tables():
-    found = {kind: rows for kind, rows in pd.DataFrame(made_up_task_vectors("smoke")).groupby("kind")}
-    assert tables.by_layer(found["norm"])["relative_norm"].between(1e-4, 1e-2).all()
-    values, energy = tables.spectra(found["spectrum"])
-    assert math.isclose(values["ratio"].max(), 1.0) and energy["energy"].between(0, 1).all()

@@ -1,7 +1,6 @@
 """The figures of the book: each takes finished numbers and returns a :class:`~speechmerge.book.figured.Figured`.
 
-No metric is computed here; a figure only chooses where a number stands. Rates are fractions in tables and per cent on
-axes.
+No metric is computed here; a figure only chooses where a number stands.
 """
 
 import itertools
@@ -14,6 +13,10 @@ from matplotlib.figure import Figure
 
 from . import style
 from .figured import Figured
+from .tables import AVERAGE, UNITS
+
+SCORES = {"asr": "word error rate, %", "st": "BLEU"}
+MEANS = {"asr": "word error rate over all languages, words pooled", "st": "BLEU, mean of the languages"}
 
 
 def _percent(rate: float) -> str:
@@ -21,13 +24,13 @@ def _percent(rate: float) -> str:
 
 
 def _dots(axes: Axes, table: pd.DataFrame, order: Sequence[str], size: float = 7) -> None:
-    """Draw one dot a system at its word error rate, with its 95 % interval; the first of ``order`` is on top."""
+    """Draw one dot a system at its score, with its 95 % interval; the first of ``order`` is on top."""
     for row in table.itertuples():
         family = style.family(row.method)
-        spread = [[100 * (row.wer - row.ci_low)], [100 * (row.ci_high - row.wer)]]
         axes.errorbar(
-            100 * row.wer, order.index(row.system), xerr=spread, fmt=style.MARKERS[family], color=style.COLOURS[family],
-            markersize=size, markeredgecolor="white", markeredgewidth=0.6, elinewidth=1.6, capsize=2.5,
+            row.score, order.index(row.system), xerr=[[row.score - row.low], [row.high - row.score]],
+            fmt=style.MARKERS[family], color=style.COLOURS[family], markersize=size, markeredgecolor="white",
+            markeredgewidth=0.6, elinewidth=1.6, capsize=2.5,
         )  # fmt: skip
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
@@ -40,77 +43,89 @@ def _lines(count: int) -> list[dict]:
 
 
 def systems(measured: pd.DataFrame, published: pd.DataFrame | None = None) -> Figured:
-    """Draw the error of each system over all languages, beside the published values where there are any.
+    """Draw the score of each system over all languages, beside the published values where there are any.
 
     Args:
-        measured: columns ``system, method, language, wer, ci_low, ci_high`` (fractions), in the order to be shown;
-            the rows of language ``pooled`` are drawn.
-        published: columns ``system, language, published`` (per cent); in a panel and axis of its own.
+        measured: columns ``system, method, task, language, score, low, high``, in the order to be shown; the average
+            of each task is drawn, a line of panels a task.
+        published: columns ``system, task, language, published``; in panels and axes of their own.
     """
-    measured = measured[measured["language"] == "pooled"]
-    order = list(measured["system"])
-    joined = measured if published is None else measured.merge(published, on=["system", "language"], how="left")
+    measured = measured[measured["language"] == measured["task"].map(AVERAGE)]
+    order, tasks = list(dict.fromkeys(measured["system"])), list(dict.fromkeys(measured["task"]))
+    both = published is not None
+    joined = measured.merge(published, on=["system", "task", "language"], how="left") if both else measured
     with style.applied():
-        fig = Figure(figsize=(style.WIDTH, 0.9 + 0.3 * len(order)), layout="constrained")
-        panels = fig.subplots(
-            1, 1 if published is None else 2, squeeze=False, width_ratios=[1] if published is None else [3, 2]
-        )[0]
-        _dots(panels[0], measured, order)
-        panels[0].set(title="measured here", xlabel="word error rate, % (95 % interval)")
-        panels[0].set_yticks(range(len(order)), order)
-        if published is not None:
-            for row, (method, value) in enumerate(zip(joined["method"], joined["published"], strict=True)):
-                family = style.family(method)
-                panels[1].plot(value, row, style.MARKERS[family], color=style.COLOURS[family], markersize=6)
-            panels[1].set(title="published", xlabel="word error rate, %", ylim=panels[0].get_ylim())
-            panels[1].set_yticks(range(len(order)), [])
-            panels[1].grid(axis="y", visible=False)
-    told = [
-        f"{r.system} {_percent(r.wer)} ({_percent(r.ci_low)} to {_percent(r.ci_high)})" for r in measured.itertuples()
-    ]
-    alt = (
-        "Dot chart of word error rates over all languages with 95 % intervals, measured here: " + ", ".join(told) + "."
-    )
-    if published is not None:
-        alt += " Published: " + ", ".join(f"{r.system} {r.published:.1f} %" for r in joined.itertuples()) + "."
-    caption = "Word error rate over all languages, words pooled; bars are 95 % bootstrap intervals."
-    caption += (
-        " Published values come from other models and other speech, hence their own axis."
-        if published is not None
-        else ""
-    )
-    return Figured(fig, caption, alt, joined)
+        height = (0.9 if len(tasks) == 1 else 0.7) + (0.3 if len(tasks) == 1 else 0.24) * len(order)
+        fig = Figure(figsize=(style.WIDTH, len(tasks) * height), layout="constrained")
+        panels = fig.subplots(len(tasks), 1 + both, squeeze=False, width_ratios=[3, 2][: 1 + both])
+        for task, line in zip(tasks, panels, strict=True):
+            own = joined[joined["task"] == task]
+            _dots(line[0], own, order)
+            line[0].set(title="measured here", xlabel=f"{SCORES[task]} (95 % interval)")
+            line[0].set_yticks(range(len(order)), order)
+            for row in own.itertuples() if both else ():
+                family = style.family(row.method)
+                place = (row.published, order.index(row.system))
+                line[1].plot(*place, style.MARKERS[family], color=style.COLOURS[family], markersize=6)
+            if both:
+                line[1].set(title="published", xlabel=SCORES[task], ylim=line[0].get_ylim())
+                line[1].set_yticks(range(len(order)), [])
+                line[1].grid(axis="y", visible=False)
+    return Figured(fig, *_told(joined, tasks), joined)
+
+
+def _told(joined: pd.DataFrame, tasks: Sequence[str]) -> tuple[str, str]:
+    """Caption and description of the figure of systems."""
+    alt, both = "Dot chart of systems over all languages with 95 % intervals, measured here.", "published" in joined
+    for task in tasks:
+        own = joined[joined["task"] == task]
+        told = [f"{r.system} {r.score:.1f} ({r.low:.1f} to {r.high:.1f})" for r in own.itertuples()]
+        alt += f" {_upper(SCORES[task])}: {', '.join(told)}."
+        if both:
+            told = [f"{r.system} {r.published:.1f}" for r in own.dropna(subset="published").itertuples()]
+            alt += f" Published: {', '.join(told)}."
+    caption = "; ".join(MEANS[task] for task in tasks) + "; bars are 95 % bootstrap intervals."
+    if both:
+        caption += " Published values come from other models and other speech, hence their own axis."
+    return _upper(caption), alt
+
+
+def _upper(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def languages(measured: pd.DataFrame) -> Figured:
-    """Draw the error of each system in each language, one panel a language.
+    """Draw the score of each system in each language, one panel a language and task.
 
     Args:
-        measured: columns ``system, method, language, wer, ci_low, ci_high`` (fractions), in the order to be shown;
-            rows over all languages are left out.
+        measured: columns ``system, method, task, language, score, low, high``, in the order to be shown; rows over all
+            languages are left out.
     """
-    measured = measured[~measured["language"].isin(("macro", "pooled"))]
+    measured = measured[~measured["language"].isin(AVERAGE.values())]
     order, codes = list(dict.fromkeys(measured["system"])), list(dict.fromkeys(measured["language"]))
-    columns = min(3, len(codes))
-    lines = -(-len(codes) // columns)
+    cells = list(measured[["task", "language"]].drop_duplicates().itertuples(index=False, name=None))
+    columns = min(3, len(codes)) if len(cells) == len(codes) else len(codes)
+    lines = -(-len(cells) // columns)
     with style.applied():
         fig = Figure(figsize=(style.WIDTH, lines * (0.75 + 0.24 * len(order))), layout="constrained")
         panels = fig.subplots(lines, columns, squeeze=False)
-        for number, axes in enumerate(panels.flat):
-            if number >= len(codes):
-                axes.set_axis_off()
-                continue
-            _dots(axes, measured[measured["language"] == codes[number]], order, size=5.5)
-            axes.set_title(style.language_name(codes[number]))
+        for axes in panels.flat[len(cells) :]:
+            axes.set_axis_off()
+        for number, (axes, (task, code)) in enumerate(zip(panels.flat, cells, strict=False)):
+            own = measured[(measured["task"] == task) & (measured["language"] == code)]
+            _dots(axes, own, order, size=5.5)
+            axes.set_title(style.language_name(code))
             axes.set_yticks(range(len(order)), order if number % columns == 0 else [])
-        fig.supxlabel("word error rate, % (95 % interval)", fontsize=9.5)
-    best = measured.loc[measured.groupby("language", sort=False)["wer"].idxmin()]
-    told = [f"{style.language_name(r.language)}: {r.system} {_percent(r.wer)}" for r in best.itertuples()]
-    alt = (
-        f"Dot charts of the word error rate of {len(order)} systems, one panel a language. Lowest: "
-        + "; ".join(told)
-        + "."
-    )
+            axes.locator_params(axis="x", nbins=4)
+            if len(cells) > len(codes):
+                axes.set_xlabel(UNITS[task])
+        if len(cells) == len(codes):
+            fig.supxlabel(f"{SCORES[cells[0][0]]} (95 % interval)", fontsize=9.5)
+    told = []
+    for (task, code), own in measured.groupby(["task", "language"], sort=False):
+        best = own.loc[own["score"].idxmin() if task == "asr" else own["score"].idxmax()]
+        told.append(f"{style.language_name(code)}, {SCORES[task]}: {best['system']} {best['score']:.1f}")
+    alt = f"Dot charts of {len(order)} systems, one panel a language and score. Best: {'; '.join(told)}."
     caption = "The same systems in each language. Every panel has its own axis; bars are 95 % bootstrap intervals."
     return Figured(fig, caption, alt, measured)
 

@@ -6,6 +6,7 @@ metadata the key of everything that made it, so that a copy is made again exactl
 
 import ast
 import hashlib
+import json
 import logging
 import time
 from importlib.metadata import version
@@ -53,6 +54,38 @@ def declared_parameters(source: Path) -> dict[str, object]:
                 "values to single names, so that the command line can set them."
             ) from None
     return found
+
+
+def listed_sources(root: Path) -> list[Path]:
+    """Return the notebooks of the book's contents, once sources and contents are known to agree.
+
+    Only a notebook about an experiment without committed rows may be left out of the contents; it waits for them.
+
+    Raises:
+        BookError: a page of ``_toc.yml`` has no source, or a notebook is not in ``_toc.yml``.
+    """
+    listed = pages.table_of_contents(root)
+    executed = {Path(page).name for page in listed if Path(page).parent == pages.EXECUTED}
+    sources = {source.stem: source for source in sorted((root / "notebooks").glob("*.ipynb"))}
+    missing = sorted(executed - sources.keys()) + [
+        page for page in listed if Path(page).parent != pages.EXECUTED and not list(root.glob(f"{page}.*"))
+    ]
+    if missing:
+        raise BookError(f"_toc.yml lists {', '.join(missing)}, which has no source; add it or take it off the list.")
+    for name, source in sources.items():
+        if name not in executed and not _waits(source, root / "results"):
+            raise BookError(f"_toc.yml lacks book/executed/{name}, whose notebook exists; add it.")
+    return [sources[name] for name in sorted(executed)]
+
+
+def _waits(source: Path, results: Path) -> bool:
+    """Tell whether the experiment that a notebook's parameter ``experiment`` names has no committed rows."""
+    values = declared_parameters(source)
+    if "experiment" not in values:
+        return False
+    rows = results / values["profile"] / "rows.jsonl"
+    known = {json.loads(line)["experiment"] for line in rows.read_text().splitlines()} if rows.is_file() else set()
+    return values["experiment"] not in known and not rows.with_name(f"{values['experiment']}.jsonl").is_file()
 
 
 def execute(source: Path, output: Path, parameters: dict, *, key: str | None = None, cwd: Path | None = None) -> Path:
@@ -185,9 +218,8 @@ def build_book(profile: str = "speech", *, root: Path | None = None) -> Path:
         BookError: a notebook failed, or the rendered book lacks a page, figure, text or citation.
     """
     root = project_root() if root is None else root
-    pages.check_sources(root)
+    sources = listed_sources(root)
     pages.vendor_mathjax(root)
-    sources = sorted((root / "notebooks").glob("*.ipynb"))
     for number, source in enumerate(sources, start=1):
         output = root / pages.EXECUTED / source.name
         values = _values(source, profile)

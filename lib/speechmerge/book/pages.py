@@ -46,24 +46,6 @@ def table_of_contents(root: Path) -> list[str]:
     return pages
 
 
-def check_sources(root: Path) -> None:
-    """Raise unless the table of contents and the sources of the pages agree.
-
-    Raises:
-        BookError: a page of ``_toc.yml`` has no source, or a notebook is not in ``_toc.yml``.
-    """
-    pages = table_of_contents(root)
-    executed = {Path(page).name for page in pages if Path(page).parent == EXECUTED}
-    notebooks = {source.stem for source in (root / "notebooks").glob("*.ipynb")}
-    missing = sorted(executed - notebooks) + [
-        page for page in pages if Path(page).parent != EXECUTED and not list(root.glob(f"{page}.*"))
-    ]
-    if missing:
-        raise BookError(f"_toc.yml lists {', '.join(missing)}, which has no source; add it or take it off the list.")
-    if notebooks - executed:
-        raise BookError(f"_toc.yml lacks book/executed/{min(notebooks - executed)}, whose notebook exists; add it.")
-
-
 def vendor_mathjax(root: Path) -> Path:
     """Put MathJax under ``book/_static/mathjax``, so that formulas render without a network; return the folder."""
     target = root / "book" / "_static" / "mathjax"

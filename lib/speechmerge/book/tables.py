@@ -1,4 +1,7 @@
-"""Tables for the book: committed rows in the order of their experiment, beside published values, ready to draw."""
+"""Tables for the book: committed rows in the order of their experiment, beside published values, ready to draw.
+
+Whoever reads a page sees word error rates in per cent and BLEU from 0 to 100: the columns ``score, low, high``.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,16 +9,20 @@ import pandas as pd
 
 from ..errors import StudyError
 from ..evaluation import resampling
-from ..evaluation.scoring import Counts
+from ..evaluation.scoring import METRICS, Counts
 from ..studies import experiments, store
 
-AVERAGES = ("macro", "pooled")
-BLOCKS = ("attention", "cross-attention", "mlp")  # parts of a layer, in the order they are shown
-
-
-def _order(experiment: str) -> list[str]:
-    """Systems of an experiment, in the order its file lists them."""
-    return [entry["system"] for entry in experiments.experiments()[experiment]["systems"]]
+AVERAGES = {"asr": ("macro", "pooled"), "st": ("macro",)}
+AVERAGE = {"asr": "pooled", "st": "macro"}  # the one that is shown; the paper's are of the same kinds
+UNITS = {"asr": "WER, %", "st": "BLEU"}
+VERDICTS = {
+    "asr": (
+        "fewer word errors than",
+        "neither reliably fewer nor reliably more word errors than",
+        "more word errors than",
+    ),
+    "st": ("a lower BLEU than", "neither a reliably lower nor a reliably higher BLEU than", "a higher BLEU than"),
+}  # for a difference below zero, across it, and above it
 
 
 def measured(rows: pd.DataFrame, *, seed: int | None = None) -> pd.DataFrame:
@@ -25,62 +32,110 @@ def measured(rows: pd.DataFrame, *, seed: int | None = None) -> pd.DataFrame:
         rows: what :func:`speechmerge.studies.store.rows` returns for one experiment.
         seed: of the trainings; None takes the lowest there is. A system without training has one seed only.
 
+    Returns:
+        The rows, task by task, with the columns ``score, low, high`` added.
+
     Raises:
         StudyError: a system or a language of the experiment has no row.
     """
     [(experiment, profile)] = rows[["experiment", "profile"]].drop_duplicates().itertuples(index=False)
-    systems = _order(experiment)
-    settings = experiments.profiles()[profile]
-    languages = [*settings["sets"][experiments.experiments()[experiment]["languages"]], *AVERAGES]
+    described = experiments.experiments()[experiment]
+    languages = experiments.profiles()[profile]["sets"][described["languages"]]
+    places = [(task, place) for task in described["tasks"] for place in (*languages, *AVERAGES[task])]
+    wanted = [(entry["system"], *place) for entry in described["systems"] for place in places]
     seed = rows["seed"].min() if seed is None else seed
     trained = rows[(rows["seed"] == seed) | (rows["method"] == "none")]
-    found = trained.set_index(["system", "language"])
-    wanted = pd.MultiIndex.from_product([systems, languages], names=["system", "language"])
-    missing = wanted.difference(found.index)
-    if len(missing):
-        system, language = missing[0]
+    found = trained.set_index(["system", "task", "language"])
+    missing = [place for place in wanted if place not in found.index]
+    if missing:
+        system, task, language = missing[0]
         raise StudyError(
             f"{experiment} on {profile} lacks {len(missing)} of {len(wanted)} rows, the first of {system!r} in "
-            f"{language!r}; run `speechmerge study run --profile {profile} --experiment {experiment}`."
+            f"{language!r} ({task}); run `speechmerge study run --profile {profile} --experiment {experiment}`."
         )
-    return found.loc[wanted].reset_index()
+    return with_scores(found.loc[wanted].reset_index())
+
+
+def with_scores(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add ``score, low, high``: word error rates in per cent, BLEU as it is."""
+    unit = rows["task"].map({"asr": 100, "st": 1})
+    score = rows["wer"] if "bleu" not in rows else rows["wer"].where(rows["task"] == "asr", rows["bleu"])
+    return rows.assign(score=unit * score.astype(float), low=unit * rows["ci_low"], high=unit * rows["ci_high"])
 
 
 def published(experiment: str) -> pd.DataFrame:
-    """Return the paper's values for an experiment: columns ``system, language, published`` (WER in %, BLEU 0 to 100).
+    """Return the paper's values for an experiment: columns ``system, task, language, published`` (WER in %, BLEU).
 
-    The paper's average over languages pools words, so its language is ``pooled``, as that of the measured one is.
+    The paper's average over languages pools words for WER and is the mean for BLEU, so its language is ``pooled`` or
+    ``macro``, as that of the measured one is.
     """
     source = experiments.experiments()[experiment]["published"]
     table = pd.read_csv(store.project_root() / "experiments" / "published" / source["file"])
     chosen = table[(table["table"] == source["table"]) & (table["language_set"] == source["language_set"])]
-    chosen = chosen.assign(language=chosen["language"].replace("avg", "pooled"))
-    return chosen.rename(columns={"value": "published"})[["system", "language", "published"]].reset_index(drop=True)
+    task = chosen["metric"].map({metric: task for task, metric in METRICS.items()})
+    language = chosen["language"].where(chosen["language"] != "avg", task.map(AVERAGE))
+    chosen = chosen.assign(task=task, language=language, published=chosen["value"])
+    return chosen[["system", "task", "language", "published"]].reset_index(drop=True)
 
 
-def comparison(rows: pd.DataFrame, paper: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Return one line a system, ready to be read: per cent in each language and over all, interval, published value.
+def comparison(rows: pd.DataFrame, paper: pd.DataFrame | None = None, *, average: bool | None = None) -> pd.DataFrame:
+    """Return one line a system, ready to be read: the score in each language, the average, interval, published value.
 
     Args:
-        rows: what :func:`measured` or :func:`scored` returns.
+        rows: what :func:`measured` or :func:`scored` returns; several tasks become groups of columns.
+        paper: what :func:`published` returns.
+        average: True for the columns about averages only, False for those of languages only, None for both.
+    """
+    groups = {}
+    for task, own in rows.groupby("task", sort=False):
+        cells = own[~own["language"].isin(AVERAGES[task])]
+        table = cells.pivot(index="system", columns="language", values="score").map("{:.1f}".format)
+        table = table.loc[own["system"].unique(), cells["language"].unique() if average is not True else []]
+        if average is not False:
+            table = table.assign(**_averages(own, task, paper))
+        groups[UNITS[task]] = table
+    return grouped(groups)
+
+
+def grouped(tables: Mapping[str, pd.DataFrame], title: str | None = None) -> pd.DataFrame:
+    """Put tables side by side as named groups of columns; a single one stays flat, under ``title`` or its name."""
+    if len(tables) > 1:
+        return pd.concat(tables, axis=1).rename_axis(index=None, columns=[None, None])
+    [(name, table)] = tables.items()
+    return table.rename_axis(index=None, columns=title or name)
+
+
+def _averages(rows: pd.DataFrame, task: str, paper: pd.DataFrame | None) -> dict[str, pd.Series]:
+    """Columns about the average of one task over languages."""
+    whole = rows[rows["language"] == AVERAGE[task]].set_index("system")
+    shown = whole[["score", "low", "high"]].map("{:.1f}".format)
+    columns = {"all" if task == "asr" else "mean": shown["score"], "95 % interval": shown["low"] + "–" + shown["high"]}
+    if task == "st":
+        columns["chrF"] = whole["chrf"].map("{:.1f}".format)
+    if paper is not None:
+        values = paper[(paper["language"] == AVERAGE[task]) & (paper["task"] == task)].set_index("system")["published"]
+        columns["published"] = values.reindex(whole.index).map("{:.2f}".format, na_action="ignore").fillna("")
+    return columns
+
+
+def beside(rows: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+    """Return measured beside published scores in the languages that both have, one group of columns a language.
+
+    Args:
+        rows: what :func:`measured` returns, of one task.
         paper: what :func:`published` returns.
     """
-    per_cent = (100 * rows[["wer", "ci_low", "ci_high"]]).map("{:.1f}".format)
-    cells = rows.assign(cell=per_cent["wer"], span=per_cent["ci_low"] + "–" + per_cent["ci_high"])
-    cells = cells[cells["language"] != "macro"]  # one average is enough to read
-    table = cells.pivot(index="system", columns="language", values="cell")
-    table = table.loc[cells["system"].unique(), cells["language"].unique()]
-    table["95 % interval"] = cells[cells["language"] == "pooled"].set_index("system")["span"]
-    if paper is not None:
-        values = paper[paper["language"] == "pooled"].set_index("system")["published"]
-        table["published"] = [f"{values[system]:.2f}" if system in values else "" for system in table.index]
-    return table.rename(columns={"pooled": "all"}).rename_axis(index=None, columns="WER, %")
+    both = rows.merge(paper, on=["system", "task", "language"])
+    both = both[~both["language"].isin(AVERAGE.values())].rename(columns={"score": "measured"})
+    table = both.pivot(index="system", columns="language", values=["measured", "published"]).swaplevel(axis=1)
+    order = [(language, kind) for language in both["language"].unique() for kind in ("measured", "published")]
+    return table.loc[both["system"].unique(), order].map("{:.1f}".format).rename_axis(index=None, columns=[None, None])
 
 
 def scored(
     counts: Mapping[str, Sequence[Counts]], methods: Mapping[str, str], languages: Sequence[str]
 ) -> pd.DataFrame:
-    """Return the rows of systems that were decoded just now, in the columns that figures and tables read.
+    """Return the rows of systems that transcribed just now, in the columns that figures and tables read.
 
     Args:
         counts: of each system, one entry a language.
@@ -93,109 +148,92 @@ def scored(
         for language, some in parts:
             low, high = resampling.interval(resampling.resampled_rates(some))
             rate = resampling.pooled(some)
-            lines.append((system, methods[system], language, rate, low, high, sum(c.runaway for c in some)))
-    return pd.DataFrame(lines, columns=["system", "method", "language", "wer", "ci_low", "ci_high", "runaway"])
+            lines.append((system, methods[system], "asr", language, rate, low, high, sum(c.runaway for c in some)))
+    columns = ["system", "method", "task", "language", "wer", "ci_low", "ci_high", "runaway"]
+    return with_scores(pd.DataFrame(lines, columns=columns))
 
 
-def value(rows: pd.DataFrame, system: str, column: str = "wer", language: str = "pooled") -> float:
-    """Return one number of the measured rows, to be glued into a sentence; rates as fractions."""
-    [row] = rows[(rows["system"] == system) & (rows["language"] == language)].itertuples()
-    return float(getattr(row, column))
-
-
-def trainings(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one line a training behind the rows: what it heard, the learning rate chosen on dev, the epoch kept.
+def value(
+    rows: pd.DataFrame, system: str, column: str = "wer", language: str | None = None, *, task: str = "asr"
+) -> float:
+    """Return one number of the measured rows, to be glued into a sentence.
 
     Args:
-        rows: what :func:`measured` returns.
+        rows: what :func:`measured` or :func:`scored` returns.
+        system: whose number.
+        column: ``score`` is in the units shown; ``wer`` is a fraction, as in the rows.
+        language: None for the average that is shown.
+        task: ``asr`` or ``st``.
     """
-    found = {name.split()[1]: log for logs in rows["training"] for name, log in logs.items()}
-    table = pd.DataFrame.from_dict(found, orient="index")
-    table["epoch kept"] = table["best_epoch"].astype(str) + " of " + table["epochs"].astype(str)
-    table["windows/s"] = (table["windows"] / table["seconds"]).round(2)
-    table = table.rename(columns={"learning_rate": "learning rate"})
-    return table[["minutes", "learning rate", "epoch kept", "windows", "windows/s"]]
+    place = (rows["task"] == task) & (rows["language"] == (language or AVERAGE[task]))
+    [row] = rows[place & (rows["system"] == system)].itertuples()
+    return float(getattr(row, column))
 
 
 def paired(found: pd.DataFrame, against: str) -> pd.DataFrame:
     """Return one line a system compared with ``against`` on the same utterances, ready to be read.
 
     Args:
-        found: statistics ``NAME.paired``: columns ``system, against, seed, difference, ci_low, ci_high, p_value``.
-        against: the system the others are compared with; a negative difference means fewer errors than it makes.
+        found: statistics ``NAME.paired``: columns ``system, against, task, seed, difference, ci_low, ci_high,
+            p_value``; several tasks become groups of columns. Of several seeds the first is shown, and how many of
+            them put the interval on the same side of zero, or across it.
+        against: the system the others are compared with. A negative difference means fewer word errors than it makes,
+            a positive one in BLEU a better translation.
     """
-    rows = found[(found["against"] == against) & (found["seed"] == found["seed"].min())].set_index("system")
-    points = (100 * rows[["difference", "ci_low", "ci_high"]]).map("{:+.1f}".format)
-    table = pd.DataFrame({"difference, points": points["difference"]})
-    table["95 % interval"] = points["ci_low"] + " to " + points["ci_high"]
-    table["p"] = rows["p_value"].map(lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}")
-    return table.rename_axis(index=None, columns=f"against {against}")
+    groups = {}
+    for task, rows in found[found["against"] == against].groupby("task", sort=False):
+        side = (rows["ci_low"] > 0).astype(int) - (rows["ci_high"] < 0).astype(int)
+        sides = side.groupby(rows["system"]).agg(list)
+        rows = rows[rows["seed"] == rows["seed"].min()].set_index("system")
+        points = (100 * rows[["difference", "ci_low", "ci_high"]]).map("{:+.1f}".format)
+        table = pd.DataFrame({"difference, points": points["difference"]})
+        table["95 % interval"] = points["ci_low"] + " to " + points["ci_high"]
+        table["p"] = rows["p_value"].map(lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}")
+        if sides.map(len).max() > 1:
+            table["seeds that agree"] = sides.map(lambda seeds: f"{seeds.count(seeds[0])} of {len(seeds)}")
+        groups[UNITS[task].split(",")[0]] = table
+    return grouped(groups, f"against {against}")
 
 
-def verdict(found: pd.DataFrame, system: str, against: str) -> str:
-    """Return in words what the paired interval of two systems allows to say.
+def verdict(found: pd.DataFrame, system: str, against: str, task: str = "asr") -> str:
+    """Return in words what the paired intervals of two systems allow to say: a difference must show in every seed.
 
     Args:
         found: as for :func:`paired`.
         system: the subject of the sentence.
         against: its object.
+        task: ``asr``, whose words follow "makes", or ``st``, whose words follow "has".
+
+    Raises:
+        StudyError: the two were not compared.
     """
-    rows = found[(found["system"] == system) & (found["against"] == against) & (found["seed"] == found["seed"].min())]
-    [row] = rows.itertuples()
-    if row.ci_high < 0:
-        return "fewer word errors than"
-    return "more word errors than" if row.ci_low > 0 else "neither reliably fewer nor reliably more word errors than"
+    rows = found[(found["system"] == system) & (found["against"] == against) & (found["task"] == task)]
+    if rows.empty:
+        raise StudyError(
+            f"{system!r} was not compared with {against!r} in task {task!r}; see `against` in experiments/."
+        )
+    below, across, above = VERDICTS[task]
+    if (rows["ci_high"] < 0).all():
+        return below
+    return above if (rows["ci_low"] > 0).all() else across
 
 
-def by_layer(norms: pd.DataFrame) -> pd.DataFrame:
-    """Join the norms of single tensors into those of parts of the network.
+def verdicts(found: pd.DataFrame, systems: Sequence[str], against: str, task: str = "asr") -> str:
+    """Return one clause that sorts systems by :func:`verdict`: "A makes fewer word errors than B; C and D cannot …".
 
     Args:
-        norms: rows of kind ``norm`` of :func:`speechmerge.merging.task_vectors.describe`.
-
-    Returns:
-        Columns ``expert, part, layer, relative_norm``, parts in the order of :data:`BLOCKS`: the norm of all updates
-        in a part and layer over the norm of the weights they change. Layer norms, whose weights are near one and
-        hardly move, and tensors outside the layers are left out.
+        found: as for :func:`paired`.
+        systems: the subjects; ``against`` itself is skipped.
+        against: what they are compared with.
+        task: ``asr`` or ``st``.
     """
-    inside = norms[norms["layer"].notna() & norms["block"].isin(BLOCKS)]
-    inside = inside.sort_values("block", key=lambda blocks: blocks.map(BLOCKS.index), kind="stable")
-    inside = inside.sort_values("stack", ascending=False, kind="stable")
-    squares = inside.assign(
-        part=inside["stack"] + " " + inside["block"],
-        layer=inside["layer"].astype(int),
-        update=inside["norm"] ** 2,
-        weights=inside["base_norm"] ** 2,
-    )
-    sums = squares.groupby(["expert", "part", "layer"], sort=False)[["update", "weights"]].sum()
-    relative = (sums["update"] / sums["weights"]) ** 0.5
-    return relative.rename("relative_norm").reset_index()
-
-
-def spectra(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Average the spectra of all matrices of each expert.
-
-    Args:
-        rows: rows of kind ``spectrum`` of :func:`speechmerge.merging.task_vectors.describe`.
-
-    Returns:
-        ``(values, energy)`` with columns ``expert, share_of_rank, ratio`` and ``expert, share_of_rank, energy``: the
-        singular values over the largest one, and the share of the squared norm in the leading ones. Matrices that did
-        not move are left out.
-    """
-    moved = rows[rows["stable_rank"] > 0]
-    points = [
-        (row.expert, round(i / (len(row.singular_values) - 1), 3), value / row.singular_values[0])
-        for row in moved.itertuples()
-        for i, value in enumerate(row.singular_values)
-    ]
-    shares = [
-        (row.expert, float(share), value)
-        for row in moved.itertuples()
-        for share, value in row.energy_at.items()
-    ]  # fmt: skip
-    frames = (
-        pd.DataFrame(points, columns=["expert", "share_of_rank", "ratio"]),
-        pd.DataFrame(shares, columns=["expert", "share_of_rank", "energy"]),
-    )
-    return tuple(frame.groupby(["expert", "share_of_rank"], sort=False).mean().reset_index() for frame in frames)
+    words = {system: verdict(found, system, against, task) for system in systems if system != against}
+    clauses, verbs = [], ("make", "makes") if task == "asr" else ("have", "has")
+    below, across, above = VERDICTS[task]
+    for said in (below, above, across):
+        names = [system for system, word in words.items() if word == said]
+        if names:
+            subject = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+            predicate = "cannot be told apart from" if said == across else f"{verbs[len(names) == 1]} {said}"
+            clauses.append(f"{subject} {predicate} {'it' if clauses else against}")
+    return "; ".join(clauses)

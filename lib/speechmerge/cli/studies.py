@@ -13,7 +13,7 @@ def study() -> None:
     """Plan, run or look at the experiments of the book."""
 
 
-KINDS = ("train", "choose", "decode", "tune", "describe")  # of steps, in the order in which they are told
+KINDS = ("train", "choose", "decode", "tune", "match", "describe")  # of steps, in the order in which they are told
 
 
 def _study_options(command: Callable) -> Callable:
@@ -38,7 +38,7 @@ def _plans(names: tuple, profile: str, systems: tuple, seeds: tuple) -> list:
 
     if systems and not names:
         raise click.UsageError("--system needs --experiment, whose systems it chooses from.")
-    wanted = names or tuple(experiments.experiments())
+    wanted = names or tuple(experiments.runnable(profile))
     return [plans.narrowed(experiments.plan(name, profile, list(seeds) or None), list(systems)) for name in wanted]
 
 

@@ -148,3 +148,8 @@ def _energy(names: list[str], places: Mapping[tuple, Tensor], whole: Tensor, bas
             )
         rows.append({"kind": "total", "expert": label, **_relative(math.sqrt(total), math.sqrt(base_square))})
     return rows
+
+
+def length(base: Source, model: Source) -> float:
+    """Return the Frobenius norm of all that a model changes in its base."""
+    return math.sqrt(sum(change.square().sum().item() for _, _, change in deltas(base, {"model": model})))

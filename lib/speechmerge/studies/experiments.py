@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from ..errors import StudyError, nearest
-from .planning import KINDS
+from .kinds import KINDS
 from .plans import Cell, Plan
 from .store import project_root
 
@@ -57,23 +57,36 @@ def plan(experiment: str, profile: str, seeds: list[int] | None = None) -> Plan:
         raise StudyError(f"there is no experiment {experiment!r}.{nearest(experiment, known)}")
     table, chosen = known[experiment], settings_of(profile)
     chosen = chosen | {name: table[name] for name in ("dev_clips", "test_clips") if name in table}
-    made = Plan(table, profile, chosen, *(_cells(table, profile, chosen, field) for field in ("languages", "also")))
+    made = Plan(table, profile, chosen, *(_cells(table, profile, chosen, names) for names in _sets(table)[:2]))
+    made.groups |= {name: _cells(table, profile, chosen, names) for name, names in table.get("groups", {}).items()}
     if table["kind"] not in KINDS:
         raise StudyError(f"experiment {experiment!r} has kind {table['kind']!r}.{nearest(table['kind'], KINDS)}")
     KINDS[table["kind"]](made, seeds or chosen.get("seeds_of", {}).get(experiment) or chosen["seeds"])
     return made
 
 
-def _cells(table: dict, profile: str, settings: dict, field: str) -> tuple[Cell, ...]:
-    """Return the cells of a set of languages or domains that an experiment names, in its order, task by task."""
-    name, sets = table.get(field), settings["sets"]
-    if name is None and field == "also":
-        return ()
-    if name not in sets:
-        raise StudyError(
-            f"profile {profile!r} has no languages {name!r} for {table['experiment']!r}.{nearest(name, sets)}"
-        )
-    codes = settings.get("codes", {})
+def _sets(table: dict) -> tuple[list[str], list[str], list[str]]:
+    """Return the sets of a profile that an experiment names: its own, those it is tested on besides, its groups'."""
+    also, groups = table.get("also", []), table.get("groups", {})
+    own = [table["languages"]] if "languages" in table else []
+    return own, [also] if isinstance(also, str) else also, [name for names in groups.values() for name in names]
+
+
+def runnable(profile: str) -> list[str]:
+    """Return the names of the experiments for which a profile has all sets of languages or domains."""
+    known = settings_of(profile)["sets"]
+    return [name for name, table in experiments().items() if all(x in known for part in _sets(table) for x in part)]
+
+
+def _cells(table: dict, profile: str, settings: dict, names: list[str]) -> tuple[Cell, ...]:
+    """Return the cells of the sets of languages or domains that an experiment names, in its order, task by task."""
+    sets, codes = settings["sets"], settings.get("codes", {})
+    for name in names:
+        if name not in sets:
+            raise StudyError(
+                f"profile {profile!r} has no languages {name!r} for {table['experiment']!r}.{nearest(name, sets)}"
+            )
+    places = dict.fromkeys(place for name in names for place in sets[name])
     return tuple(
-        Cell(x, codes.get(x, x), task, tuple(settings["corpora"][x])) for task in table["tasks"] for x in sets[name]
+        Cell(x, codes.get(x, x), task, tuple(settings["corpora"][x])) for task in table["tasks"] for x in places
     )

@@ -3,25 +3,22 @@
 A partition of a table's cells (``cell``, ``language``, ``task``, ``all``) says which of them share a model: an expert
 has one cell; multi-task training joins the tasks of a language, multilingual training the languages of a task. A merge
 joins the models ``of`` a finer partition ``into`` those of a coarser one.
+
+What a merge's system may say: ``params``; ``tune``, the parameters to choose on dev, as a list or with the name of the
+profile's grid (``{scaling: mean}``); ``tuned_as``, a system above whose choice it takes over; ``match``, parameters of
+the merge whose length of update it is scaled to; ``prune``; ``sweep``, a parameter that makes a system of each value.
 """
 
 from collections.abc import Iterator
 from dataclasses import fields
-from itertools import combinations
 from typing import Any
 
 from ..errors import StudyError, nearest
 from ..evaluation.decoding import Decoding
 from ..merging import methods
+from .partitions import Group, label, of_tasks, parts
 from .plans import Cell, Plan, System, described
 
-Group = tuple[Cell, ...]
-PARTS = {
-    "cell": lambda cell: cell,
-    "language": lambda cell: cell.name,
-    "task": lambda cell: cell.task,
-    "all": lambda cell: None,
-}
 TRAININGS = {"cell": "fine-tuning"}  # what a table calls the training of a part; others are joint training
 ENTRY = (
     "system",
@@ -33,6 +30,8 @@ ENTRY = (
     "into",
     "params",
     "tune",
+    "tuned_as",
+    "match",
     "prune",
     "sweep",
     "each",
@@ -43,36 +42,23 @@ SECONDS_A_WINDOW = 17.0  # of speech in a training window, on average
 TEST_CLIPS = 150  # of a cell, for estimates
 
 
-def parts(group: Group, by: str) -> list[Group]:
-    """Divide cells into those that share a model.
-
-    Raises:
-        StudyError: no such partition.
-    """
-    if by not in PARTS:
-        raise StudyError(f"there is no partition {by!r}.{nearest(by, PARTS)}")
-    found: dict[Any, list[Cell]] = {}
-    for cell in group:
-        found.setdefault(PARTS[by](cell), []).append(cell)
-    return [tuple(part) for part in found.values()]
-
-
-def label(group: Group) -> str:
-    """Name a group of cells: ``es+it asr``."""
-    names, tasks = (dict.fromkeys(values) for values in zip(*((c.name, c.task) for c in group), strict=True))
-    return f"{'+'.join(names)} {'+'.join(tasks)}"
-
-
 class Table:
     """The steps of a table for one variant of its settings; merges are tuned with the first seed only."""
 
-    def __init__(self, plan: Plan, cells: Group, seeds: list[int], *, variant: str = "", **changes: Any) -> None:
-        """Prepare; ``changes`` replace single settings of training, and mark the steps that depend on them."""
+    def __init__(
+        self, plan: Plan, cells: Group, seeds: list[int], *, variant: str = "", rate_of: Group = (), **changes: Any
+    ) -> None:
+        """Prepare; ``changes`` replace single settings of training, and mark the steps that depend on them.
+
+        Joint trainings take the learning rate of the one on ``rate_of``, if it is given, instead of choosing their own.
+        """
         self.plan, self.cells, self.seeds, self.variant = plan, cells, seeds, variant
         self.settings = plan.settings | {"training": plan.settings["training"] | changes}
         self.place = f" [{variant}]" if variant else ""  # in the names of steps; trainings are shared where they can
         self.mark = self.place if changes else ""
         self.tuned: dict[tuple[str, Group], tuple[str, ...]] = {}
+        self.rate_of = rate_of
+        self.last: tuple[dict, tuple[str, ...]] = ({}, ())  # model and needs decoded last: a merge is made only once
 
     def rows(self) -> None:
         """Add the steps of all systems and seeds."""
@@ -92,10 +78,17 @@ class Table:
             if "sweep" not in entry:
                 yield entry
                 continue
-            name = entry["sweep"]
-            for value in self.settings["vary"][name]:
+            [(name, values)] = _named(entry["sweep"]).items()
+            for value in self._values("vary", values):
                 params = {**entry.get("params", {}), name: value}
                 yield entry | {"system": f"{entry['system']} {name}={value:g}", "params": params}
+
+    def _values(self, field: str, name: str) -> list:
+        """Return a list of values that the profile has in one of its fields ``grids`` and ``vary``."""
+        known = self.settings[field]
+        if name not in known:
+            raise StudyError(f"profile {self.plan.profile!r} has no {name!r} among its {field}.{nearest(name, known)}")
+        return known[name]
 
     def _system(self, entry: dict, seed: int) -> None:
         """Add the steps of one system, and the row block or blocks they become."""
@@ -109,9 +102,10 @@ class Table:
             models = [(part, {"expert": True}, (train(part, seed),)) for part in parts(self.cells, by)]
             named = TRAININGS.get(by, "joint training") if "train" in entry else "sequential training"
         else:
-            methods.find(entry["method"])  # a misspelt name is an error of the plan, not of a run hours later
+            named = methods.find(entry["method"]).name  # a misspelt name fails here, not in a run hours later
             models = [self.merged(entry, part, seed) for part in parts(self.cells, entry.get("into", "all"))]
-            named = entry["method"]
+            if "task" in methods.find(named).parameters:
+                models = [one for model in models for one in of_tasks(*model)]
         experts = tuple(f"{cell.name}:{cell.task}" for cell in self.cells)
         if entry.get("each"):
             for part, model, needs in models:
@@ -140,6 +134,9 @@ class Table:
         if seed != first:
             name = self._train(f"train {title} seed {seed}", spec, group, (self.trained(group, first),))
             return self.plan.add(f"choose {title} seed {seed}", "choose", {}, (name,))
+        if self.rate_of and len(group) > 1 and group != self.rate_of:
+            name = self._train(f"train {title} seed {seed}", spec, group, (self.trained(self.rate_of, first),))
+            return self.plan.add(f"choose {title}", "choose", {}, (name,))
         names = [
             self._train(f"train {title} {rate:g} seed {seed}", spec | {"learning_rate": rate}, group)
             for rate in self.settings["learning_rates"]
@@ -178,12 +175,28 @@ class Table:
                 for part, expert in zip(finer, experts, strict=True)
             )
             tunes: tuple[str, ...] = ()
+            title = f"{entry['system']} {label(group)}"
             if entry.get("tune"):
-                [parameter] = entry["tune"]
-                title = f"{entry['system']} {label(group)}"
-                tunes = (self.tune(title, parameter, group, model, experts + prunes),)
+                [(parameter, grid)] = _named(entry["tune"]).items()
+                tunes = (self.tune(title, parameter, group, model, experts + prunes, grid=grid),)
+            elif "tuned_as" in entry:
+                tunes = self._tuning_of(entry["tuned_as"], group)
+            if "match" in entry:
+                tunes = (self.matched(title, model, entry["match"], experts + prunes + tunes),)
             self.tuned[found] = prunes + tunes
         return group, model, experts + self.tuned[found]
+
+    def _tuning_of(self, system: str, group: Group) -> tuple[str, ...]:
+        """Return the choices on dev that another system's merge of the same cells made."""
+        known = [name for name, cells in self.tuned if cells == group]
+        if system not in known:
+            raise StudyError(f"{self.plan.name}: no system above is called {system!r}.{nearest(system, known)}")
+        return self.tuned[system, group]
+
+    def matched(self, title: str, model: dict, reference: dict, needs: tuple[str, ...]) -> str:
+        """Add the search for the λ at which a merge's update is as long as that of the merge with other parameters."""
+        spec = {"base": self.settings["base"], "model": model, "reference": reference, "per_expert": False}
+        return self.plan.add(f"match {title}{self.place}", "match", spec, needs)
 
     def pruned(self, method: str, parameter: str, group: Group, expert: str) -> str:
         """Choose one expert's density or rank ratio: prune it alone at λ = 1 and take the lowest dev error."""
@@ -191,21 +204,36 @@ class Table:
         return self.tune(f"{method} {label(group)}", parameter, group, model, (expert,), per_expert=True)
 
     def tune(
-        self, title: str, parameter: str, group: Group, model: dict, needs: tuple[str, ...], *, per_expert: bool = False
+        self,
+        title: str,
+        parameter: str,
+        group: Group,
+        model: dict,
+        needs: tuple[str, ...],
+        *,
+        per_expert: bool = False,
+        grid: str = "",
     ) -> str:
         """Add the dev decodings of a grid and the choice of the point with the lowest error."""
-        grid = [{parameter: value} for value in self.settings["grids"][parameter]]
+        points = [{parameter: value} for value in self._values("grids", grid or parameter)]
         decodes = [
             self.decoded(
                 f"{title} {parameter} {point[parameter]} {cell}", cell, "dev",
                 model | {"params": model["params"] | point}, needs,
             )
-            for point in grid
+            for point in points
             for cell in group
         ]  # fmt: skip
         return self.plan.add(
-            f"tune {title} {parameter}{self.place}", "tune", {"grid": grid, "per_expert": per_expert}, tuple(decodes)
+            f"tune {title} {parameter}{self.place}", "tune", {"grid": points, "per_expert": per_expert}, tuple(decodes)
         )
+
+    def described(self, merges: list[dict]) -> None:
+        """Add the step that describes the task vectors of the first seed's experts, and of merges of them."""
+        experts = tuple(self.trained((cell,), self.seeds[0]) for cell in self.cells)
+        spec: dict = {"base": self.settings["base"], "names": [cell.name for cell in self.cells]}
+        spec |= {"merges": merges} if merges else {}
+        self.plan.add("describe task vectors", "describe", spec, experts, 20 * (1 + len(merges)))
 
     def decoded(self, title: str, cell: Cell, split: str, model: dict, needs: tuple[str, ...], **decoding: Any) -> str:
         """Add a decoding of one cell's split, capped to the table's number of clips.
@@ -220,32 +248,14 @@ class Table:
             if field not in DECODING:
                 raise StudyError(f"{self.plan.name}: there is no decoding setting {field!r}.{nearest(field, DECODING)}")
         seconds = (cap or TEST_CLIPS) / settings["here"]["decode_clips_per_second"] * decoding.get("beams", 1)
+        if "method" in model and (model, needs) != self.last:
+            seconds += settings["here"].get("merge_seconds", 0) * sum(need.startswith("choose ") for need in needs)
+        self.last = (model, needs)
         return self.plan.add(f"decode {title} {split}{self.place}", "decode", spec, needs, seconds)
 
 
-def _systems(plan: Plan, seeds: list[int]) -> None:
-    """Steps of a table that compares systems, once or for each of its variants."""
-    vary = plan.experiment.get("vary")
-    if vary is None:
-        Table(plan, plan.cells, seeds).rows()
-    elif vary == "subsets":
-        names = dict.fromkeys(cell.name for cell in plan.cells)
-        for subset in (subset for size in plan.settings["vary"][vary] for subset in combinations(names, size)):
-            group = tuple(cell for cell in plan.cells if cell.name in subset)
-            Table(plan, group, seeds, variant="+".join(subset)).rows()
-    elif vary == "minutes":
-        for value in plan.settings["vary"][vary]:
-            Table(plan, plan.cells, seeds, variant=f"{value:g} min", minutes=value).rows()
-    else:
-        raise StudyError(f"{plan.name}: nothing varies with {vary!r}.{nearest(vary, ('subsets', 'minutes'))}")
-
-
-def _task_vectors(plan: Plan, seeds: list[int]) -> None:
-    """Steps that describe the experts' task vectors."""
-    table = Table(plan, plan.cells, seeds)
-    experts = tuple(table.trained((cell,), seeds[0]) for cell in plan.cells)
-    names = [cell.name for cell in plan.cells]
-    plan.add("describe task vectors", "describe", {"base": plan.settings["base"], "names": names}, experts, 20)
-
-
-KINDS = {"systems": _systems, "task_vectors": _task_vectors}
+def _named(choice: str | list[str] | dict[str, str]) -> dict[str, str]:
+    """Return parameters with the names of their lists of values, which are their own where none is given."""
+    if isinstance(choice, dict):
+        return choice
+    return {name: name for name in ([choice] if isinstance(choice, str) else choice)}

@@ -42,7 +42,8 @@ class Step:
 
     Attributes:
         name: for people, unique in a plan: ``train es asr 1e-05 seed 0``.
-        kind: ``train``, ``choose``, ``decode``, ``tune`` or ``describe`` (see :mod:`speechmerge.studies.steps`).
+        kind: ``train``, ``choose``, ``decode``, ``tune``, ``match`` or ``describe`` (see
+            :mod:`speechmerge.studies.steps`).
         spec: everything that decides the result besides the results it needs.
         needs: names of the steps whose results it reads, in order.
         key: content key.
@@ -97,6 +98,7 @@ class Plan:
     settings: dict
     cells: tuple[Cell, ...] = ()  # what the table is about
     also: tuple[Cell, ...] = ()  # what a system's only model is tested on besides
+    groups: dict[str, tuple[Cell, ...]] = field(default_factory=dict)  # whose averages are told apart
     steps: dict[str, Step] = field(default_factory=dict)
     systems: list[System] = field(default_factory=list)
 

@@ -13,7 +13,7 @@ from ..evaluation.decoding import read_predictions, write_predictions
 from ..evaluation.resampling import compare, interval, pooled, resampled_rates
 from ..evaluation.scoring import METRICS, Matches, Scores, score
 from ..whisper import checkpoints, models
-from . import store
+from . import by_language, groups, store
 from .plans import Cell, Plan, System
 from .steps import HYPOTHESES, evaluation_clips, result
 
@@ -45,6 +45,10 @@ def collect(plan: Plan) -> list[dict]:
     paired = [row | stamp for row in _paired(plan, scores)]
     identity = ("system", "against", "task", "variant", "seed")
     store.write_statistics(plan.profile, f"{plan.name}.paired", paired, identity=identity)
+    if changed := [row | stamp for row in by_language.compared(plan, scores)]:
+        store.write_statistics(plan.profile, f"{plan.name}.by_language", changed, identity=(*identity, "language"))
+    if averaged := [row | stamp for row in groups.grouped(plan, scores)]:
+        store.write_statistics(plan.profile, f"{plan.name}.groups", averaged, identity=groups.IDENTITY)
     tuned = [step for step in plan.steps.values() if step.kind in ("tune", "choose")]
     chosen = [{"step": s.name, "kind": s.kind, "tried": result(s.folder)["tried"]} | stamp for s in tuned]
     store.write_statistics(plan.profile, f"{plan.name}.chosen", chosen, identity=("step",))

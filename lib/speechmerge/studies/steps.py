@@ -1,4 +1,4 @@
-"""What each kind of step does: train, choose a learning rate, decode, tune on dev, describe task vectors."""
+"""What each kind of step does: train, choose a rate, decode, tune on dev, match lengths, describe task vectors."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from ..evaluation import scoring
 from ..evaluation.decoding import Decoder, Decoding, write_predictions
 from ..evaluation.resampling import dev_error, weighted
 from ..finetuning import training
-from ..merging import engine, measuring, task_vectors
+from ..merging import engine, measuring, overlaps, task_vectors
 from ..packages import artefact
 from ..whisper import models
 from .plans import Step
@@ -121,7 +121,7 @@ def _resolved(params: dict, inputs: Inputs) -> dict[str, Any]:
     """Add to ``params`` what was tuned on dev: one value per expert for pruned parameters, one for all others."""
     params = dict(params)
     for step, path in inputs:
-        if step.kind == "tune":
+        if step.kind in ("tune", "match"):
             [(name, value)] = result(path)["params"].items()
             if step.spec["per_expert"]:
                 params.setdefault(name, []).append(value)
@@ -161,10 +161,30 @@ def _tune(spec: dict, inputs: Inputs, folder: Path) -> None:
     write(folder, {"params": spec["grid"][best], "error": tried[best]["error"], "tried": tried})
 
 
+def _match(spec: dict, inputs: Inputs, folder: Path) -> None:
+    """Find the λ that makes the update of a merge as long as another's, whose parameters are ``reference``."""
+    base, params = models.base_model(spec["base"]), _resolved(spec["model"]["params"], inputs)
+    experts = [expert(path) for step, path in inputs if step.kind == "choose"]
+    lengths = [
+        task_vectors.length(base, engine.merged(spec["model"]["method"], base, experts, **chosen))
+        for chosen in (params | {"scaling": 1.0}, params | spec["reference"])
+    ]
+    if not lengths[0]:
+        raise StudyError(f"{spec['model']['method']} with {params} changes nothing, so no λ makes its update longer.")
+    write(folder, {"params": {"scaling": lengths[1] / lengths[0]}, "lengths": lengths})
+
+
 def _describe(spec: dict, inputs: Inputs, folder: Path) -> None:
-    """Norms, cosines, spectra and energy of the experts' task vectors."""
-    experts = [expert(path) for _, path in inputs]
-    rows = task_vectors.describe(models.base_model(spec["base"]), dict(zip(spec["names"], experts, strict=True)))
+    """Norms, cosines, spectra and energy of task vectors: of the experts, or how merges of them use directions."""
+    base, experts = models.base_model(spec["base"]), [expert(path) for _, path in inputs]
+    named: dict[str, Any] = dict(zip(spec["names"], experts, strict=True))
+    if "merges" not in spec:
+        rows = task_vectors.describe(base, named)
+    else:
+        for merge in spec["merges"]:
+            named[merge["system"]] = engine.merged(merge["method"], base, experts, **merge.get("params", {}))
+        rows = [row for row in task_vectors.describe(base, named) if row["kind"] in ("spectrum", "total")]
+        rows += overlaps.describe(base, dict(zip(spec["names"], experts, strict=True)))
     write(folder, {"rows": rows})
 
 
@@ -172,5 +192,6 @@ ACTIONS: dict[str, Callable[[dict, Inputs, Path], None]] = {
     "choose": _choose,
     "decode": _decode,
     "tune": _tune,
+    "match": _match,
     "describe": _describe,
 }

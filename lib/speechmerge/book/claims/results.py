@@ -1,0 +1,143 @@
+"""Committed results as the tests of claims read them: scores in points, by language, and intervals over languages.
+
+Points are per cent of WER and BLEU from 0 to 100, and differences keep their own sign: a positive one means more
+errors, or a better translation.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+
+from ...errors import StudyError
+from ...evaluation.scoring import METRICS
+from ...studies import experiments, store
+from ..tables import AVERAGE, with_scores
+
+UNITS = {task: metric.upper() for task, metric in METRICS.items()}
+BETTER = {"asr": "below", "st": "above"}  # where a difference lies if the first system is better
+WORSE = {"asr": "above", "st": "below"}
+LEVEL = 0.05
+COLUMNS = (*store.IDENTITY, "wer", "bleu", "ci_low", "ci_high")  # of rows, that claims are about
+Z95 = NormalDist().inv_cdf(0.975)
+
+
+class NotRunError(StudyError):
+    """The rows that a claim needs are not there."""
+
+
+class NotTestableError(StudyError):
+    """The experiments of the profile cannot tell, whatever their rows say."""
+
+
+class Results:
+    """The committed results of a profile, as the tests read them; trainings of the first seed."""
+
+    def __init__(self, profile: str) -> None:
+        self.profile = profile
+        self._read: dict[str | tuple[str, str], pd.DataFrame] = {}  # statistics by name, rows by experiment and task
+
+    @cached_property
+    def _tasks(self) -> dict[str, list[str]]:
+        return {name: described["tasks"] for name, described in experiments.experiments().items()}
+
+    @cached_property
+    def _rows(self) -> pd.DataFrame:
+        return pd.DataFrame(store.committed(self.profile), columns=list(COLUMNS))
+
+    def rows(self, experiment: str, task: str) -> pd.DataFrame:
+        """Return the rows of one task and of the first seed, with ``score, low, high`` in points.
+
+        Raises:
+            NotTestableError: the experiment has no such task.
+            NotRunError: there are no such rows.
+        """
+        if (experiment, task) in self._read:
+            return self._read[experiment, task]
+        if task not in self._tasks[experiment]:
+            raise NotTestableError(f"{experiment} is not run with {'translation' if task == 'st' else 'transcription'}")
+        found = self._rows[(self._rows["experiment"] == experiment) & (self._rows["task"] == task)]
+        if found.empty:
+            raise NotRunError(f"{experiment} has no rows")
+        found = with_scores(found[found["seed"] == found["seed"].min()])
+        self._read[experiment, task] = found.astype({"score": float, "low": float, "high": float})
+        return self._read[experiment, task]
+
+    def average(self, experiment: str, system: str, task: str) -> float:
+        """Return a system's score over all languages: pooled over words, or the mean BLEU."""
+        rows = self.rows(experiment, task)
+        whole = rows[(rows["system"] == system) & (rows["language"] == AVERAGE[task])]
+        if len(whole) != 1:
+            raise NotRunError(f"{experiment} has no average of {system}")
+        return float(whole["score"].iloc[0])
+
+    def languages(self, experiment: str, system: str, task: str = "asr") -> pd.DataFrame:
+        """Return a system's scores by language (index) and variant (columns), averages left out.
+
+        Raises:
+            NotRunError: there are none.
+        """
+        rows = self.rows(experiment, task)
+        rows = rows[(rows["system"] == system) & (rows["domain"] != "all")]
+        if rows.empty:
+            raise NotRunError(f"{experiment} has no rows of {system}")
+        return rows.pivot(index="language", columns="variant", values="score")
+
+    def _statistics(self, name: str) -> pd.DataFrame:
+        if name not in self._read:
+            path = store.results_folder(self.profile) / f"{name}.jsonl"
+            if not path.is_file() or not path.stat().st_size:
+                raise NotRunError(f"there are no comparisons {name}")
+            self._read[name] = store.statistics(self.profile, name)
+        return self._read[name]
+
+    def changes(self, experiment: str, system: str, against: str, task: str = "asr") -> pd.DataFrame:
+        """Return paired differences in each language, in points: index language, columns ``difference, low, high``.
+
+        Raises:
+            NotRunError: the two were not compared language by language.
+        """
+        found = self._statistics(f"{experiment}.by_language")
+        found = found[(found["system"] == system) & (found["against"] == against) & (found["task"] == task)]
+        found = found[(found["seed"] == found["seed"].min()) & ~found["language"].isin(["pooled", "others"])]
+        if found.empty:
+            raise NotRunError(f"{experiment} has no comparison of {system} and {against} by language")
+        points = 100 * found.set_index("language")[["difference", "ci_low", "ci_high"]]
+        return points.rename(columns={"ci_low": "low", "ci_high": "high"})
+
+    def paired(self, experiment: str, system: str, against: str, task: str) -> pd.DataFrame:
+        """Return paired differences in points, a line a variant and seed, whichever of the two was subtracted.
+
+        Raises:
+            NotRunError: the two were not compared.
+        """
+        found = self._statistics(f"{experiment}.paired")
+        found = found[found["task"] == task]
+        for first, second, sign in ((system, against, 100), (against, system, -100)):
+            rows = found[(found["system"] == first) & (found["against"] == second)]
+            if len(rows):
+                ends = sign * rows[["ci_low", "ci_high"]]
+                return rows.assign(difference=sign * rows["difference"], low=ends.min(axis=1), high=ends.max(axis=1))
+        raise NotRunError(f"{experiment} has no paired comparison of {system} and {against}")
+
+
+def student(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
+    """Mean of a few units and the ends of its interval by Student's t distribution.
+
+    The quantile is found on the angle θ with t = √ν tan θ, whose density is proportional to cos^(ν−1) θ.
+
+    Raises:
+        NotTestableError: there are fewer than two units.
+    """
+    n = len(values)
+    if n < 2:
+        raise NotTestableError("one language is no sample of languages")
+    angles = np.linspace(0, math.pi / 2, 200_001)
+    density = np.cos(angles) ** (n - 2)
+    mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    quantile = math.sqrt(n - 1) * math.tan(np.interp(1 - level, mass / mass[-1], angles))
+    mean, half = float(np.mean(values)), quantile * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return mean, mean - half, mean + half

@@ -1,0 +1,226 @@
+"""Figures for chapters that vary something: quality against a number, a matrix of changes, changes side by side.
+
+They take finished tables in the units shown (per cent, points, BLEU). An interval is a pair of columns ``low, high``;
+where it is missing, none is drawn.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from . import style
+from .figured import Figured
+
+DODGE = 0.022  # of the axis: how far apart systems stand that share an x
+OPEN = [("-", True), ("--", False), ("-.", True), (":", False)]  # dashes and filled markers within a family
+
+
+def _looks(table: pd.DataFrame) -> dict[str, dict]:
+    """Line, marker and colour of each system: colour and marker by family, dashes apart within one."""
+    looks, seen = {}, {}
+    for system, method in dict(zip(table["system"], table["method"], strict=True)).items():
+        family = style.family(method)
+        dashes, filled = OPEN[seen.setdefault(family, 0) % len(OPEN)]
+        seen[family] += 1
+        colour = style.COLOURS[family]
+        looks[system] = {
+            "color": colour, "linestyle": dashes, "marker": style.MARKERS[family], "markersize": 5.5,
+            "markerfacecolor": colour if filled else "white", "markeredgecolor": colour,
+        }  # fmt: skip
+    return looks
+
+
+def _spread(own: pd.DataFrame) -> np.ndarray | None:
+    """Lengths of the interval below and above each value, shape ``[2, n]``; None where there is none."""
+    if own["low"].isna().all():
+        return None
+    return np.array([own["value"] - own["low"], own["high"] - own["value"]]).clip(min=0)
+
+
+def signed(number: float) -> str:
+    """Return a change with its sign, to one decimal; what rounds to zero has none."""
+    return "0.0" if abs(number) < 0.05 else f"{number:+.1f}".replace("-", "−")
+
+
+def _interval(row: pd.Series) -> str:
+    return f"{signed(row.low)} to {signed(row.high)}"
+
+
+def _panels(names: Sequence[str], columns: int, height: float, **shared: bool) -> tuple[Figure, dict[str, Axes]]:
+    """A figure of page width with one titled panel a name."""
+    columns = min(columns, len(names))
+    lines = -(-len(names) // columns)
+    fig = Figure(figsize=(style.WIDTH, height * lines + 0.5), layout="constrained")
+    found = fig.subplots(lines, columns, squeeze=False, **shared)
+    for axes in found.flat[len(names) :]:
+        axes.set_axis_off()
+    panels = dict(zip(names, found.flat, strict=False))
+    for name, axes in panels.items():
+        axes.set_title(name)
+    return fig, panels
+
+
+def lines(
+    table: pd.DataFrame, *, x: str, y: str, caption: str, logarithmic: bool = False, columns: int = 2,
+    faint: pd.DataFrame | None = None, shared: bool = False,
+) -> Figured:  # fmt: skip
+    """Draw quality against a number: one panel a ``panel``, one line with intervals a system.
+
+    Args:
+        table: columns ``panel, system, method, x, value, low, high``; a system without ``x`` is a level line with its
+            interval as a band.
+        x: what the number is, for the axis and the description.
+        y: what the value is, or, for each panel, ``{panel: text}``.
+        caption: of the figure.
+        logarithmic: whether the number is on a logarithmic axis.
+        columns: most panels side by side.
+        faint: columns ``panel, system, method, x, value``: single cases, drawn as faint dots behind the lines.
+        shared: whether all panels share one y axis.
+    """
+    looks, names = _looks(table), list(dict.fromkeys(table["panel"]))
+    labels = y if isinstance(y, dict) else dict.fromkeys(names, y)
+    dodge = 0 if table["low"].isna().all() else DODGE
+    with style.applied():
+        fig, panels = _panels(names, columns, 2.5 if columns > 1 else 3.4, sharey=shared)
+        for number, (name, axes) in enumerate(panels.items()):
+            inside = table[table["panel"] == name]
+            ticks = sorted(inside["x"].dropna().unique())
+            varied = list(dict.fromkeys(inside.dropna(subset="x")["system"]))
+            scale = np.log if logarithmic else np.asarray
+            width = float(scale(ticks[-1]) - scale(ticks[0])) or 1.0
+            for system, own in inside.groupby("system", sort=False):
+                look = looks[system]
+                if own["x"].isna().all():
+                    _level(axes, own.iloc[0], look)
+                    continue
+                aside = dodge * width * (varied.index(system) - (len(varied) - 1) / 2)
+                if faint is not None:
+                    single = faint[(faint["panel"] == name) & (faint["system"] == system)]
+                    axes.plot(_moved(single["x"], aside, logarithmic), single["value"], ".", color=look["color"],
+                              alpha=0.28, markersize=4.5, markeredgewidth=0, zorder=1)  # fmt: skip
+                axes.errorbar(_moved(own["x"], aside, logarithmic), own["value"], yerr=_spread(own), linewidth=1.5,
+                              elinewidth=1, capsize=2, label=system, **look)  # fmt: skip
+            if logarithmic:
+                axes.set_xscale("log")
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+            axes.set(xlabel=x, ylabel=labels[name] if not shared or number % columns == 0 else "")
+        handles = {}
+        for axes in panels.values():
+            handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        fig.legend(handles.values(), handles, loc="outside lower center", ncols=min(5, len(handles)))
+    drawn = table if faint is None else pd.concat([table.assign(of="all"), faint.assign(of="single")])
+    return Figured(fig, caption, _told(table, x, labels), drawn)
+
+
+def _moved(x: pd.Series, aside: float, logarithmic: bool) -> pd.Series:
+    return x * np.exp(aside) if logarithmic else x + aside
+
+
+def _level(axes: Axes, row: pd.Series, look: dict) -> None:
+    """Draw a system that does not vary: a level line, and a band for its interval."""
+    axes.axhline(row["value"], color=look["color"], linestyle=look["linestyle"], linewidth=1.3, label=row["system"])
+    if pd.notna(row["low"]):
+        axes.axhspan(row["low"], row["high"], color=look["color"], alpha=0.10, linewidth=0, zorder=0)
+
+
+def _told(table: pd.DataFrame, x: str, labels: dict[str, str]) -> str:
+    """Say every number of a line chart."""
+    panels = []
+    for (panel, system), own in table.groupby(["panel", "system"], sort=False):
+        values = ", ".join(
+            f"{row.value:.1f}" if pd.isna(row.x) else f"{row.value:.1f} at {row.x:g}" for row in own.itertuples()
+        )
+        panels.append(f"{panel}, {system}: {values}" if panel else f"{system}: {values}")
+    kinds = "; ".join(dict.fromkeys(labels.values()))
+    return f"Line chart of {kinds} against {x}. " + ". ".join(panels) + "."
+
+
+def matrix(table: pd.DataFrame, *, down: str, across: str, unit: str, caption: str) -> Figured:
+    """Draw changes as a heat map around zero, each with its interval; those whose interval leaves out zero are bold.
+
+    Args:
+        table: columns ``row, column, value, low, high``; language codes, in the order to be shown.
+        down: what the rows are.
+        across: what the columns are.
+        unit: of the changes.
+        caption: of the figure.
+    """
+    rows, columns = (list(dict.fromkeys(table[name])) for name in ("row", "column"))
+    grid = table.pivot(index="row", columns="column", values="value").loc[rows, columns]
+    strongest = float(np.abs(grid.to_numpy()).max()) or 1.0
+    with style.applied():
+        fig = Figure(figsize=(0.85 * style.WIDTH, 0.9 + 0.62 * len(rows)), layout="constrained")
+        axes = fig.subplots()
+        image = axes.imshow(grid, cmap="PuOr_r", vmin=-strongest, vmax=strongest, aspect="auto")
+        for cell in table.itertuples():
+            clear = cell.low > 0 or cell.high < 0
+            shade = "white" if abs(cell.value) > 0.62 * strongest else "black"
+            place = (columns.index(cell.column), rows.index(cell.row))
+            axes.annotate(signed(cell.value), place, (0, 4), textcoords="offset points", ha="center", va="center",
+                          color=shade, fontweight="bold" if clear else "normal")  # fmt: skip
+            axes.annotate(_interval(cell), place, (0, -8), textcoords="offset points",
+                          ha="center", va="center", color=shade, fontsize=7)  # fmt: skip
+        axes.set_xticks(range(len(columns)), [style.language_name(code) for code in columns])
+        axes.set_yticks(range(len(rows)), [style.language_name(code) for code in rows])
+        axes.set(xlabel=across, ylabel=down)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        fig.colorbar(image, ax=axes, shrink=0.85, label=unit)
+    name = style.language_name
+    told = [f"{name(c.row)} on {name(c.column)} {signed(c.value)} ({_interval(c)})" for c in table.itertuples()]
+    return Figured(fig, caption, f"Heat map of the {unit}, one line for each {down}: " + "; ".join(told) + ".", table)
+
+
+def changes(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) -> Figured:
+    """Draw changes with their intervals beside a line at zero, one panel a ``panel``.
+
+    Args:
+        table: columns ``panel, system, method, value, low, high``, in the order to be shown.
+        unit: of the changes.
+        caption: of the figure.
+        columns: most panels side by side.
+    """
+    looks, names, order = _looks(table), list(dict.fromkeys(table["panel"])), list(dict.fromkeys(table["system"]))
+    with style.applied():
+        fig, panels = _panels(names, columns, 0.6 + 0.22 * len(order), sharex=True)
+        for number, (name, axes) in enumerate(panels.items()):
+            for row in table[table["panel"] == name].itertuples():
+                spread = [[row.value - row.low], [row.high - row.value]]
+                axes.errorbar(row.value, order.index(row.system), xerr=spread, capsize=2.5, **looks[row.system])
+            axes.axvline(0, color="#555555", linewidth=1)
+            axes.set(ylim=(len(order) - 0.4, -0.6))
+            axes.tick_params(labelbottom=True)  # of panels above others too
+            axes.set_yticks(range(len(order)), order if number % columns == 0 else [])
+            axes.grid(axis="y", visible=False)
+        fig.supxlabel(unit, fontsize=9.5)
+    told = [f"{row.panel}, {row.system} {signed(row.value)} ({_interval(row)})" for row in table.itertuples()]
+    return Figured(fig, caption, f"Dot charts, {unit}: " + "; ".join(told) + ".", table)
+
+
+def relation(table: pd.DataFrame, *, x: str, y: str, caption: str) -> Figured:
+    """Draw one labelled point a line of a table, with its interval: does ``y`` go with ``x``?
+
+    Args:
+        table: columns ``label, x, value, low, high``.
+        x: what the first number is.
+        y: what the second number is.
+        caption: of the figure.
+    """
+    with style.applied():
+        fig = Figure(figsize=(0.8 * style.WIDTH, 3.4), layout="constrained")
+        axes = fig.subplots()
+        axes.errorbar(table["x"], table["value"], yerr=_spread(table), fmt="o", color=style.LINES[0], elinewidth=0.9,
+                      ecolor="#b8b4d6", capsize=0)  # fmt: skip
+        for row, below in zip(table.sort_values("x").itertuples(), itertools.cycle((False, True)), strict=False):
+            aside = (4, -10 if below else 4)  # neighbours' labels on either side
+            axes.annotate(row.label, (row.x, row.value), aside, textcoords="offset points", fontsize=8)
+        axes.axhline(0, color="#555555", linewidth=1)
+        axes.margins(x=0.12)
+        axes.set(xlabel=x, ylabel=y)
+    told = [f"{row.label} {row.x:.2f} and {signed(row.value)}" for row in table.itertuples()]
+    return Figured(fig, caption, f"Scatter of {y} against {x}: " + "; ".join(told) + ".", table)

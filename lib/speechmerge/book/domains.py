@@ -1,0 +1,259 @@
+"""Tables and figures of the chapters about domains: averages over groups of domains, differences, sweeps.
+
+They read the statistics ``NAME.groups`` (:mod:`speechmerge.studies.groups`) and rows, and return per cent and points in
+the columns ``value, low, high`` that :mod:`speechmerge.book.curves` draws.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ..errors import StudyError
+from ..merging.methods import registry
+from ..studies import experiments, store
+from . import style
+from .figured import Figured
+from .series import SWEPT
+
+WORDS = ("fewer word errors than", "neither reliably fewer nor reliably more word errors than", "more word errors than")
+PUBLISHED = {  # columns of the paper's table, and the groups they are about
+    "in domain": "ep_in_domain_wer", "out of domain": "ep_ood_wer", "full average": "ep_full_avg_wer",
+    "other English": "openasr_hf_wer", "other languages": "fleurs_avg_er",
+}  # fmt: skip
+
+
+def _points(found: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Add ``value, low, high`` in per cent."""
+    columns = {"value": value, "low": "ci_low", "high": "ci_high"}
+    return found.assign(**{name: 100 * found[column] for name, column in columns.items()})
+
+
+def averages(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the error of every system of the first seed on each group of domains.
+
+    Args:
+        found: statistics ``NAME.groups``.
+
+    Returns:
+        Columns ``system, method, group, value, low, high``, in the order of the experiment.
+    """
+    own = found[(found["kind"] == "average") & (found["seed"] == found["seed"].min())]
+    return _points(own, "wer")[["system", "method", "group", "value", "low", "high"]].reset_index(drop=True)
+
+
+def overview(means: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return one line a system and one column a group, ready to be read: per cent ± half of the 95 % interval.
+
+    Args:
+        means: what :func:`averages` returns.
+        rows: of the experiment; the λ chosen on dev is shown where there was one to choose.
+    """
+    half = (means["high"] - means["low"]) / 2
+    cells = means.assign(cell=means["value"].map("{:.1f}".format) + " ± " + half.map("{:.1f}".format))
+    table = cells.pivot(index="system", columns="group", values="cell").fillna("")
+    order = list(dict.fromkeys(means["system"])), list(dict.fromkeys(means["group"]))
+    table = table.loc[order]
+    if rows is not None:
+        chosen = rows.drop_duplicates("system").set_index("system")["params"].map(lambda found: found.get("scaling"))
+        table["λ"] = chosen.reindex(table.index).map(lambda value: "" if pd.isna(value) else f"{value:g}")
+    return table.rename_axis(index=None, columns="WER, %")
+
+
+def published() -> pd.DataFrame:
+    """Return the paper's table with the same columns; values it is not known to have are empty."""
+    source = experiments.experiments()["domains"]["published"]["file"]
+    table = pd.read_csv(store.project_root() / "experiments" / "published" / source).set_index("system")
+    named = table.rename(columns={column: group for group, column in PUBLISHED.items()})[list(PUBLISHED)]
+    shown = named.map(lambda value: "" if pd.isna(value) else f"{value:.2f}")
+    return shown.rename_axis(index=None, columns="published, %")
+
+
+def of_domains(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the error of every system of the first seed in each single domain and language, per cent, to be read."""
+    own = rows[~rows["language"].isin(("pooled", "macro")) & (rows["seed"] == rows["seed"].min())]
+    own = own.assign(place=names(own), cell=(100 * own["wer"]).map("{:.0f}".format))
+    [(experiment, profile)] = own[["experiment", "profile"]].drop_duplicates().itertuples(index=False)
+    plan = experiments.plan(experiment, profile)
+    table = own.pivot(index="system", columns="place", values="cell").fillna("")
+    systems = dict.fromkeys(system.system for system in plan.systems)
+    places = dict.fromkeys(cell.name for cell in (*plan.cells, *plan.also))
+    return table.loc[list(systems), list(places)].rename_axis(index=None, columns="WER, %")
+
+
+def names(rows: pd.DataFrame) -> pd.Series:
+    """Return the name of the domain or language of each row: ``pkunk`` of ``uqm/pkunk``, else the language."""
+    inside = rows["domain"].str.partition("/")[2]
+    return inside.where(inside != "", rows["language"])
+
+
+def differences(
+    found: pd.DataFrame, against: str, groups: Sequence[str], systems: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return paired differences in points of error, a panel a group, as :func:`speechmerge.book.curves.changes` draws.
+
+    Args:
+        found: statistics ``NAME.groups``.
+        against: the system the others are compared with.
+        groups: in the order of the panels.
+        systems: to be shown; None for all that were compared.
+
+    Raises:
+        StudyError: nothing was compared with it.
+    """
+    methods = found.dropna(subset="method").set_index("system")["method"].to_dict()
+    own = found[(found["kind"] == "paired") & (found["against"] == against) & (found["seed"] == found["seed"].min())]
+    own = own[own["system"].isin(methods if systems is None else systems)]
+    if own.empty:
+        raise StudyError(f"no system was compared with {against!r} on groups; see `against` and `groups`.")
+    parts = [own[own["group"] == group].assign(panel=group) for group in groups]
+    table = _points(pd.concat(parts), "difference").assign(method=lambda t: t["system"].map(methods))
+    return table[["panel", "system", "method", "value", "low", "high"]].reset_index(drop=True)
+
+
+def verdict(found: pd.DataFrame, system: str, against: str, group: str) -> str:
+    """Return in words what the paired interval of two systems on a group allows to say.
+
+    Args:
+        found: statistics ``NAME.groups``.
+        system: the subject of the sentence.
+        against: its object.
+        group: of domains.
+    """
+    [row] = differences(found, against, [group], [system]).itertuples()
+    return WORDS[0] if row.high < 0 else WORDS[2] if row.low > 0 else WORDS[1]
+
+
+def one_model(means: pd.DataFrame) -> pd.DataFrame:
+    """Keep the averages of merges that give one model for all domains."""
+    known = registry()
+    return means[means["method"].map(lambda name: name in known and known[name].family != "per_task")]
+
+
+def best(means: pd.DataFrame, group: str) -> str:
+    """Return the merge that gives one model with the lowest error on a group."""
+    own = one_model(means)
+    own = own[own["group"] == group]
+    return str(own.loc[own["value"].idxmin(), "system"])
+
+
+def choices(means: pd.DataFrame, groups: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return for each group of domains the merge with the lowest error, and how many others its interval covers.
+
+    Args:
+        means: what :func:`averages` returns; only merges that give one model compete.
+        groups: in order; None for all.
+
+    Returns:
+        One line a group, ready to be read: the merge, its error and interval, its family, and the families of which
+        some merge lies within that interval.
+    """
+    lines = {}
+    for group in groups or dict.fromkeys(means["group"]):
+        own = one_model(means)
+        own = own[own["group"] == group].sort_values("value")
+        top, close = own.iloc[0], own[own["value"] <= own.iloc[0]["high"]]
+        families = dict.fromkeys(style.LABELS[style.family(method)] for method in close["method"])
+        lines[group] = {
+            "lowest error": top["system"], "WER, %": f"{top['value']:.1f}",
+            "95 % interval": f"{top['low']:.1f}–{top['high']:.1f}",
+            "merges within it": f"{len(close)} of {len(own)}", "their kinds": ", ".join(families),
+        }  # fmt: skip
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def prices(systems: Mapping[str, str]) -> pd.DataFrame:
+    """Return what merges ask for besides the experts: data, a λ, chance, and work; one line a system.
+
+    Args:
+        systems: method of each system.
+    """
+    lines = {}
+    for system, method in systems.items():
+        found = registry()[method]
+        models = "one for each task" if found.family == "per_task" else "one"
+        chance = "random masks" if found.stochastic else "none"
+        lines[system] = {"kind": style.LABELS[found.family], "models": models, "chance": chance, "work": found.cost}
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def swept(means: pd.DataFrame, *, end: Mapping[float, str] | None = None, level: str = "Zero-shot") -> pd.DataFrame:
+    """Return averages of systems such as ``kept values boost=0.1`` against the parameter, a panel a group.
+
+    Args:
+        means: what :func:`averages` returns.
+        end: systems that every line goes through, by their value of the parameter.
+        level: a system that is drawn as a level line.
+
+    Returns:
+        Columns ``panel, system, method, x, value, low, high``.
+    """
+    parts = means["system"].str.extract(SWEPT)
+    lines = means.assign(x=parts["x"].astype(float), line=parts["system"])
+    moving = lines[parts["x"].notna()]
+    shared = [
+        means[means["system"] == system].assign(x=x, line=line, method=method)
+        for x, system in (end or {}).items()
+        for line, method in dict(zip(moving["line"], moving["method"], strict=True)).items()
+    ]
+    flat = means[means["system"] == level].assign(x=float("nan"), line=level)
+    order = list(dict.fromkeys(moving["line"]))
+    joined = pd.concat([moving, *shared]).sort_values("x", kind="stable")
+    joined = joined.sort_values("line", key=lambda names: names.map(order.index), kind="stable")
+    table = pd.concat([flat, joined]).assign(panel=lambda t: t["group"], system=lambda t: t["line"])
+    groups = list(dict.fromkeys(means["group"]))
+    table = table.sort_values("panel", key=lambda names: names.map(groups.index), kind="stable")
+    return table[["panel", "system", "method", "x", "value", "low", "high"]].reset_index(drop=True)
+
+
+def slope(table: pd.DataFrame, panel: str, system: str) -> str:
+    """Say in words which way error goes with a swept parameter, from the intervals of the line's two ends."""
+    line = table[(table["panel"] == panel) & (table["system"] == system)].dropna(subset="x").sort_values("x")
+    first, last = line.iloc[0], line.iloc[-1]
+    if first["high"] < last["low"]:
+        return "rises"
+    return "falls" if first["low"] > last["high"] else "does not change beyond its intervals"
+
+
+def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 4) -> Figured:
+    """Draw every system's error in domain against its error elsewhere, a panel each; the best corner is lower left.
+
+    Args:
+        means: what :func:`averages` returns.
+        x: group on the horizontal axis; the other groups are panels, except averages that contain it.
+        named: systems named in each panel: the base and this many less one on the lower left border of the cloud.
+    """
+    wide = means.pivot(index=["system", "method"], columns="group", values="value").reset_index()
+    groups = [g for g in dict.fromkeys(means["group"]) if g not in (x, "full average")]
+    with style.applied():
+        fig = Figure(figsize=(style.WIDTH, 3.4), layout="constrained")
+        panels = fig.subplots(1, len(groups), squeeze=False)[0]
+        for axes, group in zip(panels, groups, strict=True):
+            inside = wide.dropna(subset=[x, group])
+            for family, own in inside.groupby(inside["method"].map(style.family), sort=False):
+                axes.plot(own[x], own[group], style.MARKERS[family], color=style.COLOURS[family], markersize=5.5,
+                          markeredgecolor="white", markeredgewidth=0.5, label=style.LABELS[family])  # fmt: skip
+            for system in border(inside, x, group)[:named]:
+                row = inside[inside["system"] == system].iloc[0]
+                left = row[x] > inside[x].median()  # names of dots on the right end at their dot
+                axes.annotate(system, (row[x], row[group]), (-4 if left else 4, -9), textcoords="offset points",
+                              fontsize=7, ha="right" if left else "left")  # fmt: skip
+            axes.set(title=group, xlabel=f"WER {x}, %", ylabel="WER, %" if axes is panels[0] else "")
+        handles = {}
+        for axes in panels:
+            handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        fig.legend(handles.values(), handles, loc="outside lower center", ncols=5)
+    told = [f"{group}: " + ", ".join(border(wide.dropna(subset=[x, group]), x, group)) for group in groups]
+    alt = f"Scatter of error {x} against error elsewhere, one dot a system. Not beaten on both, by panel. "
+    caption = f"Error {x} against error elsewhere, a dot a system. Lower left is better on both."
+    return Figured(fig, caption, alt + "; ".join(told) + ".", wide)
+
+
+def border(table: pd.DataFrame, x: str, y: str) -> list[str]:
+    """Return the systems that no other beats on both of two groups, the lowest on the first group first."""
+    kept, lowest = [], float("inf")
+    for row in table.sort_values([x, y]).to_dict("records"):
+        if row[y] < lowest:
+            kept.append(row["system"])
+            lowest = row[y]
+    return kept

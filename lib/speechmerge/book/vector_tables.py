@@ -1,0 +1,59 @@
+"""Tables about task vectors: statistics of single tensors joined into those of parts of the network and of experts."""
+
+import pandas as pd
+
+BLOCKS = ("attention", "cross-attention", "mlp")  # parts of a layer, in the order they are shown
+
+
+def by_layer(norms: pd.DataFrame) -> pd.DataFrame:
+    """Join the norms of single tensors into those of parts of the network.
+
+    Args:
+        norms: rows of kind ``norm`` of :func:`speechmerge.merging.task_vectors.describe`.
+
+    Returns:
+        Columns ``expert, part, layer, relative_norm``, parts in the order of :data:`BLOCKS`: the norm of all updates
+        in a part and layer over the norm of the weights they change. Layer norms, whose weights are near one and
+        hardly move, and tensors outside the layers are left out.
+    """
+    inside = norms[norms["layer"].notna() & norms["block"].isin(BLOCKS)]
+    inside = inside.sort_values("block", key=lambda blocks: blocks.map(BLOCKS.index), kind="stable")
+    inside = inside.sort_values("stack", ascending=False, kind="stable")
+    squares = inside.assign(
+        part=inside["stack"] + " " + inside["block"],
+        layer=inside["layer"].astype(int),
+        update=inside["norm"] ** 2,
+        weights=inside["base_norm"] ** 2,
+    )
+    sums = squares.groupby(["expert", "part", "layer"], sort=False)[["update", "weights"]].sum()
+    relative = (sums["update"] / sums["weights"]) ** 0.5
+    return relative.rename("relative_norm").reset_index()
+
+
+def spectra(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Average the spectra of all matrices of each expert.
+
+    Args:
+        rows: rows of kind ``spectrum`` of :func:`speechmerge.merging.task_vectors.describe`.
+
+    Returns:
+        ``(values, energy)`` with columns ``expert, share_of_rank, ratio`` and ``expert, share_of_rank, energy``: the
+        singular values over the largest one, and the share of the squared norm in the leading ones. Matrices that did
+        not move are left out.
+    """
+    moved = rows[rows["stable_rank"] > 0]
+    points = [
+        (row.expert, round(i / (len(row.singular_values) - 1), 3), value / row.singular_values[0])
+        for row in moved.itertuples()
+        for i, value in enumerate(row.singular_values)
+    ]
+    shares = [
+        (row.expert, float(share), value)
+        for row in moved.itertuples()
+        for share, value in row.energy_at.items()
+    ]  # fmt: skip
+    frames = (
+        pd.DataFrame(points, columns=["expert", "share_of_rank", "ratio"]),
+        pd.DataFrame(shares, columns=["expert", "share_of_rank", "energy"]),
+    )
+    return tuple(frame.groupby(["expert", "share_of_rank"], sort=False).mean().reset_index() for frame in frames)

@@ -1,0 +1,72 @@
+"""Averages over groups of cells that an experiment names, and paired differences between systems on each group.
+
+An average is the mean of the cells' error rates, each cell counting once, as the tables of arXiv 2603.05354 have it:
+the full average over ten domains and five others is then (10 · ID + 5 · OOD) / 15.
+"""
+
+import numpy as np
+
+from ..evaluation.resampling import RESAMPLES, interval, resampled_rates
+from ..evaluation.scoring import Scores
+from .plans import Cell, Plan, System
+
+IDENTITY = ("kind", "system", "against", "group", "variant", "seed")
+
+
+def grouped(plan: Plan, scores: list[dict[Cell, Scores]]) -> list[dict]:
+    """Return a row for each system and group, and one for each pair of systems the experiment compares.
+
+    Args:
+        plan: whose ``groups`` name cells; a system that was not tested on all cells of a group has no row of it.
+        scores: of every system of the plan, in its order.
+
+    Returns:
+        Rows told apart by ``kind``:
+
+        - ``average``: ``system, method, group, variant, seed, cells, wer, ci_low, ci_high``;
+        - ``paired``: ``system, against, group, variant, seed, cells, difference, ci_low, ci_high, p_value``; the
+          difference is system minus against on the same utterances.
+
+        Rates are fractions; intervals are 95 % of the bootstrap, utterances redrawn within each cell.
+    """
+    rows = []
+    for name, cells in plan.groups.items():
+        samples = {
+            (s.system, s.variant, s.seed): _sampled(cells, found)
+            for s, found in zip(plan.systems, scores, strict=True)
+            if all(cell in found for cell in cells)
+        }
+        for system in plan.systems:
+            key = (system.system, system.variant, system.seed)
+            if key in samples:
+                rate, drawn = samples[key]
+                low, high = interval(drawn)
+                place = _place(system, name, cells)
+                found = {"against": None, "method": system.method, "wer": rate, "ci_low": low, "ci_high": high}
+                rows.append({"kind": "average"} | place | found)
+                rows += [
+                    {"kind": "paired"} | place | {"against": against} | _difference(samples[key], samples[other])
+                    for against in plan.experiment.get("against", [])
+                    if (other := (against, *key[1:])) in samples and other != key
+                ]
+    return rows
+
+
+def _place(system: System, group: str, cells: tuple[Cell, ...]) -> dict:
+    own = {"system": system.system, "variant": system.variant, "seed": system.seed}
+    return own | {"group": group, "cells": [f"{cell.name}:{cell.task}" for cell in cells]}
+
+
+def _sampled(cells: tuple[Cell, ...], found: dict[Cell, Scores]) -> tuple[float, np.ndarray]:
+    """Return a system's mean rate over cells and its bootstrap samples; all systems redraw the same utterances."""
+    chosen = [found[cell] for cell in cells]
+    return float(np.mean([one.rate for one in chosen])), resampled_rates(chosen, macro=True)
+
+
+def _difference(first: tuple[float, np.ndarray], second: tuple[float, np.ndarray]) -> dict[str, float]:
+    """Return the paired difference of two mean rates, as :func:`speechmerge.evaluation.resampling.compare` does."""
+    samples = first[1] - second[1]
+    low, high = interval(samples)
+    sides = ((np.sum(samples <= 0) + 1) / (RESAMPLES + 1), (np.sum(samples >= 0) + 1) / (RESAMPLES + 1))
+    p_value = float(min(1.0, 2 * min(sides)))
+    return {"difference": first[0] - second[0], "ci_low": low, "ci_high": high, "p_value": p_value}

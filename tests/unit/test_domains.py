@@ -1,0 +1,196 @@
+"""Experiments on domains: their plans, averages over groups of domains, and the tables of their chapters."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from made_up import made_up_directions, made_up_groups, made_up_rows
+
+from speechmerge.book import directions, domains, growth
+from speechmerge.corpora import Clip
+from speechmerge.errors import StudyError
+from speechmerge.evaluation import scoring
+from speechmerge.evaluation.decoding import Prediction
+from speechmerge.merging import overlaps
+from speechmerge.studies import experiments, groups, steps
+
+STUDY = ("domains", "beta", "rank", "domain_count")
+
+
+@pytest.fixture(scope="module")
+def plans():
+    return {name: experiments.plan(name, "speech") for name in STUDY}
+
+
+@pytest.fixture(scope="module")
+def found(plans):
+    return pd.DataFrame(made_up_groups(plans["domains"]))
+
+
+def test_the_study_fits_six_hours(plans):
+    steps = {step.key: step for plan in plans.values() for step in plan.steps.values()}
+    assert 2 * 3600 < sum(step.seconds for step in steps.values()) < 6 * 3600
+
+
+def test_every_domain_of_the_study_is_found(plans):
+    assert [len(cells) for cells in plans["domains"].groups.values()] == [10, 5, 15, 1, 4]
+    assert {cell.language for cell in plans["domains"].groups["full average"]} == {"en"}
+    assert set(plans["domains"].groups["other languages"]) <= set(plans["domains"].also)
+
+
+def test_a_profile_plans_only_what_it_has_sets_for():
+    assert "domains" in experiments.runnable("speech") and "domains" not in experiments.runnable("covost2")
+    with pytest.raises(StudyError, match="has no languages 'domains' for 'domains'"):
+        experiments.plan("domains", "covost2")
+
+
+def test_a_method_of_masks_makes_a_model_for_each_domain(plans):
+    [system] = [s for s in plans["domains"].systems if s.system == "EMR-Merging"]
+    made = [plans["domains"].steps[step].spec["model"]["params"] for step in system.decodes.values()]
+    assert made == [{"task": number} for number in range(10)] and len(system.decodes) == 10
+
+
+def test_a_sweep_shares_the_tuning_of_another_system(plans):
+    steps = plans["beta"].steps
+    fixed, equal = (
+        steps[next(iter(next(s for s in plans["beta"].systems if s.system == name).decodes.values()))]
+        for name in ("kept values boost=0.3", "kept values, equal length boost=0.3")
+    )
+    assert fixed.needs[-1].startswith("tune TSV-M (Newton-Schulz)")
+    assert equal.needs[-1].startswith("match kept values, equal length boost=0.3")
+    assert fixed.needs[-1] in steps[equal.needs[-1]].needs and fixed.needs[:-1] == equal.needs[:-1]
+    assert steps[equal.needs[-1]].spec["reference"] == {"boost": 1.0}
+
+
+def test_a_tuning_that_is_taken_over_must_exist(plans, monkeypatch):
+    known = experiments.experiments()
+    known["beta"]["systems"][2]["tuned_as"] = "TSV-M"
+    monkeypatch.setattr(experiments, "experiments", lambda: known)
+    with pytest.raises(StudyError, match=r"no system above is called 'TSV-M'"):
+        experiments.plan("beta", "smoke")
+
+
+def test_counts_are_nested_and_share_experts_and_the_rate_of_joint_training(plans):
+    plan = plans["domain_count"]
+    sizes = {s.variant: len(s.experts) for s in plan.systems if s.system == "Full-FT"}
+    assert sizes == {f"first {n}": n for n in (2, 4, 6, 8, 9, 10)}
+    two = plan.steps["train starbase+pkunk asr seed 0"]
+    assert "learning_rate" not in two.spec and "spathi" in two.needs[0]
+    assert sum(step.kind == "train" for step in plan.steps.values()) == 2 * 10 + 2 + 5
+
+
+def test_matching_gives_the_length_of_the_reference(tmp_path, monkeypatch):
+    base = {"a.weight": torch.zeros(8, 8)}
+    expert = {"a.weight": torch.diag(torch.arange(1.0, 9.0))}
+    monkeypatch.setattr(steps.models, "base_model", lambda name: base)
+    monkeypatch.setattr(steps, "expert", lambda path: expert)
+    monkeypatch.setattr(
+        steps.engine, "merged", lambda method, b, e, **p: {"a.weight": p["scaling"] * p["x"] * e[0]["a.weight"]}
+    )
+    spec = {"base": "", "model": {"method": "m", "params": {"x": 4.0, "scaling": 0.5}}, "reference": {"x": 2.0}}
+    step = type("Step", (), {"kind": "choose"})
+    steps._match(spec, [(step, tmp_path)], tmp_path)
+    assert steps.result(tmp_path)["params"]["scaling"] == pytest.approx(0.25)
+
+
+def test_groups_average_cells_and_compare_pairs(plans):
+    plan = experiments.plan("domains", "smoke")
+    names = ["Zero-shot", "Full-FT"]
+    plan.systems = [next(s for s in plan.systems if s.system == name) for name in names]
+    generator = np.random.default_rng(0)
+
+    def counts(rate):
+        words = generator.integers(5, 15, 40)
+        return _counts(words, np.minimum(words, generator.poisson(rate * words)))
+
+    scores = [
+        {cell: counts(rate) for cell in system.decodes} for system, rate in zip(plan.systems, (0.5, 0.1), strict=True)
+    ]
+    table = pd.DataFrame(groups.grouped(plan, scores))
+    means = table[(table["kind"] == "average") & (table["group"] == "in domain")].set_index("system")
+    assert means.loc["Full-FT", "wer"] == pytest.approx(0.1, abs=0.03)
+    assert (means["ci_low"] < means["wer"]).all() and (means["wer"] < means["ci_high"]).all()
+    [pair] = table[
+        (table["kind"] == "paired") & (table["group"] == "in domain") & (table["system"] == "Full-FT")
+    ].itertuples()
+    assert pair.ci_high < 0 and pair.p_value < 0.01
+    assert pair.difference == pytest.approx(means.loc["Full-FT", "wer"] - means.loc["Zero-shot", "wer"])
+
+
+def _counts(words, errors):
+    """Scores of utterances with this many words and errors each."""
+    references = [" ".join(f"w{i}" for i in range(n)) for n in words]
+    hypotheses = [" ".join("x" if i < e else f"w{i}" for i in range(n)) for n, e in zip(words, errors, strict=True)]
+
+    clips = [
+        Clip(str(i), b"", text, None, "es", "d", "s", 1.0, "test", "tones", "CC0-1.0")
+        for i, text in enumerate(references)
+    ]
+    return scoring.score([Prediction(str(i), text) for i, text in enumerate(hypotheses)], clips, "es", "asr")
+
+
+def test_verdicts_follow_the_interval(found):
+    first = found["kind"] == "paired"
+    for row in found[first].head(4).to_dict("records"):
+        words = domains.verdict(found, row["system"], row["against"], row["group"])
+        assert words == domains.WORDS[0 if row["ci_high"] < 0 else 2 if row["ci_low"] > 0 else 1]
+
+
+def test_tables_hold_every_system_and_leave_out_what_was_not_tested(found, plans):
+    means = domains.averages(found)
+    table = domains.overview(means, pd.DataFrame(made_up_rows(plans["domains"])))
+    assert list(table.index) == [s.system for s in plans["domains"].systems]
+    assert table.loc["Own expert", "out of domain"] == "" and table.loc["TIES", "λ"] == "0.2"
+    assert "EMR-Merging" not in set(domains.one_model(means)["system"])
+    chosen = domains.choices(means)
+    assert list(chosen["lowest error"]) == [domains.best(means, group) for group in chosen.index]
+
+
+def test_the_border_holds_what_nothing_beats():
+    table = pd.DataFrame({"system": list("abcd"), "x": [1, 2, 3, 3], "y": [5, 6, 1, 2]})
+    assert domains.border(table, "x", "y") == ["a", "c"]
+
+
+def test_a_sweep_runs_to_its_end_point(plans):
+    means = domains.averages(pd.DataFrame(made_up_groups(plans["beta"])))
+    table = domains.swept(means, end={1.0: "TSV-M (Newton-Schulz)"})
+    line = table[(table["panel"] == "in domain") & (table["system"] == "all values")]
+    assert list(line["x"]) == [0.1, 0.2, 0.3, 0.5, 0.8, 1.0]
+    end = means[(means["system"] == "TSV-M (Newton-Schulz)") & (means["group"] == "in domain")]
+    assert line["value"].iloc[-1] == end["value"].iloc[0]
+
+
+def test_growth_is_told_on_a_fixed_set_of_domains(plans):
+    rows = pd.DataFrame(made_up_rows(plans["domain_count"]))
+    table = growth.by_count(rows)
+    line = table[(table["panel"] == "the first 2") & (table["system"] == "Task Arithmetic")]
+    assert list(line["x"]) == [2, 4, 6, 8, 9, 10]
+    own = rows[(rows["system"] == "Task Arithmetic") & (rows["variant"] == "first 4")]
+    first = own[own["domain"].isin(["uqm/starbase", "uqm/pkunk"])]["wer"].mean()
+    assert line["value"].iloc[1] == pytest.approx(100 * first)
+    added = growth.added(rows).set_index("system")
+    assert added.loc["Task Arithmetic", "windows"] == 30 and added.loc["Task Arithmetic", "seconds"] == 10.5
+    with pytest.raises(StudyError, match="rows of 1 number of domains"):
+        growth.added(rows[rows["variant"] == "first 2"])
+
+
+def test_overlaps_of_the_same_and_of_orthogonal_directions():
+    eye = torch.eye(20)
+    name = "model.encoder.layers.0.fc1.weight"
+    base = {name: torch.zeros(20, 20)}
+    experts = {
+        "a": {name: eye[:, :2] @ eye[:2]},
+        "b": {name: eye[:, :2] @ eye[:2] * 3},
+        "c": {name: eye[:, 5:7] @ eye[5:7]},
+    }
+    rows = {(row["a"], row["b"]): row for row in overlaps.describe(base, experts)}
+    assert rows["a", "b"]["reads"] == pytest.approx(1) and rows["a", "c"]["writes"] == pytest.approx(0)
+    assert rows["a", "b"]["chance_reads"] == pytest.approx(0.1) and rows["a", "b"]["matrices"] == 1
+
+
+def test_effective_ranks_set_one_expert_beside_the_merges(plans):
+    rows = pd.DataFrame(made_up_directions(experiments.plan("rank", "smoke")))
+    merges = [merge["system"] for merge in plans["rank"].experiment["describe"]]
+    table = directions.effective_ranks(directions.pooled(rows[rows["kind"] == "spectrum"], merges))
+    assert list(table.index) == [directions.EXPERTS, *merges]
+    assert table.loc["Iso-C", "all"] == pytest.approx(100, abs=0.1)  # a flat spectrum
