@@ -22,8 +22,8 @@ def profiles() -> dict[str, dict]:
     return _yaml(project_root() / "experiments" / "profiles.yaml")
 
 
-def settings_of(name: str) -> dict:
-    """Return the settings of a profile.
+def settings_of(name: str, experiment: str | None = None) -> dict:
+    """Return the settings of a profile, those it has for one experiment in the place of the general ones.
 
     Raises:
         StudyError: there is none of that name; the nearest is given.
@@ -31,7 +31,7 @@ def settings_of(name: str) -> dict:
     known = profiles()
     if name not in known:
         raise StudyError(f"there is no profile {name!r}.{nearest(name, known)}")
-    return known[name]
+    return known[name] | known[name].get("of", {}).get(experiment, {})
 
 
 def experiments() -> dict[str, dict]:
@@ -55,13 +55,12 @@ def plan(experiment: str, profile: str, seeds: list[int] | None = None) -> Plan:
     known = experiments()
     if experiment not in known:
         raise StudyError(f"there is no experiment {experiment!r}.{nearest(experiment, known)}")
-    table, chosen = known[experiment], settings_of(profile)
-    chosen = chosen | {name: table[name] for name in ("dev_clips", "test_clips") if name in table}
+    table, chosen = known[experiment], settings_of(profile, experiment)
     made = Plan(table, profile, chosen, *(_cells(table, profile, chosen, names) for names in _sets(table)[:2]))
     made.groups |= {name: _cells(table, profile, chosen, names) for name, names in table.get("groups", {}).items()}
     if table["kind"] not in KINDS:
         raise StudyError(f"experiment {experiment!r} has kind {table['kind']!r}.{nearest(table['kind'], KINDS)}")
-    KINDS[table["kind"]](made, seeds or chosen.get("seeds_of", {}).get(experiment) or chosen["seeds"])
+    KINDS[table["kind"]](made, seeds or chosen["seeds"])
     return made
 
 

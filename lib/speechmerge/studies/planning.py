@@ -247,9 +247,11 @@ class Table:
         for field in spec["decoding"]:
             if field not in DECODING:
                 raise StudyError(f"{self.plan.name}: there is no decoding setting {field!r}.{nearest(field, DECODING)}")
-        seconds = (cap or TEST_CLIPS) / settings["here"]["decode_clips_per_second"] * decoding.get("beams", 1)
+        here = settings["here"]
+        clips = cap or here.get("test_clips", TEST_CLIPS)
+        seconds = clips * spec["decoding"].get("beams", 1) / here["decode_clips_per_second"]
         if "method" in model and (model, needs) != self.last:
-            seconds += settings["here"].get("merge_seconds", 0) * sum(need.startswith("choose ") for need in needs)
+            seconds += here.get("merge_seconds", 0) * sum(need.startswith("choose ") for need in needs)
         self.last = (model, needs)
         return self.plan.add(f"decode {title} {split}{self.place}", "decode", spec, needs, seconds)
 
