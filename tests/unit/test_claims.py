@@ -254,6 +254,52 @@ def test_a_correlation_of_what_does_not_vary_is_not_testable():
     assert answer("L7")[0] == NOT_TESTABLE
 
 
+def groups(experiment, averages, differences):
+    """Write averages ``(system, group): rate`` and paired differences ``(system, against, group): (value, half)``."""
+    place = {"variant": "", "seed": 0}
+    lines = [
+        place | {"kind": "average", "system": s, "against": None, "group": g, "wer": rate, "ci_low": 0, "ci_high": 1}
+        for (s, g), rate in averages.items()
+    ]
+    lines += [
+        place | {"kind": "paired", "system": s, "against": a, "group": g, "difference": d}
+        | {"ci_low": d - half, "ci_high": d + half}
+        for (s, a, g), (d, half) in differences.items()
+    ]  # fmt: skip
+    store.write_statistics("speech", f"{experiment}.groups", lines)
+
+
+@pytest.mark.parametrize(("half", "expected"), [(0.001, HOLDS), (0.05, OPEN)])
+def test_systems_are_compared_on_groups_of_domains(half, expected):
+    pair = ("BoostedTSV-M", "Full-FT")
+    groups("domains", {(name, "full average"): 0.12 for name in pair}, {(*pair, "full average"): (-0.01, half)})
+    found, told = answer("B6")
+    assert found == expected
+    assert told.startswith(("✓", "○")) and "BoostedTSV-M − Full-FT, full average: −1.0" in told
+    assert told.endswith("; 12.0 and 12.0")
+
+
+def test_the_best_of_a_family_must_beat_every_merge_of_the_others():
+    wers = dict(zip(claims.SUBSPACE, (0.14, 0.13, 0.12, 0.15, 0.16), strict=True))
+    rivals = [*claims.WEIGHTS, *claims.VECTORS]
+    averages = {(name, "in domain"): wer for name, wer in (wers | dict.fromkeys(rivals, 0.2)).items()}
+    better = {("BoostedTSV-M", rival, "in domain"): (-0.08, 0.01) for rival in rivals}
+    groups("domains", averages, better)
+    assert answer("B2")[0] == HOLDS
+    groups("domains", averages, better | {("BoostedTSV-M", "Karcher", "in domain"): (0.03, 0.01)})
+    assert answer("B2")[0] == FAILS
+
+
+def test_the_ends_of_a_sweep_are_compared():
+    names = ["Procrustes rank_ratio=0.5", "Procrustes rank_ratio=0.8", "Newton-Schulz rank_ratio=0.5"]
+    names.append("Newton-Schulz rank_ratio=0.8")
+    averages = {(name, "in domain"): 0.2 for name in names}
+    pairs = {(names[1], names[0], "in domain"): (0.1, 0.01), (names[3], names[2], "in domain"): (0.002, 0.004)}
+    groups("rank", averages, pairs)
+    found, told = answer("B9")
+    assert found == HOLDS and told.count("✓") == 2
+
+
 def test_what_was_not_measured_is_not_run():
     assert answer("L4") == (NOT_RUN, "there are no comparisons table1.paired")
     rows("table1", lambda row: 0.3)
@@ -280,10 +326,10 @@ def test_every_comparison_a_claim_needs_is_made_by_its_experiment():
             assert all(described[table]["by_language"] == rest[1] for table in experiment)
 
 
-def test_every_claim_of_the_study_is_decided_once_rows_are_there(made_up_results, monkeypatch):
+def test_every_claim_of_both_studies_is_decided_once_rows_are_there(made_up_results, monkeypatch):
     monkeypatch.setenv("SPEECHMERGE_RESULTS", str(made_up_results))
-    found = claims.verdicts("speech", ["L"]).set_index("id")["verdict"]
-    assert len(found) == 23 and NOT_RUN not in set(found)
+    found = claims.verdicts("speech", ["L", "B"]).set_index("id")["verdict"]
+    assert len(found) == 33 and NOT_RUN not in set(found)
     assert list(found.index[found == NOT_TESTABLE]) == ["L23"]
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ...errors import StudyError, nearest
 from ...studies import store
-from . import curves, measures
+from . import curves, domains, measures
 from .parts import FAILS, HOLDS, MARKS, NOT_RUN, NOT_TESTABLE, OPEN, VERDICTS, Part, lines, verdict
 from .results import NotRunError, NotTestableError, Results
 
@@ -26,6 +26,11 @@ ALL, ALL_TA, ALL_LORS = "ML and MT training", "ML and MT Task Arithmetic", "ML a
 MT, MT_TA, MT_LORS = "MT training", "MT training + ML Task Arithmetic", "MT training + ML LoRS-Merging"
 ML, ML_TA, ML_LORS = "ML training", "ML training + MT Task Arithmetic", "ML training + MT LoRS-Merging"
 TASKS = ("asr", "st")
+ZERO, FULL, TSVM, BOOSTED = "Zero-shot", "Full-FT", "TSV-M (Newton-Schulz)", "BoostedTSV-M"
+WEIGHTS = ("Model Soups", "Model Stock", "Karcher", "Multi-SLERP")
+VECTORS = ("Task Arithmetic", "TIES", "PCB", "SCE")
+SUBSPACE = ("TSV-M (Procrustes)", TSVM, BOOSTED, "Iso-C", "Iso-CTS")
+INSIDE, OUTSIDE, KEPT = "in domain", "out of domain", ("other English", "other languages")
 TABLE4 = (BASE, EXPERT, ALL, ALL_TA, ALL_LORS, MT, MT_TA, MT_LORS, ML, ML_TA)
 
 Test = tuple[Callable[..., list[Part]], ...]
@@ -71,9 +76,24 @@ TESTS: dict[str, list[Test]] = {
     "L21": [(curves.pruning_trend, "figure5", method) for method in ("MP", "SVP")],
     "L22": [(curves.pruning_more, "figure5", ("MP", "asr"), ("SVP", "asr"))],
     "L23": [(curves.pruning_more, "figure5", (method, "asr"), (method, "st")) for method in ("MP", "SVP")],
+    "B1": [(domains.paired, "domains", FULL, ZERO, group, "worse") for group in KEPT],
+    "B2": [(domains.best, "domains", SUBSPACE, [*WEIGHTS, *VECTORS], INSIDE)],
+    "B3": [(domains.best, "domains", WEIGHTS, [*SUBSPACE, *VECTORS], group) for group in KEPT],
+    "B4": [(domains.paired, "domains", BOOSTED, TSVM, INSIDE)],
+    "B5": [(domains.paired, "domains", BOOSTED, TSVM, group, "worse") for group in KEPT],
+    "B6": [(domains.paired, "domains", BOOSTED, FULL, "full average")],
+    "B7": [(domains.paired, "domains", system, FULL, OUTSIDE) for system in (TSVM, BOOSTED)],
+    "B8": [
+        (domains.swept, "beta", "kept values", TSVM, INSIDE, "better"),
+        (domains.swept, "beta", "kept values", TSVM, OUTSIDE, "worse"),
+    ],
+    "B9": [
+        (domains.swept, "rank", "Procrustes", "Procrustes rank_ratio=0.5", INSIDE, "worse", True),
+        (domains.swept, "rank", "Newton-Schulz", "Newton-Schulz rank_ratio=0.5", INSIDE, "equal", True),
+    ],
+    "B10": [(domains.paired, "domains", "TIES", ZERO, "other English", "worse")],
 }
 ABSENT = {  # verdict and reason of claims without a test, by the letter they begin with
-    "B": (NOT_RUN, "no rows of merges over domains"),
     "G": (NOT_TESTABLE, "no experiment compares learnt weights, Fisher weights and RegMean on speech"),
     "F": (NOT_TESTABLE, "no experiment fuses frozen upstreams"),
 }

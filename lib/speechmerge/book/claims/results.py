@@ -108,6 +108,40 @@ class Results:
         points = 100 * found.set_index("language")[["difference", "ci_low", "ci_high"]]
         return points.rename(columns={"ci_low": "low", "ci_high": "high"})
 
+    def groups(self, experiment: str) -> pd.DataFrame:
+        """Return averages over groups of cells and their paired differences, of the first seed.
+
+        Raises:
+            NotRunError: there are none.
+        """
+        found = self._statistics(f"{experiment}.groups")
+        return found[found["seed"] == found["seed"].min()]
+
+    def group_average(self, experiment: str, group: str, system: str) -> float:
+        """Return a system's mean error over a group of cells.
+
+        Raises:
+            NotRunError: there is no such row.
+        """
+        found = self.groups(experiment).query("kind == 'average' and group == @group and system == @system")
+        if len(found) != 1:
+            raise NotRunError(f"{experiment} has no average of {system}, {group}")
+        return 100 * float(found["wer"].iloc[0])
+
+    def group_paired(self, experiment: str, group: str, system: str, against: str) -> tuple[float, float, float]:
+        """Return the paired difference of two systems over a group and its interval, whichever was subtracted.
+
+        Raises:
+            NotRunError: the two were not compared.
+        """
+        found = self.groups(experiment).query("kind == 'paired' and group == @group")
+        for first, second, sign in ((system, against, 100), (against, system, -100)):
+            rows = found[(found["system"] == first) & (found["against"] == second)]
+            if len(rows) == 1:
+                value, *ends = (sign * float(rows[name].iloc[0]) for name in ("difference", "ci_low", "ci_high"))
+                return value, min(ends), max(ends)
+        raise NotRunError(f"{experiment} has no paired comparison of {system} and {against}, {group}")
+
     def paired(self, experiment: str, system: str, against: str, task: str) -> pd.DataFrame:
         """Return paired differences in points, a line a variant and seed, whichever of the two was subtracted.
 
