@@ -129,7 +129,10 @@ def apply(merge: "Merge", names: list[str], start: int, base: Tensor, deltas: Te
     if "fisher" in needs:
         context["fisher"] = fisher(merge, name, start, base)
     if "gram" in needs:
-        grams = [_statistic(merge, "grams", n.removesuffix(".weight"), base) for n in names]
+        grams = [
+            torch.stack([x.to(base.device, base.dtype) for x in _statistics(merge, "grams", n.removesuffix(".weight"))])
+            for n in names
+        ]
         context["gram"] = torch.stack(grams, 1) if base.dim() == 2 else grams[0]
     if "vectors" in needs:
         context["vectors"] = merge.svd_cache and [_cached(merge.svd_cache, delta) for delta in given]
@@ -141,16 +144,17 @@ def apply(merge: "Merge", names: list[str], start: int, base: Tensor, deltas: Te
 
 def fisher(merge: "Merge", name: str, start: int, base: Tensor) -> Tensor:
     """Return the experts' Fishers of a block, in the shape of the rule's deltas."""
-    whole = _statistic(merge, "fishers", name, base).reshape(len(merge.experts), -1)
-    return shaped(merge, name, whole[:, start : start + len(base)])
+    block = slice(start, start + len(base))
+    found = [x.reshape(-1)[block].to(base.device, base.dtype) for x in _statistics(merge, "fishers", name)]
+    return shaped(merge, name, torch.stack(found))
 
 
-def _statistic(merge: "Merge", key: str, wanted: str, base: Tensor) -> Tensor:
-    """Return one statistic of every expert, ``[T, ...]``: Grams are named by module, Fishers by tensor."""
+def _statistics(merge: "Merge", key: str, wanted: str) -> list[Tensor]:
+    """Return one statistic of every expert: Grams are named by module, Fishers by tensor."""
     missing = [t for t, item in enumerate(merge.extras[key]) if wanted not in item]
     if missing:
         raise MethodError(f"extras[{key!r}] of expert {missing[0]} has nothing for {wanted!r}; collect it as well.")
-    return torch.stack([item[wanted].to(base.device, base.dtype) for item in merge.extras[key]])
+    return [item[wanted] for item in merge.extras[key]]
 
 
 def _cached(folder: Path, delta: Tensor) -> Tensor:
