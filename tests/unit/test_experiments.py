@@ -252,7 +252,8 @@ def test_yaml_that_is_none(planned):
 def test_the_projects_methods_grids_and_comparisons_exist():
     for experiment in experiments.experiments().values():
         systems = {entry["system"] for entry in experiment.get("systems", [])}
-        assert set(experiment.get("against", [])) <= systems
+        swept = {entry["system"] for entry in experiment.get("systems", []) if "sweep" in entry}  # NAME PARAMETER=VALUE
+        assert all(x in systems or x.rpartition(" ")[0] in swept for x in experiment.get("against", []))
         for entry in experiment.get("systems", []):
             for name in [entry.get("method"), *entry.get("prune", {}).values()]:
                 assert name is None or name in methods.registry()

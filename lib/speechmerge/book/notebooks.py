@@ -191,7 +191,7 @@ def check_current(root: Path, profile: str) -> None:
     Raises:
         BookError: a copy is missing, or a notebook, a result file or the library changed after it was made.
     """
-    for source in sorted((root / "notebooks").glob("*.ipynb")):
+    for source in listed_sources(root):
         executed = root / pages.EXECUTED / source.name
         values = _values(source, profile)
         if recorded(executed).get("key") != key(source, values, results_folder(profile)):

@@ -61,10 +61,12 @@ def build(corpus: Corpus, language: str) -> tuple[list[Clip], dict[str, int]]:
     """
     folders = debian_packages(corpus.packages(language))
     times: Counter[str] = Counter()
+    drawn: set[str] = set()  # ids whose split is not the source's own
     dropped: Counter[str] = Counter()
     heard: dict[str, list[Clip]] = defaultdict(list)
     for item in tqdm(corpus.items(language, folders), desc=f"build {corpus.name} {language}", unit="clip", leave=False):
         times[item.id] += 1
+        drawn |= {item.id} if item.split is None else set()
         reason = item.drop or text_problem(item.text)
         if reason is None:
             samples = item.audio if isinstance(item.audio, np.ndarray) else decode(item.audio)
@@ -86,15 +88,16 @@ def build(corpus: Corpus, language: str) -> tuple[list[Clip], dict[str, int]]:
         else:
             dropped["repeated recording"] += len(same) - 1
             clips.append(min(same, key=lambda clip: clip.id))
-    clips, dropped[OTHER_SPLIT] = _of_one_split(sorted(clips, key=lambda clip: clip.id))
+    clips, dropped[OTHER_SPLIT] = _of_one_split(sorted(clips, key=lambda clip: clip.id), drawn)
     check(clips)
     return clips, {reason: count for reason, count in sorted(dropped.items()) if count}
 
 
-def _of_one_split(clips: list[Clip]) -> tuple[list[Clip], int]:
-    """Leave out clips that say the words of an earlier one but, translated otherwise, lie in another split."""
+def _of_one_split(clips: list[Clip], drawn: set[str]) -> tuple[list[Clip], int]:
+    """Leave out clips that say the words of an earlier one but, translated otherwise, were drawn into another split."""
     splits: dict[str, str] = {}
-    kept = [clip for clip in clips if splits.setdefault(transcript_key(clip.text), clip.split) == clip.split]
+    first = [splits.setdefault(transcript_key(clip.text), clip.split) for clip in clips]
+    kept = [clip for clip, split in zip(clips, first, strict=True) if clip.split == split or clip.id not in drawn]
     return kept, len(clips) - len(kept)
 
 
