@@ -6,7 +6,7 @@ import pytest
 import torch
 from made_up import made_up_directions, made_up_groups, made_up_rows
 
-from speechmerge.book import directions, domains, growth
+from speechmerge.book import directions, domains, growth, tables
 from speechmerge.corpora import Clip
 from speechmerge.errors import StudyError
 from speechmerge.evaluation import scoring
@@ -133,7 +133,7 @@ def test_verdicts_follow_the_interval(found):
     first = found["kind"] == "paired"
     for row in found[first].head(4).to_dict("records"):
         words = domains.verdict(found, row["system"], row["against"], row["group"])
-        assert words == domains.WORDS[0 if row["ci_high"] < 0 else 2 if row["ci_low"] > 0 else 1]
+        assert words == tables.VERDICTS["asr"][0 if row["ci_high"] < 0 else 2 if row["ci_low"] > 0 else 1]
 
 
 def test_tables_hold_every_system_and_leave_out_what_was_not_tested(found, plans):

@@ -6,7 +6,7 @@ import pandas as pd
 
 from ..merging.methods import registry
 from ..studies import experiments
-from ..studies.planning import label, parts
+from ..studies.partitions import label, parts
 from ..studies.plans import Cell
 from .tables import AVERAGE, AVERAGES, UNITS, grouped, with_scores
 

@@ -5,7 +5,7 @@ where it is missing, none is drawn.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -41,9 +41,18 @@ def _spread(own: pd.DataFrame) -> np.ndarray | None:
     return np.array([own["value"] - own["low"], own["high"] - own["value"]]).clip(min=0)
 
 
-def signed(number: float) -> str:
-    """Return a change with its sign, to one decimal; what rounds to zero has none."""
-    return "0.0" if abs(number) < 0.05 else f"{number:+.1f}".replace("-", "−")
+def signed(number: float, digits: int = 1) -> str:
+    """Return a change with its sign; what rounds to zero has none."""
+    text = f"{number:+.{digits}f}".replace("-", "−")
+    return text[1:] if float(f"{number:.{digits}f}") == 0 else text
+
+
+def legend(fig: Figure, panels: Iterable[Axes]) -> None:
+    """Name everything that some panel draws once, below the figure."""
+    handles = {}
+    for axes in panels:
+        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    fig.legend(handles.values(), handles, loc="outside lower center", ncols=min(5, len(handles)))
 
 
 def _interval(row: pd.Series) -> str:
@@ -109,10 +118,7 @@ def lines(
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
             axes.set(xlabel=x, ylabel=labels[name] if not shared or number % columns == 0 else "")
-        handles = {}
-        for axes in panels.values():
-            handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        fig.legend(handles.values(), handles, loc="outside lower center", ncols=min(5, len(handles)))
+        legend(fig, panels.values())
     drawn = table if faint is None else pd.concat([table.assign(of="all"), faint.assign(of="single")])
     return Figured(fig, caption, _told(table, x, labels), drawn)
 

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from ..errors import StudyError
 from ..merging.methods import registry
 from ..studies import experiments, store
-from . import style
+from . import curves, style
 from .figured import Figured
-from .series import SWEPT
+from .series import SWEPT, plan_of, side
+from .tables import VERDICTS
 
-WORDS = ("fewer word errors than", "neither reliably fewer nor reliably more word errors than", "more word errors than")
 PUBLISHED = {  # columns of the paper's table, and the groups they are about
     "in domain": "ep_in_domain_wer", "out of domain": "ep_ood_wer", "full average": "ep_full_avg_wer",
     "other English": "openasr_hf_wer", "other languages": "fleurs_avg_er",
@@ -73,8 +73,7 @@ def of_domains(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the error of every system of the first seed in each single domain and language, per cent, to be read."""
     own = rows[~rows["language"].isin(("pooled", "macro")) & (rows["seed"] == rows["seed"].min())]
     own = own.assign(place=names(own), cell=(100 * own["wer"]).map("{:.0f}".format))
-    [(experiment, profile)] = own[["experiment", "profile"]].drop_duplicates().itertuples(index=False)
-    plan = experiments.plan(experiment, profile)
+    plan = plan_of(own)
     table = own.pivot(index="system", columns="place", values="cell").fillna("")
     systems = dict.fromkeys(system.system for system in plan.systems)
     places = dict.fromkeys(cell.name for cell in (*plan.cells, *plan.also))
@@ -120,8 +119,7 @@ def verdict(found: pd.DataFrame, system: str, against: str, group: str) -> str:
         against: its object.
         group: of domains.
     """
-    [row] = differences(found, against, [group], [system]).itertuples()
-    return WORDS[0] if row.high < 0 else WORDS[2] if row.low > 0 else WORDS[1]
+    return side(differences(found, against, [group], [system]).iloc[0], *VERDICTS["asr"])
 
 
 def one_model(means: pd.DataFrame) -> pd.DataFrame:
@@ -239,10 +237,7 @@ def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 4) -> Figur
                 axes.annotate(system, (row[x], row[group]), (-4 if left else 4, -9), textcoords="offset points",
                               fontsize=7, ha="right" if left else "left")  # fmt: skip
             axes.set(title=group, xlabel=f"WER {x}, %", ylabel="WER, %" if axes is panels[0] else "")
-        handles = {}
-        for axes in panels:
-            handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        fig.legend(handles.values(), handles, loc="outside lower center", ncols=5)
+        curves.legend(fig, panels)
     told = [f"{group}: " + ", ".join(border(wide.dropna(subset=[x, group]), x, group)) for group in groups]
     alt = f"Scatter of error {x} against error elsewhere, one dot a system. Not beaten on both, by panel. "
     caption = f"Error {x} against error elsewhere, a dot a system. Lower left is better on both."

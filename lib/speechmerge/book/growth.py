@@ -3,18 +3,15 @@
 import pandas as pd
 
 from ..errors import StudyError
-from ..studies import experiments
 from . import domains
-
-Z95 = 1.96  # half of a 95 % interval in standard deviations
+from .series import plan_of
 
 
 def _cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of single domains of the first seed, with ``name``, ``count`` of domains in the model and ``inside``."""
     own = rows[~rows["language"].isin(("pooled", "macro")) & (rows["seed"] == rows["seed"].min())]
     own = own.assign(name=domains.names(own), count=own["variant"].str.extract(r"(\d+)$")[0].astype(int))
-    experiment, profile = own.iloc[0][["experiment", "profile"]]
-    order = list(dict.fromkeys(system.system for system in experiments.plan(experiment, profile).systems))
+    order = list(dict.fromkeys(system.system for system in plan_of(own).systems))
     own = own.sort_values(["system", "count"], key=lambda c: c.map(order.index) if c.name == "system" else c)
     places = zip(own["name"], own["task"], own["experts"], strict=True)
     return own.assign(inside=[f"{name}:{task}" in experts for name, task, experts in places])
@@ -22,8 +19,8 @@ def _cells(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _mean(cells: pd.DataFrame) -> dict[str, float]:
     """Mean error of domains in per cent, each counting once; the interval adds their variances."""
-    spread = (cells["ci_high"] - cells["ci_low"]) / (2 * Z95)
-    half = 100 * Z95 * float((spread**2).sum() ** 0.5) / len(cells)
+    halves = (cells["ci_high"] - cells["ci_low"]) / 2
+    half = 100 * float((halves**2).sum() ** 0.5) / len(cells)
     value = 100 * float(cells["wer"].mean())
     return {"value": value, "low": value - half, "high": value + half}
 

@@ -21,19 +21,20 @@ def number(variant: str) -> float:
     return float(found[0]) if found else variant.count("+") + 1
 
 
-def _plan(rows: pd.DataFrame) -> Plan:
+def plan_of(rows: pd.DataFrame) -> Plan:
+    """Return the plan that the rows of one experiment were made by."""
     [(experiment, profile)] = rows[["experiment", "profile"]].drop_duplicates().itertuples(index=False)
     return experiments.plan(experiment, profile)
 
 
 def methods(rows: pd.DataFrame) -> dict[str, str]:
     """Return the method of every system that is not the pretrained model, in the order of the experiment's plan."""
-    return {system.system: system.method for system in _plan(rows).systems if system.method != "none"}
+    return {system.system: system.method for system in plan_of(rows).systems if system.method != "none"}
 
 
 def groups(rows: pd.DataFrame) -> dict[str, str]:
     """Return what statistics by language are shown for: the two groups, and each language that nobody trained on."""
-    return GROUPS | {cell.language: style.language_name(cell.language) for cell in _plan(rows).also}
+    return GROUPS | {cell.language: style.language_name(cell.language) for cell in plan_of(rows).also}
 
 
 def scores(rows: pd.DataFrame, *, language: str | None = None, seed: int | None = None) -> pd.DataFrame:
@@ -51,7 +52,7 @@ def scores(rows: pd.DataFrame, *, language: str | None = None, seed: int | None 
     Raises:
         StudyError: a system of the plan has no row.
     """
-    plan = _plan(rows)
+    plan = plan_of(rows)
     seed = int(rows["seed"].min()) if seed is None else seed
     own = rows[(rows["seed"] == seed) | (rows["method"] == "none")]
     known = {(r["system"], r["variant"], r["task"], r["language"]): r for r in own.to_dict("records")}

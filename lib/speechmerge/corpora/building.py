@@ -22,6 +22,7 @@ from ..files import atomic_folder, digest
 from ..packages import cache_folder, debian_packages
 from .base import (
     LONGEST,
+    OTHER_SPLIT,
     SHORTEST,
     SPLIT_SEED,
     Clip,
@@ -41,7 +42,6 @@ SILENT = 0.01  # full scale is 1; a recording that never gets above this holds n
 CONSENT = "SPEECHMERGE_ACCEPT_NONCOMMERCIAL"  # environment variable; "1" accepts licences for non-commercial use
 ROW_GROUP = 256  # clips
 MUCH_MORE = 20  # characters; see _faithful
-OTHER_SPLIT = "words of a clip of another split"  # reason for leaving a clip out
 COLUMNS = pa.schema(
     [("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
     + [(name, pa.string()) for name in ("id", "text", "translation", "language", "domain", "speaker")]
@@ -66,7 +66,8 @@ def build(corpus: Corpus, language: str) -> tuple[list[Clip], dict[str, int]]:
     heard: dict[str, list[Clip]] = defaultdict(list)
     for item in tqdm(corpus.items(language, folders), desc=f"build {corpus.name} {language}", unit="clip", leave=False):
         times[item.id] += 1
-        drawn |= {item.id} if item.split is None else set()
+        if item.split is None:
+            drawn.add(item.id)
         reason = item.drop or text_problem(item.text)
         if reason is None:
             samples = item.audio if isinstance(item.audio, np.ndarray) else decode(item.audio)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import CorpusError
-from .base import Corpus, Item
+from .base import OTHER_SPLIT, Corpus, Item
 
 PACKAGE = "tuxpaint-stamps-default"
 LANGUAGES = ("ca", "es", "fr", "ru", "ro", "bg", "el", "da")
@@ -63,7 +63,7 @@ def problem(name: str, language: str) -> str | None:
     if name in MISREAD.get(language, "").split():
         return "recording differs from the script"
     if name in ELSEWHERE.get(language, "").split():
-        return "words of a clip of another split"
+        return OTHER_SPLIT
     return None
 
 

@@ -88,6 +88,11 @@ def compare(first: Sequence[Scores], second: Sequence[Scores], *, seed: int = 0)
                 f"{a.normaliser!r} and {b.normaliser!r}; score both on the same references."
             )
     samples = resampled_rates(first, seed=seed) - resampled_rates(second, seed=seed)
+    return comparison(pooled(first) - pooled(second), samples)
+
+
+def comparison(difference: float, samples: np.ndarray) -> Comparison:
+    """Return a difference with the interval and the p-value that its bootstrap samples, ``[RESAMPLES]``, give."""
     below = (np.sum(samples <= 0) + 1) / (RESAMPLES + 1)
     above = (np.sum(samples >= 0) + 1) / (RESAMPLES + 1)
-    return Comparison(pooled(first) - pooled(second), *interval(samples), float(min(1.0, 2 * min(below, above))))
+    return Comparison(difference, *interval(samples), float(min(1.0, 2 * min(below, above))))

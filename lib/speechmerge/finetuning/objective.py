@@ -16,10 +16,8 @@ def target_logits(
 
     Leaving all other positions out halves the cost of the head.
     """
-    states, target = (
-        whisper.model(input_features, decoder_input_ids=decoder_input_ids).last_hidden_state,
-        labels != IGNORED,
-    )
+    states = whisper.model(input_features, decoder_input_ids=decoder_input_ids).last_hidden_state
+    target = labels != IGNORED
     return whisper.proj_out(states[target]), labels[target]
 
 

@@ -4,9 +4,11 @@ An average is the mean of the cells' error rates, each cell counting once, as th
 the full average over ten domains and five others is then (10 · ID + 5 · OOD) / 15.
 """
 
+from dataclasses import asdict
+
 import numpy as np
 
-from ..evaluation.resampling import RESAMPLES, interval, resampled_rates
+from ..evaluation.resampling import comparison, interval, resampled_rates
 from ..evaluation.scoring import Scores
 from .plans import Cell, Plan, System
 
@@ -44,11 +46,11 @@ def grouped(plan: Plan, scores: list[dict[Cell, Scores]]) -> list[dict]:
                 place = _place(system, name, cells)
                 found = {"against": None, "method": system.method, "wer": rate, "ci_low": low, "ci_high": high}
                 rows.append({"kind": "average"} | place | found)
-                rows += [
-                    {"kind": "paired"} | place | {"against": against} | _difference(samples[key], samples[other])
-                    for against in plan.experiment.get("against", [])
-                    if (other := (against, *key[1:])) in samples and other != key
-                ]
+                for against in plan.experiment.get("against", []):
+                    other = (against, *key[1:])
+                    if other in samples and other != key:
+                        found = asdict(comparison(rate - samples[other][0], drawn - samples[other][1]))
+                        rows.append({"kind": "paired"} | place | {"against": against} | found)
     return rows
 
 
@@ -61,12 +63,3 @@ def _sampled(cells: tuple[Cell, ...], found: dict[Cell, Scores]) -> tuple[float,
     """Return a system's mean rate over cells and its bootstrap samples; all systems redraw the same utterances."""
     chosen = [found[cell] for cell in cells]
     return float(np.mean([one.rate for one in chosen])), resampled_rates(chosen, macro=True)
-
-
-def _difference(first: tuple[float, np.ndarray], second: tuple[float, np.ndarray]) -> dict[str, float]:
-    """Return the paired difference of two mean rates, as :func:`speechmerge.evaluation.resampling.compare` does."""
-    samples = first[1] - second[1]
-    low, high = interval(samples)
-    sides = ((np.sum(samples <= 0) + 1) / (RESAMPLES + 1), (np.sum(samples >= 0) + 1) / (RESAMPLES + 1))
-    p_value = float(min(1.0, 2 * min(sides)))
-    return {"difference": first[0] - second[0], "ci_low": low, "ci_high": high, "p_value": p_value}

@@ -21,22 +21,9 @@ from .plans import Cell, Plan, System, described
 
 TRAININGS = {"cell": "fine-tuning"}  # what a table calls the training of a part; others are joint training
 ENTRY = (
-    "system",
-    "model",
-    "train",
-    "sequence",
-    "method",
-    "of",
-    "into",
-    "params",
-    "tune",
-    "tuned_as",
-    "match",
-    "prune",
-    "sweep",
-    "each",
-    "decoding",
-)
+    "system", "model", "train", "sequence", "method", "of", "into", "params", "tune", "tuned_as", "match", "prune",
+    "sweep", "each", "decoding",
+)  # fmt: skip
 DECODING = tuple(field.name for field in fields(Decoding))
 SECONDS_A_WINDOW = 17.0  # of speech in a training window, on average
 TEST_CLIPS = 150  # of a cell, for estimates

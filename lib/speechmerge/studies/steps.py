@@ -177,14 +177,13 @@ def _match(spec: dict, inputs: Inputs, folder: Path) -> None:
 def _describe(spec: dict, inputs: Inputs, folder: Path) -> None:
     """Norms, cosines, spectra and energy of task vectors: of the experts, or how merges of them use directions."""
     base, experts = models.base_model(spec["base"]), [expert(path) for _, path in inputs]
-    named: dict[str, Any] = dict(zip(spec["names"], experts, strict=True))
-    if "merges" not in spec:
-        rows = task_vectors.describe(base, named)
+    named = dict(zip(spec["names"], experts, strict=True))
+    if "merges" in spec:
+        merges = {m["system"]: engine.merged(m["method"], base, experts, **m.get("params", {})) for m in spec["merges"]}
+        rows = [row for row in task_vectors.describe(base, named | merges) if row["kind"] in ("spectrum", "total")]
+        rows += overlaps.describe(base, named)
     else:
-        for merge in spec["merges"]:
-            named[merge["system"]] = engine.merged(merge["method"], base, experts, **merge.get("params", {}))
-        rows = [row for row in task_vectors.describe(base, named) if row["kind"] in ("spectrum", "total")]
-        rows += overlaps.describe(base, dict(zip(spec["names"], experts, strict=True)))
+        rows = task_vectors.describe(base, named)
     write(folder, {"rows": rows})
 
 

@@ -7,8 +7,9 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
+from ..curves import signed
 from ..transfer import FEWEST, rank_correlation
-from .parts import Part, signed
+from .parts import Part
 from .results import BETTER, LEVEL, UNITS, WORSE, Z95, NotTestableError, Results
 
 MARGIN = 0.04  # of the score: a smaller change counts as none, for the paper's abstract calls 4 % of BLEU a gain

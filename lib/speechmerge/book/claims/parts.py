@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..curves import signed
+
 HOLDS, FAILS, OPEN = "holds", "does not hold", "inconclusive"
 NOT_TESTABLE, NOT_RUN = "not testable here", "not run here"
 VERDICTS = (HOLDS, FAILS, OPEN, NOT_TESTABLE, NOT_RUN)
@@ -53,12 +55,6 @@ class Part:
         digits = 1 if self.high - self.low >= 1 else 2
         value, low, high = (signed(number, digits) for number in (self.value, self.low, self.high))
         return f"{MARKS[self.outcome]} {self.what}: {value} {self.unit} ({low} to {high}){self.note}"
-
-
-def signed(number: float, digits: int = 1) -> str:
-    """Return a number with its sign; zero has none."""
-    text = f"{number:+.{digits}f}".replace("-", "−")
-    return text[1:] if float(f"{number:.{digits}f}") == 0 else text
 
 
 def verdict(parts: Sequence[Part]) -> str:
