@@ -25,6 +25,17 @@ def test_norms_of_a_part_are_those_of_its_tensors_together():
     ]
 
 
+def test_shares_of_parts_are_summed_over_layers_and_averaged_over_experts():
+    rows = [
+        ("es", "encoder", "mlp", 0, 0.1, 30), ("es", "encoder", "mlp", 1, 0.2, 30), ("es", "decoder", "norm", 0, 0.7, 40),
+        ("it", "encoder", "mlp", 0, 0.3, 30), ("it", "encoder", "mlp", 1, 0.2, 30), ("it", "decoder", "norm", 0, 0.5, 40),
+    ]  # fmt: skip
+    found = vector_tables.by_part(pd.DataFrame(rows, columns=["expert", "stack", "block", "layer", "share", "scalars"]))
+    assert list(found.index) == ["decoder norm", "encoder mlp"]
+    assert np.allclose(found.loc["encoder mlp"], [0.6, 0.4, 0.3, 0.5])
+    assert np.allclose(found.loc["decoder norm"], [0.4, 0.6, 0.5, 0.7])
+
+
 def test_spectra_are_averaged_and_unmoved_matrices_left_out():
     moved = {"expert": "es", "stable_rank": 1.5}
     rows = pd.DataFrame(

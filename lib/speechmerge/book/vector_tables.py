@@ -30,6 +30,24 @@ def by_layer(norms: pd.DataFrame) -> pd.DataFrame:
     return relative.rename("relative_norm").reset_index()
 
 
+def by_part(energy: pd.DataFrame) -> pd.DataFrame:
+    """Say how the squared length of the task vectors is spread over the parts of the network.
+
+    Args:
+        energy: rows of kind ``energy`` of :func:`speechmerge.merging.task_vectors.describe`.
+
+    Returns:
+        A row for each part, the largest mean share first: ``scalars``, the part's share of the model's scalars;
+        ``mean``, ``lowest`` and ``highest``, its share of ‖τ‖² over the experts. All between 0 and 1.
+    """
+    named = energy.assign(part=energy["stack"] + " " + energy["block"])
+    sums = named.groupby(["part", "expert"])[["scalars", "share"]].sum()
+    parts = sums.groupby("part").agg(
+        scalars=("scalars", "first"), mean=("share", "mean"), lowest=("share", "min"), highest=("share", "max")
+    )
+    return parts.assign(scalars=parts["scalars"] / parts["scalars"].sum()).sort_values("mean", ascending=False)
+
+
 def spectra(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Average the spectra of all matrices of each expert.
 
