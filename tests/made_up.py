@@ -122,7 +122,7 @@ def made_up_task_vectors(profile: str) -> list[dict]:
 def _network(names: list[str]) -> tuple[dict, dict]:
     """A random network of Whisper's tensor names, 32 wide, and random updates of it by name."""
     generator = torch.Generator().manual_seed(0)
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {"model.decoder.embed_tokens.weight": (128, 32)}
     for stack, layer in itertools.product(("encoder", "decoder"), range(2)):
         place = f"model.{stack}.layers.{layer}"
         attention = ["self_attn", "encoder_attn"] if stack == "decoder" else ["self_attn"]

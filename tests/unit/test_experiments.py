@@ -242,6 +242,18 @@ def test_a_table_with_a_mistake(planned, change, error, message):
         planned(table=TABLE | change)
 
 
+def test_merges_of_another_experiment_are_taken_over():
+    known = experiments.experiments()
+    merges = [entry for entry in known["domains"]["systems"] if "method" in entry]
+    assert merges and [entry for entry in known["every_method"]["systems"] if entry in merges] == merges
+    assert len(known["every_method"]["systems"]) == 3 + len(merges) + 6  # trained ones before, those with data after
+
+
+def test_merges_of_an_experiment_that_is_not_there(planned):
+    with pytest.raises(StudyError, match=r"no experiment 'tabel'\. Did you mean 'table'\?"):
+        planned(table=TABLE | {"systems": [{"merges_of": "tabel"}]})
+
+
 def test_yaml_that_is_none(planned):
     planned()
     (store.project_root() / "experiments" / "broken.yaml").write_text("experiment: [a\n")

@@ -26,11 +26,14 @@ def test_norms_of_a_part_are_those_of_its_tensors_together():
 
 
 def test_shares_of_parts_are_summed_over_layers_and_averaged_over_experts():
-    rows = [
-        ("es", "encoder", "mlp", 0, 0.1, 30), ("es", "encoder", "mlp", 1, 0.2, 30), ("es", "decoder", "norm", 0, 0.7, 40),
-        ("it", "encoder", "mlp", 0, 0.3, 30), ("it", "encoder", "mlp", 1, 0.2, 30), ("it", "decoder", "norm", 0, 0.5, 40),
-    ]  # fmt: skip
-    found = vector_tables.by_part(pd.DataFrame(rows, columns=["expert", "stack", "block", "layer", "share", "scalars"]))
+    energy = pd.DataFrame(
+        {
+            "expert": ["es"] * 3 + ["it"] * 3, "stack": ["encoder", "encoder", "decoder"] * 2,
+            "block": ["mlp", "mlp", "norm"] * 2, "layer": [0, 1, 0] * 2,
+            "share": [0.1, 0.2, 0.7, 0.3, 0.2, 0.5], "scalars": [30, 30, 40] * 2,
+        }
+    )  # fmt: skip
+    found = vector_tables.by_part(energy)
     assert list(found.index) == ["decoder norm", "encoder mlp"]
     assert np.allclose(found.loc["encoder mlp"], [0.6, 0.4, 0.3, 0.5])
     assert np.allclose(found.loc["decoder norm"], [0.4, 0.6, 0.5, 0.7])

@@ -35,9 +35,26 @@ def settings_of(name: str, experiment: str | None = None) -> dict:
 
 
 def experiments() -> dict[str, dict]:
-    """Return every experiment by name."""
+    """Return every experiment by name; a system ``{merges_of: NAME}`` stands for all merges of another experiment.
+
+    Raises:
+        StudyError: a file is not valid YAML, or there is no experiment of that name; the nearest is given.
+    """
     files = sorted((project_root() / "experiments").glob("*.yaml"))
-    return {found["experiment"]: found for file in files if "experiment" in (found := _yaml(file))}
+    known = {found["experiment"]: found for file in files if "experiment" in (found := _yaml(file))}
+    for table in known.values():
+        if "systems" in table:
+            table["systems"] = [system for entry in table["systems"] for system in _expanded(entry, known)]
+    return known
+
+
+def _expanded(entry: dict, known: dict[str, dict]) -> list[dict]:
+    """Return the systems that an entry of an experiment stands for."""
+    if "merges_of" not in entry:
+        return [entry]
+    if entry["merges_of"] not in known:
+        raise StudyError(f"there is no experiment {entry['merges_of']!r}.{nearest(entry['merges_of'], known)}")
+    return [system for system in known[entry["merges_of"]]["systems"] if "method" in system]
 
 
 def plan(experiment: str, profile: str, seeds: list[int] | None = None) -> Plan:
