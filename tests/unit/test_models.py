@@ -136,6 +136,16 @@ def test_loading_gives_fp32_in_evaluation_mode_with_a_tied_head(base):
     assert models.load_feature_extractor(base).n_samples == 480_000
 
 
+def test_frames_lie_in_order_in_the_encoder_and_come_out_the_same(base):
+    model, seen = models.load_model(base), []
+    plain = type(model).from_pretrained(base).eval()
+    model.model.encoder.layers[0].register_forward_hook(lambda _, inputs, out: seen.append(inputs[0].is_contiguous()))
+    features = torch.randn(2, model.config.num_mel_bins, 3000, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = [x.model.encoder(features).last_hidden_state for x in (model, plain)]
+    assert seen == [True] and torch.equal(*found)
+
+
 def test_a_folder_with_the_layout_is_used_where_it_lies(base):
     assert models.base_model(base) == base.resolve()
     assert models.base_model(str(base)) == base.resolve()

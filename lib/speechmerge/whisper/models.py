@@ -102,7 +102,13 @@ def load_model(folder: Path) -> WhisperForConditionalGeneration:
     check_generation(Path(folder))
     with without_bars():
         model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    model.model.encoder.layers[0].register_forward_pre_hook(_contiguous)
     return model.eval()
+
+
+def _contiguous(_: torch.nn.Module, inputs: tuple) -> tuple:
+    """Lay the encoder's frames out in order: as a transposed view of the convolution they cost a tenth more time."""
+    return inputs[0].contiguous(), *inputs[1:]
 
 
 @contextlib.contextmanager
