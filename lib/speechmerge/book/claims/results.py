@@ -134,13 +134,11 @@ class Results:
         Raises:
             NotRunError: the two were not compared.
         """
-        found = self.groups(experiment).query("kind == 'paired' and group == @group")
-        for first, second, sign in ((system, against, 100), (against, system, -100)):
-            rows = found[(found["system"] == first) & (found["against"] == second)]
-            if len(rows) == 1:
-                value, *ends = (sign * float(rows[name].iloc[0]) for name in ("difference", "ci_low", "ci_high"))
-                return value, min(ends), max(ends)
-        raise NotRunError(f"{experiment} has no paired comparison of {system} and {against}, {group}")
+        found = _paired(self.groups(experiment).query("kind == 'paired' and group == @group"), system, against)
+        if len(found) != 1:
+            raise NotRunError(f"{experiment} has no paired comparison of {system} and {against}, {group}")
+        [(value, low, high)] = found[["difference", "low", "high"]].astype(float).itertuples(index=False)
+        return value, low, high
 
     def paired(self, experiment: str, system: str, against: str, task: str) -> pd.DataFrame:
         """Return paired differences in points, a line a variant and seed, whichever of the two was subtracted.
@@ -149,13 +147,19 @@ class Results:
             NotRunError: the two were not compared.
         """
         found = self._statistics(f"{experiment}.paired")
-        found = found[found["task"] == task]
-        for first, second, sign in ((system, against, 100), (against, system, -100)):
-            rows = found[(found["system"] == first) & (found["against"] == second)]
-            if len(rows):
-                ends = sign * rows[["ci_low", "ci_high"]]
-                return rows.assign(difference=sign * rows["difference"], low=ends.min(axis=1), high=ends.max(axis=1))
-        raise NotRunError(f"{experiment} has no paired comparison of {system} and {against}")
+        found = _paired(found[found["task"] == task], system, against)
+        if found.empty:
+            raise NotRunError(f"{experiment} has no paired comparison of {system} and {against}")
+        return found
+
+
+def _paired(found: pd.DataFrame, system: str, against: str) -> pd.DataFrame:
+    """Return the comparisons of two systems, ``difference, low, high`` in points, whichever was subtracted."""
+    own = found[(found["system"] == system) & (found["against"] == against)]
+    sign = 100 if len(own) else -100
+    own = own if len(own) else found[(found["system"] == against) & (found["against"] == system)]
+    ends = sign * own[["ci_low", "ci_high"]]
+    return own.assign(difference=sign * own["difference"], low=ends.min(axis=1), high=ends.max(axis=1))
 
 
 def student(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
