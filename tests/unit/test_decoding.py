@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from transformers import SuppressTokensLogitsProcessor
 
 from speechmerge import corpora
 from speechmerge.errors import CheckpointError, ScoringError
@@ -115,6 +116,14 @@ def test_merged_weights_replace_the_folders(said, clips, listening):
     decoder = Decoder(base, SHORT, state=merged)
     assert torch.equal(decoder.model.proj_out.weight, merged["model.decoder.embed_tokens.weight"])
     assert decoder.decode(clips[:2], "es", "asr", progress=False) == said[:2]
+
+
+def test_what_whisper_must_not_say_is_forbidden_as_transformers_forbids_it(decoder):
+    [ours] = decoder.processors
+    scores = torch.randn(3, decoder.model.config.vocab_size, generator=torch.Generator().manual_seed(0))
+    theirs = SuppressTokensLogitsProcessor(models.load_model(decoder.folder).generation_config.suppress_tokens)
+    expected = theirs(None, scores)
+    assert expected.isinf().any() and torch.equal(ours(None, scores.clone()), expected)
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown"])

@@ -6,13 +6,15 @@ import types
 from dataclasses import replace
 
 import pytest
+import torch
 
 from speechmerge import machine
-from speechmerge.evaluation.decoding import Decoder, read_predictions, write_predictions
+from speechmerge.evaluation.decoding import Decoder, Decoding, read_predictions, write_predictions
 from speechmerge.finetuning import training
 from speechmerge.merging import measuring
 from speechmerge.studies import experiments, plans, steps, store, study
 from speechmerge.studies import rows as rows_module
+from speechmerge.whisper import models
 
 LANGUAGES = ["es", "it"]
 TIMES = {"seconds", "merge_seconds", "library", "hardware", "date"}
@@ -71,6 +73,14 @@ def rows():
 def untimed(value):
     """A row without times and stamps, at any depth."""
     return {k: untimed(v) if isinstance(v, dict) else v for k, v in value.items() if k not in TIMES}
+
+
+def test_a_merge_decoded_before_leaves_nothing_in_the_base(folders):
+    base = models.base_model("smoke")
+    settings, weights = Decoding(precision="fp32"), dict(models.load_model(base).state_dict())
+    steps._decoder(base, settings, own=False).use({name: 2 * w for name, w in weights.items()})
+    found = steps._decoder(base, settings, own=True).model.state_dict()
+    assert all(torch.equal(found[name], w) for name, w in weights.items())
 
 
 def test_a_killed_run_goes_on_where_it_was(plan):

@@ -3,13 +3,13 @@
 import gzip
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from transformers import WhisperForConditionalGeneration
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from ..audio import SAMPLE_RATE
 from ..corpora import Clip
@@ -59,6 +59,16 @@ class Prediction:
     cut: bool = False
 
 
+class _Suppress(LogitsProcessor):
+    """Forbid tokens, as transformers' own processor does, which searches the whole vocabulary at every step."""
+
+    def __init__(self, tokens: list[int], device: torch.device) -> None:
+        self.tokens = torch.tensor(tokens, device=device)
+
+    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.index_fill_(-1, self.tokens, -float("inf"))
+
+
 class Decoder:
     """A model ready to decode: weights on the device in the number format of ``settings``."""
 
@@ -67,30 +77,36 @@ class Decoder:
         folder: Path,
         settings: Decoding | None = None,
         *,
-        state: dict[str, torch.Tensor] | None = None,
+        state: Mapping[str, torch.Tensor] | None = None,
         batch: int = 24,
     ) -> None:
-        """Load ``folder``; ``state`` replaces its weights (a merge that was never written to disk).
-
-        Raises:
-            CheckpointError: ``state`` lacks a tensor of the model or has one too many.
-        """
+        """Load ``folder``; ``state`` replaces its weights (see :meth:`use`): a merge that was never written to disk."""
         self.settings, self.batch, self.device = settings or Decoding(), batch, best_device()
         keep_memory()
         self.tokenizer = models.load_tokenizer(folder)
         self.extractor = models.load_feature_extractor(folder)
-        self.model: WhisperForConditionalGeneration = models.load_model(folder)
-        if state is not None:
-            missing, unknown = self.model.load_state_dict(state, strict=False)
-            if wrong := [*unknown, *(name for name in missing if name != "proj_out.weight")]:
-                raise CheckpointError(
-                    f"the merged weights do not fit the model in {folder}: {len(wrong)} tensors are missing or unknown "
-                    f"(for example {wrong[0]!r}); merge into this base."
-                )
-            self.model.tie_weights()
+        self.folder, self.model = folder, models.load_model(folder)
         bf16 = self.settings.precision == "bf16" or (self.settings.precision == "auto" and bf16_pays(self.device))
         self.dtype = torch.bfloat16 if bf16 else torch.float32
-        self.model.to(self.device, self.dtype).eval()
+        self.model.to(self.device, self.dtype)
+        forbidden = self.model.generation_config.suppress_tokens or []
+        self.processors = LogitsProcessorList([_Suppress(forbidden, self.device)] if forbidden else [])
+        self.model.generation_config.suppress_tokens = None
+        if state is not None:
+            self.use(state)
+
+    def use(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Replace all weights of the model.
+
+        Raises:
+            CheckpointError: ``state`` lacks a tensor of the model or has one too many.
+        """
+        missing, unknown = self.model.load_state_dict(state, strict=False)
+        if wrong := [*unknown, *(name for name in missing if name != "proj_out.weight")]:
+            raise CheckpointError(
+                f"the merged weights do not fit the model in {self.folder}: {len(wrong)} tensors are missing or "
+                f"unknown (for example {wrong[0]!r}); merge into this base."
+            )
 
     def decode(self, clips: Sequence[Clip], language: str, task: str, *, progress: bool = True) -> list[Prediction]:
         """Decode clips of one language, in the order given.
@@ -124,6 +140,7 @@ class Decoder:
             num_beams=beams,
             early_stopping=beams > 1 and self.settings.stop == "finished",
             do_sample=False,
+            logits_processor=self.processors,
         )
         eos = self.tokenizer.eos_token_id
         rows = [row[:limit] for row, limit in zip(ids.tolist(), limits, strict=True)]  # whatever the batch allowed

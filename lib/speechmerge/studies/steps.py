@@ -84,7 +84,9 @@ def _decode(spec: dict, inputs: Inputs, folder: Path) -> None:
         params = _resolved(spec["model"]["params"], inputs)
         speech = json.dumps(spec["model"].get("speech"))
         state, merge_seconds = _merged(spec["model"]["method"], base, experts, json.dumps(params), speech)
-    decoder = Decoder(experts[0] if "expert" in spec["model"] else base, Decoding(**spec["decoding"]), state=state)
+    decoder = _decoder(experts[0] if "expert" in spec["model"] else base, Decoding(**spec["decoding"]), state is None)
+    if state is not None:
+        decoder.use(state)
     [cell] = spec["cells"]
     clips = evaluation_clips(cell["corpora"], cell["language"], cell["task"], spec["split"], spec["cap"])
     started = time.perf_counter()
@@ -94,6 +96,12 @@ def _decode(spec: dict, inputs: Inputs, folder: Path) -> None:
     scored = scoring.score(predictions, clips, cell["language"], cell["task"])
     found = {"params": params, "merge_seconds": round(merge_seconds, 2), "seconds": seconds}
     write(folder, found | {"score": scored.rate, "weight": scored.weight})
+
+
+@functools.lru_cache(maxsize=1)
+def _decoder(folder: Path, settings: Decoding, own: bool) -> Decoder:
+    """Return a decoder, kept until another is wanted: one with its ``own`` weights, or one to be given others."""
+    return Decoder(folder, settings)
 
 
 @functools.lru_cache(maxsize=1)
