@@ -5,7 +5,7 @@ import pytest
 from made_up import STAMP, made_up_rows
 
 from speechmerge.book import claims
-from speechmerge.book.claims import TESTS, curves, measures
+from speechmerge.book.claims import TESTS, curves, domains, measures
 from speechmerge.book.claims.parts import FAILS, HOLDS, NOT_RUN, NOT_TESTABLE, OPEN, Part, lines, signed, verdict
 from speechmerge.book.claims.results import NotTestableError, Results, student
 from speechmerge.errors import StudyError
@@ -279,6 +279,27 @@ def test_systems_are_compared_on_groups_of_domains(half, expected):
     assert told.endswith("; 12.0 and 12.0")
 
 
+@pytest.mark.parametrize(("difference", "expected"), [(-0.02, HOLDS), (-0.011, OPEN), (-0.004, FAILS)])
+def test_a_promised_number_of_points_must_be_reached(difference, expected):
+    pair = ("Learned average", "Model Soups")
+    averages = {(name, "trained languages"): 0.4 for name in pair}
+    groups("every_method", averages, {(*pair, "trained languages"): (difference, 0.003)})
+    found, told = answer("G1")
+    assert found == expected and told.endswith("; 40.0 and 40.0; at least 1 claimed")
+
+
+@pytest.mark.parametrize(
+    ("difference", "expected", "mark", "gain"),
+    [(0.016, HOLDS, "✓", "+4.0"), (0.009, OPEN, "○", "+2.25"), (-0.01, FAILS, "✗", "−2.5")],
+)
+def test_a_promised_gain_on_a_group_is_relative(difference, expected, mark, gain):
+    pair = ("Model Soups", "Fisher")  # the other way round: a positive difference is a gain of Fisher
+    place = "trained languages"
+    groups("every_method", {("Model Soups", place): 0.4}, {(*pair, place): (difference, 0.002)})
+    found, told = answer("G2")
+    assert found == expected and told.startswith(f"{mark} gain of Fisher over Model Soups, {place}: {gain} %")
+
+
 def test_the_best_of_a_family_must_beat_every_merge_of_the_others():
     wers = dict(zip(claims.SUBSPACE, (0.14, 0.13, 0.12, 0.15, 0.16), strict=True))
     rivals = [*claims.WEIGHTS, *claims.VECTORS]
@@ -306,7 +327,7 @@ def test_what_was_not_measured_is_not_run():
     paired("table1", ("LoRS-Merging", "Task Arithmetic", "asr", -0.03, 0.01))
     found, told = answer("L2")
     assert found == NOT_RUN and "no paired comparison of LoRS-Merging and Weight Averaging" in told
-    assert answer("B1")[0] == NOT_RUN and answer("G1")[0] == answer("F1")[0] == NOT_TESTABLE
+    assert answer("B1")[0] == NOT_RUN and answer("G4")[0] == answer("F1")[0] == NOT_TESTABLE
 
 
 def test_every_claim_has_a_test_or_a_reason():
@@ -322,15 +343,18 @@ def test_every_comparison_a_claim_needs_is_made_by_its_experiment():
             made = described[experiment]["against"]
             assert {entry["system"] for entry in described[experiment]["systems"]} >= set(rest[:2])
             assert set(rest[:2]) & set(made), (experiment, rest[:2])
+        if test is domains.paired or test is domains.relative:
+            assert {entry["system"] for entry in described[experiment]["systems"]} >= set(rest[:2])
+            assert set(rest[:2]) & set(described[experiment]["against"]) and rest[2] in described[experiment]["groups"]
         if test is measures.worse_somewhere:
             assert all(described[table]["by_language"] == rest[1] for table in experiment)
 
 
 def test_every_claim_of_both_studies_is_decided_once_rows_are_there(made_up_results, monkeypatch):
     monkeypatch.setenv("SPEECHMERGE_RESULTS", str(made_up_results))
-    found = claims.verdicts("speech", ["L", "B"]).set_index("id")["verdict"]
-    assert len(found) == 33 and NOT_RUN not in set(found)
-    assert list(found.index[found == NOT_TESTABLE]) == ["L23"]
+    found = claims.verdicts("speech", ["L", "B", "G"]).set_index("id")["verdict"]
+    assert len(found) == 37 and NOT_RUN not in set(found)
+    assert list(found.index[found == NOT_TESTABLE]) == ["L23", "G4"]
 
 
 def test_the_table_and_its_summary():
@@ -341,7 +365,7 @@ def test_the_table_and_its_summary():
     assert list(shown.frame["place"]) == ["L4\nTable 1", "L2\nTable 1"]
     assert page.count("font-weight: bold") == 2 and "<div>not run here</div>" in page and page.count("<tr>") == 3
     assert claims.summary("speech", ["L4", "L2", "G"]) == (
-        "Of 6 claims 1 holds, 4 are not testable here and 1 is not run here."
+        "Of 6 claims 1 holds, 1 is not testable here and 4 are not run here."
     )
     assert claims.summary("speech", ["L4"]) == "Of 1 claim 1 holds."
     with pytest.raises(StudyError, match="there is no claim 'L99'"):

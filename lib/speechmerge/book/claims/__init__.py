@@ -18,7 +18,7 @@ from . import curves, domains, measures
 from .parts import FAILS, HOLDS, MARKS, NOT_RUN, NOT_TESTABLE, OPEN, VERDICTS, Part, lines, verdict
 from .results import NotRunError, NotTestableError, Results
 
-__all__ = ["TESTS", "measure", "summary", "table", "verdicts"]
+__all__ = ["TESTS", "experiments", "measure", "summary", "table", "verdicts"]
 
 BASE, EXPERT, JOINT, MULTI_TASK = "Pretrained", "Finetuned", "Multi-lingual training", "Multi-task training"
 WA, TA, MP, SVP, LORS = "Weight Averaging", "Task Arithmetic", "MP-Merging", "SVP-Merging", "LoRS-Merging"
@@ -31,6 +31,7 @@ WEIGHTS = ("Model Soups", "Model Stock", "Karcher", "Multi-SLERP")
 VECTORS = ("Task Arithmetic", "TIES", "PCB", "SCE")
 SUBSPACE = ("TSV-M (Procrustes)", TSVM, BOOSTED, "Iso-C", "Iso-CTS")
 INSIDE, OUTSIDE, KEPT = "in domain", "out of domain", ("other English", "other languages")
+TRAINED = "trained languages"
 TABLE4 = (BASE, EXPERT, ALL, ALL_TA, ALL_LORS, MT, MT_TA, MT_LORS, ML, ML_TA)
 
 Test = tuple[Callable[..., list[Part]], ...]
@@ -92,9 +93,12 @@ TESTS: dict[str, list[Test]] = {
         (domains.swept, "rank", "Newton-Schulz", "Newton-Schulz rank_ratio=0.5", INSIDE, "equal", True),
     ],
     "B10": [(domains.paired, "domains", "TIES", ZERO, "other English", "worse")],
+    "G1": [(domains.paired, "every_method", "Learned average", "Model Soups", TRAINED, "better", 1)],
+    "G2": [(domains.relative, "every_method", "Fisher", "Model Soups", TRAINED, 2)],
+    "G3": [(domains.paired, "every_method", "RegMean", JOINT, TRAINED, "equal")],
 }
 ABSENT = {  # verdict and reason of claims without a test, by the letter they begin with
-    "G": (NOT_TESTABLE, "no experiment compares learnt weights, Fisher weights and RegMean on speech"),
+    "G": (NOT_TESTABLE, "that something may not help is nothing a measurement could deny"),
     "F": (NOT_TESTABLE, "no experiment fuses frozen upstreams"),
 }
 
@@ -118,6 +122,12 @@ def _cell(text: str) -> str:
     weight = "; font-weight: bold" if text in VERDICTS else ""
     shown = "".join(f"<div{style}>{line}</div>" for style, line in styled)
     return f'<td style="text-align: left; vertical-align: top{weight}">{shown}</td>'
+
+
+def experiments() -> list[str]:
+    """Return the names of the experiments that tests read, in the order of the claims."""
+    named = [first for tests in TESTS.values() for _, first, *_ in tests]
+    return list(dict.fromkeys(name for names in named for name in ([names] if isinstance(names, str) else names)))
 
 
 def measure(results: Results, claim: str) -> tuple[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Tests that compare systems on groups of domains: in domain, out of domain, other English, other languages."""
+"""Tests that compare systems on groups of cells: domains in and out of domain, other English, trained languages."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,26 @@ SIDES = {"better": "below", "worse": "above", "equal": "within"}  # of zero, for
 
 
 def paired(
-    results: Results, experiment: str, system: str, against: str, group: str, claimed: str = "better"
+    results: Results, experiment: str, system: str, against: str, group: str, claimed: str = "better", least: float = 0
 ) -> list[Part]:
-    """Difference of two systems' mean errors over a group; equal means within the margin of the second one's error."""
+    """Difference of two systems' mean errors over a group, at ``least`` so many points if it is claimed to be better.
+
+    Equal means within the margin of the second one's error.
+    """
     difference = results.group_paired(experiment, group, system, against)
     scores = [results.group_average(experiment, group, name) for name in (system, against)]
-    bound = MARGIN * scores[1] if claimed == "equal" else 0.0
-    note = f"; {scores[0]:.1f} and {scores[1]:.1f}" + (f"; margin {bound:.1f}" if bound else "")
+    bound = MARGIN * scores[1] if claimed == "equal" else -least
+    told = f"; margin {bound:.1f}" if claimed == "equal" else f"; at least {least:g} claimed" if least else ""
+    note = f"; {scores[0]:.1f} and {scores[1]:.1f}{told}"
     what = f"{system} − {against}, {group}"
     return [Part(what, *difference, "WER", SIDES[claimed], bound, note)]
+
+
+def relative(results: Results, experiment: str, system: str, against: str, group: str, least: float) -> list[Part]:
+    """Relative gain over a group, in per cent of the other system's error, which is taken as exact."""
+    factor = -100 / results.group_average(experiment, group, against)
+    value, *ends = (factor * x for x in results.group_paired(experiment, group, system, against))
+    return [Part(f"gain of {system} over {against}, {group}", value, min(ends), max(ends), "%", "above", least)]
 
 
 def best(results: Results, experiment: str, systems: Sequence[str], others: Sequence[str], group: str) -> list[Part]:
