@@ -1,11 +1,13 @@
 """The notebooks' sources keep the house rules: thin, without outputs, with one parameters cell and a stamp first."""
 
 import ast
+import posixpath
 import re
 
 import nbformat
 import pytest
 
+from speechmerge.book import pages
 from speechmerge.book.notebooks import declared_parameters
 from speechmerge.studies.store import project_root
 
@@ -45,6 +47,14 @@ def test_it_starts_with_one_heading_of_the_first_level(notebook):
     assert re.match(r"# \S", first)
     assert notebook.cells[0].source == first
     assert [text for text in others if re.search(r"(?m)^# ", text)] == []
+
+
+def test_links_of_a_chapter_lead_to_pages_of_the_contents(source, notebook):
+    contents = {str(page) for page in pages.table_of_contents(ROOT)}
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    links = {posixpath.normpath(f"book/executed/{link}") for link in re.findall(r"\]\(([\w./-]+)\)", text)}
+    if f"book/executed/{source.stem}" in contents:  # others wait for their rows, and so may what they link to
+        assert links <= contents
 
 
 def test_it_is_thin(notebook):
