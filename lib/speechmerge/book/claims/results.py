@@ -155,9 +155,9 @@ class Results:
 
 def _paired(found: pd.DataFrame, system: str, against: str) -> pd.DataFrame:
     """Return the comparisons of two systems, ``difference, low, high`` in points, whichever was subtracted."""
-    own = found[(found["system"] == system) & (found["against"] == against)]
-    sign = 100 if len(own) else -100
-    own = own if len(own) else found[(found["system"] == against) & (found["against"] == system)]
+    own, sign = found[(found["system"] == system) & (found["against"] == against)], 100
+    if own.empty:
+        own, sign = found[(found["system"] == against) & (found["against"] == system)], -100
     ends = sign * own[["ci_low", "ci_high"]]
     return own.assign(difference=sign * own["difference"], low=ends.min(axis=1), high=ends.max(axis=1))
 
