@@ -300,6 +300,17 @@ def test_a_promised_gain_on_a_group_is_relative(difference, expected, mark, gain
     assert found == expected and told.startswith(f"{mark} gain of Fisher over Model Soups, {place}: {gain} %")
 
 
+@pytest.mark.parametrize("claim", ["L14", "L15", "G2"])
+def test_nothing_is_a_percentage_of_a_score_of_zero(claim):
+    rows("table4", lambda row: 0.0)
+    pair = ("ML and MT LoRS-Merging", "ML and MT training")
+    paired("table4", *((*pair, task, 0.0, 0.01) for task in ("asr", "st")))
+    experts = ("Fisher", "Model Soups")
+    groups("every_method", {("Model Soups", "trained languages"): 0.0}, {(*experts, "trained languages"): (0.0, 0.01)})
+    found, told = answer(claim)
+    assert found == NOT_TESTABLE and "zero" in told
+
+
 def test_the_best_of_a_family_must_beat_every_merge_of_the_others():
     wers = dict(zip(claims.SUBSPACE, (0.14, 0.13, 0.12, 0.15, 0.16), strict=True))
     rivals = [*claims.WEIGHTS, *claims.VECTORS]

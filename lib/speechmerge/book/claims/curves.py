@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..series import SWEPT, number
 from .parts import Part
-from .results import BETTER, LEVEL, UNITS, WORSE, NotRunError, NotTestableError, Results, student
+from .results import LEVEL, SIDES, SIGN, UNITS, NotRunError, NotTestableError, Results, student
 
 UNPRUNED = "Finetuned"
 STRONG = 0.5  # a pruning that keeps at most this share is a strong one
@@ -25,7 +25,7 @@ def paired_by_size(results: Results, experiment: str, system: str, against: str,
     found = found[found["seed"] == found["seed"].min()]
     by_size = found.groupby(found["variant"].map(position))[["difference", "low", "high"]].mean()
     return [
-        Part(f"{system} − {against}, {size:g} languages", *map(float, row), UNITS[task], BETTER[task])
+        Part(f"{system} − {against}, {size:g} languages", *map(float, row), UNITS[task], SIDES["better"][task])
         for size, row in zip(by_size.index, by_size.to_numpy(), strict=True)
     ]
 
@@ -54,7 +54,7 @@ def trend(results: Results, experiment: str, system: str, against: str | None = 
     scores, what = results.languages(experiment, system, task), system
     if against:
         scores, what = scores - results.languages(experiment, against, task), f"{system} − {against}"
-    return [Part(f"{what}, {_step(scores)}", *student(slopes(scores)), UNITS[task], WORSE[task])]
+    return [Part(f"{what}, {_step(scores)}", *student(slopes(scores)), UNITS[task], SIDES["worse"][task])]
 
 
 def _step(scores: pd.DataFrame) -> str:
@@ -67,7 +67,7 @@ def step_worse(results: Results, experiment: str, system: str, tasks: Sequence[s
     steps = []
     for task in tasks:
         means = _means(results.languages(experiment, system, task))
-        sign = {"above": 1, "below": -1}[WORSE[task]]
+        sign = -SIGN[task]
         steps += [(task, sign * means[[a, b]].diff(axis=1)[b]) for a, b in itertools.pairwise(means.columns)]
     found = [(*student(change, LEVEL / len(steps)), UNITS[task]) for task, change in steps]
     value, _, _, unit = max(found)
@@ -86,7 +86,7 @@ def _gains(results: Results, experiment: str, method: str, task: str) -> pd.Data
     kept = [results.languages(experiment, name, task) for name, match in found if float(match["x"]) <= STRONG]
     if not kept:
         raise NotRunError(f"{experiment} has no rows of {method}")
-    whole, sign = results.languages(experiment, UNPRUNED, task), {"below": 1, "above": -1}[BETTER[task]]
+    whole, sign = results.languages(experiment, UNPRUNED, task), -SIGN[task]
     gains = sign * np.stack(
         [100 * (1 - scores[whole.columns] / whole) for scores in kept]
     )  # [ratio, language, variant]

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 
 from .measures import MARGIN
 from .parts import Part
-from .results import NotRunError, Results
-
-SIDES = {"better": "below", "worse": "above", "equal": "within"}  # of zero, for errors
+from .results import SIDES, NotRunError, Results, gain
 
 
 def paired(
@@ -22,14 +20,14 @@ def paired(
     told = f"; margin {bound:.1f}" if claimed == "equal" else f"; at least {least:g} claimed" if least else ""
     note = f"; {scores[0]:.1f} and {scores[1]:.1f}{told}"
     what = f"{system} − {against}, {group}"
-    return [Part(what, *difference, "WER", SIDES[claimed], bound, note)]
+    return [Part(what, *difference, "WER", SIDES[claimed]["asr"], bound, note)]
 
 
 def relative(results: Results, experiment: str, system: str, against: str, group: str, least: float) -> list[Part]:
     """Relative gain over a group, in per cent of the other system's error, which is taken as exact."""
-    factor = -100 / results.group_average(experiment, group, against)
-    value, *ends = (factor * x for x in results.group_paired(experiment, group, system, against))
-    return [Part(f"gain of {system} over {against}, {group}", value, min(ends), max(ends), "%", "above", least)]
+    difference = results.group_paired(experiment, group, system, against)
+    found = gain(difference, results.group_average(experiment, group, against))
+    return [Part(f"gain of {system} over {against}, {group}", *found, "%", "above", least)]
 
 
 def best(results: Results, experiment: str, systems: Sequence[str], others: Sequence[str], group: str) -> list[Part]:

@@ -10,7 +10,7 @@ import pandas as pd
 from ..curves import signed
 from ..transfer import FEWEST, rank_correlation
 from .parts import Part
-from .results import BETTER, LEVEL, UNITS, WORSE, Z95, NotTestableError, Results
+from .results import LEVEL, SIDES, UNITS, Z95, NotTestableError, Results, gain
 
 MARGIN = 0.04  # of the score: a smaller change counts as none, for the paper's abstract calls 4 % of BLEU a gain
 
@@ -26,13 +26,15 @@ def paired(
     row = found.iloc[0]
     scores = [results.average(experiment, name, task) for name in (system, against)]
     note = f"; {scores[0]:.1f} and {scores[1]:.1f}"
-    side, bound = {"better": BETTER, "worse": WORSE}.get(claimed, {}).get(task, "within"), 0.0
+    bound = 0.0
     if claimed == "equal":
         bound = MARGIN * scores[1]
         note += f"; margin {bound:.1f}"
     if len(others := found["difference"].iloc[1:]):
         note += f"; {sum(others * row.difference > 0)} of {len(others)} other seeds agree"
-    return [Part(f"{system} − {against}", row.difference, row.low, row.high, UNITS[task], side, bound, note)]
+    return [
+        Part(f"{system} − {against}", row.difference, row.low, row.high, UNITS[task], SIDES[claimed][task], bound, note)
+    ]
 
 
 def relative(
@@ -46,11 +48,8 @@ def relative(
 
 
 def _relative(results: Results, experiment: str, system: str, against: str, task: str) -> tuple[float, float, float]:
-    """Relative gain in per cent and the ends of its interval; the score divided by is taken as exact."""
     row = results.paired(experiment, system, against, task).sort_values("seed").iloc[0]
-    factor = (100 if task == "st" else -100) / results.average(experiment, against, task)
-    low, high = sorted((factor * row.low, factor * row.high))
-    return factor * row.difference, low, high
+    return gain(row[["difference", "low", "high"]], results.average(experiment, against, task), task)
 
 
 def gain_by_task(results: Results, experiment: str, system: str, against: str) -> list[Part]:

@@ -18,8 +18,12 @@ from ...studies import experiments, store
 from ..tables import AVERAGE, with_scores
 
 UNITS = {task: metric.upper() for task, metric in METRICS.items()}
-BETTER = {"asr": "below", "st": "above"}  # where a difference lies if the first system is better
-WORSE = {"asr": "above", "st": "below"}
+SIGN = {"asr": -1, "st": 1}  # of a change of the score for the better
+SIDES = {  # where a difference lies if the first system is what is claimed
+    "better": {"asr": "below", "st": "above"},
+    "worse": {"asr": "above", "st": "below"},
+    "equal": {"asr": "within", "st": "within"},
+}
 LEVEL = 0.05
 COLUMNS = (*store.IDENTITY, "wer", "bleu", "ci_low", "ci_high")  # of rows, that claims are about
 Z95 = NormalDist().inv_cdf(0.975)
@@ -160,6 +164,18 @@ def _paired(found: pd.DataFrame, system: str, against: str) -> pd.DataFrame:
         own, sign = found[(found["system"] == against) & (found["against"] == system)], -100
     ends = sign * own[["ci_low", "ci_high"]]
     return own.assign(difference=sign * own["difference"], low=ends.min(axis=1), high=ends.max(axis=1))
+
+
+def gain(difference: Sequence[float], score: float, task: str = "asr") -> tuple[float, float, float]:
+    """Return a difference and the ends of its interval as a gain in per cent of a score, which is taken as exact.
+
+    Raises:
+        NotTestableError: the score is zero.
+    """
+    if not score:
+        raise NotTestableError("the score to compare with is zero, of which nothing is a percentage")
+    value, *ends = (100 * SIGN[task] * x / score for x in difference)
+    return value, min(ends), max(ends)
 
 
 def student(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
