@@ -95,3 +95,10 @@ def test_a_rank_ratio_is_a_fraction_of_the_smaller_side(ratio, expected):
 
 def test_a_rank_ratio_may_count_parameters():
     assert [rank(r, 768, 768, "parameters") for r in (0.01, 0.02, 0.03, 0.05)] == [4, 8, 12, 19]
+
+
+@pytest.mark.parametrize("shape", [(160, 224), (224, 160), (2, 160, 160)])
+def test_lors_of_fp32_is_exact_to_fp32_though_a_threshold_follows_a_decomposition(shape):
+    deltas = torch.randn(T, *shape, generator=torch.Generator().manual_seed(5))
+    exact = lors(deltas.double(), rank_ratio=0.02, density=0.4)
+    assert (lors(deltas, rank_ratio=0.02, density=0.4) - exact).norm() < 3e-7 * exact.norm()

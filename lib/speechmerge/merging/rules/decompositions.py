@@ -9,7 +9,8 @@ DEPENDENT = 1e-5  # σ_k / σ_1 below which squaring the matrix costs too many d
 LARGE = 256  # shorter side from which on fp32 is tried first
 CLOSE = 0.1  # σ_k / σ_1 down to which fp32 squares of a matrix tell its singular vectors well enough
 OVERSAMPLING = 32  # vectors beyond those wanted, so that the last wanted ones are exact too
-RESIDUAL = 1e-6  # of the largest eigenvalue; leaves the truncated matrix a relative error of about the same
+NARROW = 1e-4  # of the largest eigenvalue: a smaller gap between two is taken to be this wide
+RESIDUAL = 1e-9  # of the largest eigenvalue; leaves the truncated matrix a relative error of about the same
 COEFFICIENTS = {  # (a, b, c) of each step s → a·s + b·s³ + c·s⁵ on the singular values
     "quintic": (
         (4.0848, -6.8946, 2.9270),
@@ -56,7 +57,7 @@ def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def leading(matrix: Tensor, rank: int, vectors: Tensor | None = None) -> Tensor:
-    """Return the best approximation of rank ``rank``, U_k Σ_k V_kᵀ, without a full SVD.
+    """Return the best approximation of rank ``rank``, U_k Σ_k V_kᵀ, in fp64 and without a full SVD.
 
     The leading singular vectors of the shorter side are the leading eigenvectors of the smaller Gram matrix; projecting
     on them gives the truncated SVD. Squaring loses singular values below 1e-8 of the largest, which never lead.
@@ -67,16 +68,16 @@ def leading(matrix: Tensor, rank: int, vectors: Tensor | None = None) -> Tensor:
         vectors: :func:`singular_vectors` of the matrix, if already known.
 
     Returns:
-        Shape ``[..., m, n]``, in the input's dtype.
+        Shape ``[..., m, n]``.
     """
+    double = matrix.double()
     if rank <= 0:
-        return torch.zeros_like(matrix)
+        return torch.zeros_like(double)
     if rank >= min(matrix.shape[-2:]):
-        return matrix.clone()
+        return double.clone()
+    basis = (_leading_vectors(_wide(matrix), rank) if vectors is None else vectors[..., :rank]).double()
     tall = matrix.shape[-2] > matrix.shape[-1]
-    known = _leading_vectors(_wide(matrix), rank) if vectors is None else vectors[..., :rank]
-    basis = known.to(matrix.dtype)
-    return (matrix @ basis) @ basis.mT if tall else basis @ (basis.mT @ matrix)
+    return (double @ basis) @ basis.mT if tall else basis @ (basis.mT @ double)
 
 
 def _wide(matrix: Tensor) -> Tensor:
@@ -104,28 +105,44 @@ def _rough(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
 def _leading_vectors(matrix: Tensor, rank: int) -> Tensor:
     """Return the leading left singular vectors of a wide matrix, the first first, fp64, shape ``[..., m, rank]``.
 
-    In fp32 a wider subspace comes from :func:`_rough`, is improved by one product with the Gram matrix in fp64, and the
-    problem is solved within it in fp64: better than an fp32 SVD (error 1e-6 against 1e-5 on noise). A residual that is
-    too large, a rank too high for it, and fp64 take the full decomposition in fp64.
+    All of them are found in fp32 by :func:`_rough`. The problem is then solved in fp64 within a subspace that is a
+    little wider than asked for, and again after one step towards what lies outside, for which the fp32 vectors are
+    inverse enough. A residual that is too large, a rank too high for it, and fp64 take the full decomposition in fp64.
     """
     double, wide = matrix.double(), rank + OVERSAMPLING
     rough = _rough(matrix) if 2 * wide <= matrix.shape[-2] else None
     gram = None if rough and 8 * wide <= matrix.shape[-2] else double @ double.mT  # few vectors: quicker without it
     if rough:
-
-        def product(x: Tensor) -> Tensor:
-            return double @ (double.mT @ x) if gram is None else gram @ x
-
-        basis = torch.linalg.qr(product(rough[1][..., -wide:].double())).Q
-        image = product(basis)
-        values, turn = torch.linalg.eigh(basis.mT @ image)
-        values, turn = values[..., -rank:], turn[..., -rank:]
-        vectors = basis @ turn
-        residual = (image @ turn - vectors * values[..., None, :]).norm(dim=-2)
-        if (residual <= RESIDUAL * values[..., -1:]).all():
-            return vectors.flip(-1)
+        basis = rough[1][..., -wide:].double()
+        for last in (False, True):
+            basis = torch.linalg.qr(basis).Q
+            image = double @ (double.mT @ basis) if gram is None else gram @ basis
+            values, turn = torch.linalg.eigh(basis.mT @ image)
+            basis, image = basis @ turn, image @ turn
+            residual = image - basis * values[..., None, :]
+            if not last:
+                basis = basis + _outside(*rough, residual, values)
+        if (residual[..., -rank:].norm(dim=-2) <= RESIDUAL * values[..., -1:]).all():
+            return basis[..., -rank:].flip(-1)
     gram = double @ double.mT if gram is None else gram
     return torch.linalg.eigh(gram).eigenvectors[..., -rank:].flip(-1)
+
+
+def _outside(values: Tensor, vectors: Tensor, residual: Tensor, own: Tensor) -> Tensor:
+    """Return what leading eigenvectors lack of the directions beyond them, by their residuals, to fp32 accuracy.
+
+    Args:
+        values: all eigenvalues, ascending and in any unit, shape ``[..., m]``.
+        vectors: all eigenvectors, shape ``[..., m, m]``.
+        residual: of each of the w leading ones, shape ``[..., m, w]``.
+        own: their eigenvalues, ascending, shape ``[..., w]``.
+    """
+    others = values.shape[-1] - own.shape[-1]
+    top = own[..., -1:]
+    gaps = (own / top)[..., None, :] - (values / values[..., -1:])[..., :others, None]
+    outer = vectors[..., :others]
+    parts = (outer.mT @ (residual / top[..., None]).to(outer.dtype)) / gaps.clamp(min=NARROW).to(outer.dtype)
+    return (outer @ parts).double()
 
 
 def factors(matrix: Tensor, rank: int, vectors: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,7 +3,7 @@
 Source: arXiv 2502.17380, equations of section 3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import torch
@@ -93,9 +93,16 @@ def svp(
     Returns:
         Deltas of rank k, shape ``[T, ..., m, n]``.
     """
-    ranks = [rank(r, *deltas.shape[-2:], rank_mode) for r in per_expert(rank_ratio, len(deltas))]
+    return torch.stack([low.to(deltas.dtype) for low in _low(deltas, rank_ratio, rank_mode, vectors)])
+
+
+def _low(
+    deltas: Tensor, ratio: float | Sequence[float], mode: str, vectors: Sequence[Tensor] | None
+) -> Iterator[Tensor]:
+    """Yield each delta's part of low rank, shape ``[..., m, n]``, fp64."""
     known = vectors or [None] * len(deltas)
-    return torch.stack([leading(delta, k, v) for delta, k, v in zip(deltas, ranks, known, strict=True)])
+    for delta, r, own in zip(deltas, per_expert(ratio, len(deltas)), known, strict=True):
+        yield leading(delta, rank(r, *delta.shape[-2:], mode), own)
 
 
 @method(
@@ -130,5 +137,6 @@ def lors(
     Returns:
         Low-rank plus sparse deltas, shape ``[T, ..., m, n]``.
     """
-    low = svp(deltas, rank_ratio=rank_ratio, rank_mode=rank_mode, vectors=vectors)
-    return low + mp(deltas - low, density=density)
+    parts = _low(deltas, rank_ratio, rank_mode, vectors)
+    pruned = zip(deltas, parts, per_expert(density, len(deltas)), strict=True)  # in fp64: near the edge digits decide
+    return torch.stack([(low + prune(delta - low, p, dims=2)).to(deltas.dtype) for delta, low, p in pruned])
