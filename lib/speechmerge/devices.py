@@ -36,8 +36,8 @@ def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
 def keep_memory() -> None:
     """Tell glibc to keep freed memory instead of returning it to the system after every large tensor.
 
-    Training and decoding on a CPU allocate the same large activations again and again; without this, each step pays
-    for new pages (a fifth to a third of its time). Elsewhere than on glibc nothing happens.
+    Training, decoding and merging on a CPU allocate the same large tensors again and again; without this, each step
+    pays for new pages (a fifth to a third of its time). Elsewhere than on glibc nothing happens.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..devices import keep_memory, release_memory
 from ..files import atomic_folder, check_writable
 from ..whisper.checkpoints import most_precise, strip_wrappers
 from . import output, validation
@@ -103,6 +104,7 @@ def merge_folders(
         CheckpointError, MethodError: see :class:`Merge`.
         SpeechMergeError: the output exists, is not writable or the disk is too full; found before the work.
     """
+    keep_memory()
     merge = Merge(method, base, experts, **{"strict": True} | options)
     validation.check_generation(merge.base.folder)
     merge.dtype = merge.dtype or most_precise([merge.base, *merge.experts])
@@ -123,5 +125,6 @@ def merge_folders(
             (work / file).rename(folder / file)
         output.write_companions(folder, merge.base.folder, merge.dtype)
         output.write_record(folder, merge, options, fingerprints=fingerprints)
+    release_memory()
     log.info("%s written in %.1f s", output_folder, time.perf_counter() - started)
     return output_folder

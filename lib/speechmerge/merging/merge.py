@@ -7,6 +7,7 @@ memory, and of a large one only a block where the rule allows it. What a tensor 
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,9 @@ class Merge:
             strict,
         )
         self.base = open_checkpoint(base, "base")
-        self.experts = [self._expert(source, f"expert {i}") for i, source in enumerate(experts)]
+        labels = [f"expert {i}" for i in range(len(experts))]
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # a stored head is compared with its table
+            self.experts = list(pool.map(self._expert, experts, labels))
         if strict:
             validation.check_tokenizers(self.base, self.experts)
         validation.check_tensors(self.base, self.experts)
