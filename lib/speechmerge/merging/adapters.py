@@ -101,9 +101,9 @@ def _patched(base: Checkpoint, folder: Path, updates: dict[str, Callable[[], Ten
     """Return ``base`` with some tensors updated; the last one made is kept for reading in blocks."""
     made: dict[str, Tensor] = {}
 
-    def reader(name: str, start: int, stop: int) -> Tensor:
+    def reader(name: str, start: int, stop: int, room: Tensor | None = None) -> Tensor:
         if name not in updates:
-            return base.reader(name, start, stop)
+            return base.reader(name, start, stop, room)
         if name not in made:
             made.clear()
             made[name] = updates[name]()

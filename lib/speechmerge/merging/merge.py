@@ -242,7 +242,7 @@ class Merge:
         base = self.base.reader(name, start, stop).to(**kind, copy=True)
         deltas = torch.empty(len(self.experts), stop - start, **kind)
         for delta, expert in zip(deltas, self.experts, strict=True):
-            torch.sub(expert.reader(name, start, stop).to(**kind), base, out=delta)
+            torch.sub(expert.reader(name, start, stop, delta).to(**kind), base, out=delta)
         if not checkpoints.finite(deltas):
             for model in (self.base, *self.experts):
                 model.block(name, start, stop)  # says which one and where

@@ -33,7 +33,8 @@ class Checkpoint:
         folder: where it lies, ``None`` for tensors in memory.
         shapes, dtypes: of every tensor, wrappers' prefixes stripped and the tied head left out.
         head: ``(name, token table)`` of a tied head that the source stores.
-        reader: returns a range of a tensor's scalars in row order, ``(name, start, stop)``, in their stored dtype.
+        reader: returns a range of a tensor's scalars in row order, ``(name, start, stop)``, in their stored dtype; a
+            tensor given as ``room`` may be written to and returned.
     """
 
     label: str
@@ -41,7 +42,7 @@ class Checkpoint:
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, torch.dtype]
     head: tuple[str, str] | None
-    reader: Callable[[str, int, int], Tensor]
+    reader: Callable[..., Tensor]
 
     def read(self, name: str) -> Tensor:
         """Return a tensor in its stored dtype; it must not be changed in place.
@@ -92,7 +93,7 @@ def open_checkpoint(source: Path | str | Mapping[str, Tensor], label: str = "mod
             None,
             {name: tuple(source[stored].shape) for name, stored in plain.items()},
             {name: source[stored].dtype for name, stored in plain.items()},
-            lambda name, start, stop: source[plain[name]].detach().reshape(-1)[start:stop],
+            lambda name, start, stop, room=None: source[plain[name]].detach().reshape(-1)[start:stop],
         )
     folder = Path(source)
     found = {e.stored_name: e for file in _files(folder) for e in header(file)}
@@ -102,7 +103,7 @@ def open_checkpoint(source: Path | str | Mapping[str, Tensor], label: str = "mod
         folder,
         {name: entry.shape for name, entry in entries.items()},
         {name: entry.dtype for name, entry in entries.items()},
-        lambda name, start, stop: read_entry(entries[name], start, stop),
+        lambda name, start, stop, room=None: read_entry(entries[name], start, stop, room),
     )
 
 

@@ -64,9 +64,13 @@ def header(file: Path) -> list[Entry]:
     return entries
 
 
-def read_entry(entry: Entry, start: int, stop: int) -> Tensor:
-    """Read a range of scalars of one tensor from its file into fresh memory (a mapped file would count as memory)."""
-    tensor = torch.empty(stop - start, dtype=entry.dtype)
+def read_entry(entry: Entry, start: int, stop: int, room: Tensor | None = None) -> Tensor:
+    """Read a range of scalars of one tensor from its file (a mapped file would count as memory).
+
+    Into ``room`` if it is on the CPU and of the stored dtype, else into fresh memory.
+    """
+    fits = room is not None and room.dtype == entry.dtype and room.device.type == "cpu"
+    tensor = room if fits else torch.empty(stop - start, dtype=entry.dtype)
     if stop > start:
         buffer, done = memoryview(tensor.view(torch.uint8).numpy()), 0
         with entry.file.open("rb", buffering=0) as stream:
