@@ -142,6 +142,8 @@ def _tie(label: str, folder: Path | None, shapes: dict, dtypes: dict, reader: Ca
 def _same(one: Tensor, other: Tensor) -> bool:
     """Tell whether two blocks are equal bit for bit; without torch, whose threads would wait for each other here."""
     one, other = (x.contiguous().view(torch.uint8).cpu().numpy() for x in (one, other))
+    if len(one) % 8 == len(other) % 8 == 0:
+        one, other = one.view(np.int64), other.view(np.int64)
     return np.array_equal(one, other)
 
 
