@@ -104,8 +104,9 @@ def merge_folders(
         CheckpointError, MethodError: see :class:`Merge`.
         SpeechMergeError: the output exists, is not writable or the disk is too full; found before the work.
     """
-    keep_memory()
     merge = Merge(method, base, experts, **{"strict": True} | options)
+    if merge.piece == "entries":  # blocks of one size; whole tensors of many sizes would leave gaps
+        keep_memory()
     validation.check_generation(merge.base.folder)
     merge.dtype = merge.dtype or most_precise([merge.base, *merge.experts])
     total = sum(math.prod(shape) * merge.dtype.itemsize for shape in merge.base.shapes.values())
