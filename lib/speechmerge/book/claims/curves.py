@@ -67,8 +67,7 @@ def step_worse(results: Results, experiment: str, system: str, tasks: Sequence[s
     steps = []
     for task in tasks:
         means = _means(results.languages(experiment, system, task))
-        sign = -SIGN[task]
-        steps += [(task, sign * means[[a, b]].diff(axis=1)[b]) for a, b in itertools.pairwise(means.columns)]
+        steps += [(task, -SIGN[task] * means[[a, b]].diff(axis=1)[b]) for a, b in itertools.pairwise(means.columns)]
     found = [(*student(change, LEVEL / len(steps)), UNITS[task]) for task, change in steps]
     value, _, _, unit = max(found)
     ends = (max(f[i] for f in found) for i in (1, 2))
@@ -86,9 +85,9 @@ def _gains(results: Results, experiment: str, method: str, task: str) -> pd.Data
     kept = [results.languages(experiment, name, task) for name, match in found if float(match["x"]) <= STRONG]
     if not kept:
         raise NotRunError(f"{experiment} has no rows of {method}")
-    whole, sign = results.languages(experiment, UNPRUNED, task), -SIGN[task]
-    gains = sign * np.stack(
-        [100 * (1 - scores[whole.columns] / whole) for scores in kept]
+    whole = results.languages(experiment, UNPRUNED, task)
+    gains = SIGN[task] * np.stack(
+        [100 * (scores[whole.columns] / whole - 1) for scores in kept]
     )  # [ratio, language, variant]
     others = gains.sum(axis=1, keepdims=True) - gains
     best = np.take_along_axis(gains, others.argmax(axis=0)[None], axis=0)[0]

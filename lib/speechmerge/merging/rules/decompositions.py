@@ -113,19 +113,21 @@ def _leading_vectors(matrix: Tensor, rank: int) -> Tensor:
     rough = _rough(matrix) if 2 * wide <= matrix.shape[-2] else None
     gram = None if rough and 8 * wide <= matrix.shape[-2] else double @ double.mT  # few vectors: quicker without it
     if rough:
-        basis = rough[1][..., -wide:].double()
-        for last in (False, True):
-            basis = torch.linalg.qr(basis).Q
-            image = double @ (double.mT @ basis) if gram is None else gram @ basis
-            values, turn = torch.linalg.eigh(basis.mT @ image)
-            basis, image = basis @ turn, image @ turn
-            residual = image - basis * values[..., None, :]
-            if not last:
-                basis = basis + _outside(*rough, residual, values)
+        values, vectors, residual = _within(rough[1][..., -wide:].double(), double, gram)
+        values, vectors, residual = _within(vectors + _outside(*rough, residual, values), double, gram)
         if (residual[..., -rank:].norm(dim=-2) <= RESIDUAL * values[..., -1:]).all():
-            return basis[..., -rank:].flip(-1)
+            return vectors[..., -rank:].flip(-1)
     gram = double @ double.mT if gram is None else gram
     return torch.linalg.eigh(gram).eigenvectors[..., -rank:].flip(-1)
+
+
+def _within(basis: Tensor, matrix: Tensor, gram: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a Gram matrix's eigenvalues (ascending) and eigenvectors within the span of ``basis``, and residuals."""
+    basis = torch.linalg.qr(basis).Q
+    image = matrix @ (matrix.mT @ basis) if gram is None else gram @ basis
+    values, turn = torch.linalg.eigh(basis.mT @ image)
+    vectors = basis @ turn
+    return values, vectors, image @ turn - vectors * values[..., None, :]
 
 
 def _outside(values: Tensor, vectors: Tensor, residual: Tensor, own: Tensor) -> Tensor:
