@@ -15,29 +15,28 @@ from .primitives import per_expert
 _CHUNK = 1 << 17  # entries handled at once, within a CPU's cache
 
 
-def gram(*parts: Tensor) -> Tensor:
-    """Return the inner products of all rows in fp64 on the CPU, ``[..., K, K]``; of parts ``[..., k, n]``, K = Σ k."""
-    lead, size = parts[0].shape[:-2], parts[0].shape[-1]
-    rows = sum(part.shape[-2] for part in parts)
-    kind = {"dtype": torch.float64, "device": parts[0].device}
-    total, room = torch.zeros(*lead, rows, rows, **kind), torch.empty(*lead, rows, min(size, _CHUNK), **kind)
+def gram(rows: Tensor, origin: Tensor | None = None) -> Tensor:
+    """Return the inner products of rows ``[..., K, n]`` in fp64 on the CPU, ``[..., K, K]``.
+
+    Args:
+        rows: fp32, or any other precision.
+        origin: added to every row in fp64, shape ``[n]``.
+    """
+    *lead, count, size = rows.shape
+    kind = {"dtype": torch.float64, "device": rows.device}
+    total, room = torch.zeros(*lead, count, count, **kind), torch.empty(*lead, count, min(size, _CHUNK), **kind)
     for start in range(0, size, _CHUNK):
-        double = room[..., : min(_CHUNK, size - start)]
-        done = 0
-        for part in parts:
-            double[..., done : done + part.shape[-2], :] = part[..., start : start + _CHUNK]
-            done += part.shape[-2]
+        part = slice(start, start + _CHUNK)
+        double = room[..., : min(_CHUNK, size - start)].copy_(rows[..., part])
+        if origin is not None:
+            double += origin[part]
         total += double @ double.mT
     return total.cpu()
 
 
 def inputs(deltas: Tensor, base: Tensor, space: str) -> Tensor:
     """Return the Gram matrix ``[T, T]`` of what is averaged."""
-    rows = deltas.reshape(len(deltas), -1)
-    if space == "deltas":
-        return gram(rows)
-    inner = gram(base.reshape(1, -1), rows)
-    return inner[0, 0] + inner[0, 1:, None] + inner[0, None, 1:] + inner[1:, 1:]
+    return gram(deltas.reshape(len(deltas), -1), None if space == "deltas" else base.reshape(-1))
 
 
 def combined(coefficients: Tensor, deltas: Tensor, base: Tensor, space: str) -> Tensor:
