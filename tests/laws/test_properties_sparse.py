@@ -152,12 +152,13 @@ def test_dare_ties_of_copies_is_inflated_by_the_known_factor(experts, density):
 
 
 def test_della_keeps_large_entries_more_often(deltas):
-    keep = dropping._ranked(deltas.view(T, M, N), 0.5, 0.2)
-    ordered = keep.gather(-1, deltas.view(T, M, N).abs().argsort(-1))
+    rows = deltas.view(-1, N)
+    keep = dropping._ranked(0.5, 0.2, T)(0, rows)
+    ordered = keep.gather(-1, rows.abs().argsort(-1))
     assert (ordered.diff(dim=-1) > 0).all()
     assert torch.allclose(keep.mean(-1), torch.tensor(0.5, dtype=keep.dtype))
     assert ordered.min().item() == pytest.approx(0.3)
-    assert torch.equal(dropping._ranked(deltas[:, :1], 0.7, 0.1), torch.full((T, 1), 0.7, dtype=keep.dtype))
+    assert torch.equal(dropping._ranked(0.7, 0.1, T)(0, deltas[:, :1]), torch.full((T, 1), 0.7, dtype=keep.dtype))
 
 
 def test_consensus_at_its_ends(deltas):

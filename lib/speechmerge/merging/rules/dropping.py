@@ -1,13 +1,13 @@
 """Task vectors thinned at random and rescaled: DARE and DELLA. Masks come from one generator per tensor and expert."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from ..methods import Choice, PerExpert, Range, Weights, method
-from .primitives import elect, per_expert
+from .primitives import CHUNK, elect, per_expert, ranks
 from .sparse import MergeKind
 
 Density = Annotated[PerExpert, Range(0, 1, "fraction of entries kept on average", open_low=True)]
@@ -22,30 +22,39 @@ _BIAS = (
 )
 
 
-def draw(deltas: Tensor, keep: Tensor, generators: Sequence[torch.Generator], rescale: str) -> Tensor:
+def draw(deltas: Tensor, chance: Callable, generators: Sequence[torch.Generator], rescale: str) -> Tensor:
     """Keep each entry with its own probability and rescale what is kept.
 
     Args:
         deltas: shape ``[T, ...]``.
-        keep: probability for each entry, shape ``[T, ...]``.
+        chance: from an expert's number and some rows ``[r, n]`` of its tensor, the probability of each entry.
         generators: one for each expert, on the CPU, so that a GPU draws the same masks.
         rescale: ``"inverse"``: x / p, unbiased; ``"l1"``: the expert's Σ|x| over the tensor is restored.
 
     Returns:
         Masked and rescaled deltas, shape ``[T, ...]``.
     """
-    draws = torch.stack([torch.rand(deltas.shape[1:], generator=g, dtype=torch.float32) for g in generators])
-    kept = torch.where(draws.to(deltas.device) < keep, deltas, 0)
-    if rescale == "inverse":
-        return kept / keep
-    dims = tuple(range(1, deltas.dim()))
-    before, after = (x.abs().sum(dims, keepdim=True) if dims else x.abs() for x in (deltas, kept))
-    return kept * torch.where(after > 0, before / after.clamp(min=1e-30), 0)
+    kept = deltas.clone()
+    for t, (found, generator) in enumerate(zip(kept, generators, strict=True)):
+        rows = found.view(-1, found.shape[-1] if found.dim() else 1)
+        step = max(1, CHUNK // rows.shape[-1]) if rows.device.type == "cpu" else len(rows)
+        before = after = 0.0
+        for part in rows.split(step):
+            before += part.abs().sum().item()
+            keep, draws = chance(t, part), torch.rand(part.shape, generator=generator, dtype=torch.float32)
+            part.masked_fill_(draws.to(part.device) >= keep, 0)
+            if rescale == "inverse":
+                part /= keep
+            after += part.abs().sum().item()
+        if rescale == "l1":
+            found *= before / after if after > 0 else 0
+    return kept
 
 
-def _even(deltas: Tensor, density: float | Sequence[float]) -> Tensor:
-    values = torch.tensor(per_expert(density, len(deltas)), dtype=deltas.dtype, device=deltas.device)
-    return values.view(-1, *[1] * (deltas.dim() - 1)).expand_as(deltas)
+def _even(density: float | Sequence[float], experts: int) -> Callable[[int, Tensor], float]:
+    """Return :func:`draw`'s ``chance``: the expert's density for all entries."""
+    values = per_expert(density, experts)
+    return lambda t, rows: values[t]
 
 
 _DARE = {"family": "sparse", "paper": "arXiv 2311.03099", "stochastic": True}
@@ -74,7 +83,7 @@ def dare(deltas: Tensor, *, density: Density = 0.5, rescale: Rescale = "inverse"
     Returns:
         Masked deltas, shape ``[T, ...]``; their expectation is ``deltas`` where ``rescale`` is ``"inverse"``.
     """
-    return draw(deltas, _even(deltas, density), generators, rescale)
+    return draw(deltas, _even(density, len(deltas)), generators, rescale)
 
 
 @method(
@@ -103,18 +112,19 @@ def dare_ties(
 
     Args and shapes as :func:`dare` and :func:`.sparse.ties`; returns the merged vector, ``[...]``.
     """
-    return elect(draw(deltas, _even(deltas, density), generators, rescale), merge=merge, weights=weights)
+    return elect(draw(deltas, _even(density, len(deltas)), generators, rescale), merge=merge, weights=weights)
 
 
-def _ranked(deltas: Tensor, density: float | Sequence[float], window: float) -> Tensor:
-    """Return keep probabilities that rise with the magnitude's rank in each row, from d - ε to d + ε."""
-    flat = deltas.view(len(deltas), 1) if deltas.dim() == 1 else deltas
-    size = flat.shape[-1]
-    ranks = flat.abs().argsort(dim=-1, stable=True).argsort(dim=-1).to(deltas.dtype)
-    share = ranks / (size - 1) if size > 1 else torch.full_like(ranks, 0.5)
-    values = _even(flat, density)
-    spread = torch.minimum(torch.tensor(window, dtype=deltas.dtype, device=deltas.device), 1 - values)
-    return (values + spread * (2 * share - 1)).clamp(min=1e-3).view(deltas.shape)
+def _ranked(density: float | Sequence[float], window: float, experts: int) -> Callable[[int, Tensor], Tensor]:
+    """Return :func:`draw`'s ``chance``: it rises with the magnitude's rank in each row, from d - ε to d + ε."""
+    values = per_expert(density, experts)
+
+    def chance(t: int, rows: Tensor) -> Tensor:
+        size, spread = rows.shape[-1], min(window, 1 - values[t])
+        share = ranks(rows).to(rows.dtype) / (size - 1) if size > 1 else torch.full_like(rows, 0.5)
+        return (values[t] + spread * (2 * share - 1)).clamp_(min=1e-3)
+
+    return chance
 
 
 _DELLA = {"family": "sparse", "paper": "arXiv 2406.11617", "stochastic": True}
@@ -158,7 +168,7 @@ def della(
     Returns:
         The merged task vector, shape ``[...]``.
     """
-    return elect(draw(deltas, _ranked(deltas, density, window), generators, rescale), merge=merge, weights=weights)
+    return elect(draw(deltas, _ranked(density, window, len(deltas)), generators, rescale), merge=merge, weights=weights)
 
 
 @method(
@@ -179,4 +189,4 @@ def della_linear(
 
     Args and shapes as :func:`della`; returns masked deltas, shape ``[T, ...]``.
     """
-    return draw(deltas, _ranked(deltas, density, window), generators, rescale)
+    return draw(deltas, _ranked(density, window, len(deltas)), generators, rescale)
