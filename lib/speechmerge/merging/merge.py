@@ -6,6 +6,7 @@ memory, and of a large one only a block where the rule allows it. What a tensor 
 """
 
 import math
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -114,7 +115,7 @@ class Merge:
         self.batched = self.device.type != "cpu" if batched is None else batched
         self.svd_cache = Path(svd_cache) if svd_cache else None
         self.prepass: Any = None  # what the method found out about the whole model
-        self.progress, self._ready = False, False
+        self.progress, self._ready, self._rooms = False, False, threading.local()
 
     def _expert(self, source: Source, label: str) -> Checkpoint:
         """Open an expert: a model, or an adapter of the base."""
@@ -218,7 +219,7 @@ class Merge:
         """Yield each block of a tensor: where it starts, the base's scalars, the merged task vector."""
         generators = applying.generators(self, name)
         for start, stop in self.blocks(name, treatment):
-            base, deltas = self.read(name, start, stop)
+            base, deltas = self.read(name, start, stop, reuse=True)
             if treatment != "rule":
                 yield start, base, applying.combine(self, name, deltas, treatment)
             elif deltas[:, :1].any() or deltas.any():  # the first numbers mostly settle it
@@ -236,14 +237,29 @@ class Merge:
         for start in range(0, size, step):
             yield start, min(start + step, size)
 
-    def read(self, name: str, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Return a range of the base, ``[n]``, and of the experts' task vectors, ``[T, n]``, in fp32 or fp64."""
-        kind = {"device": self.device, "dtype": self.compute}
-        base = self.base.reader(name, start, stop).to(**kind, copy=True)
-        deltas = torch.empty(len(self.experts), stop - start, **kind)
-        for delta, expert in zip(deltas, self.experts, strict=True):
-            torch.sub(expert.reader(name, start, stop, delta).to(**kind), base, out=delta)
-        if not checkpoints.finite(deltas):
-            for model in (self.base, *self.experts):
-                model.block(name, start, stop)  # says which one and where
+    def read(self, name: str, start: int, stop: int, *, reuse: bool = False) -> tuple[Tensor, Tensor]:
+        """Return a range of the base, ``[n]``, and of the experts' task vectors, ``[T, n]``, in fp32 or fp64.
+
+        With ``reuse`` the task vectors take the place of those that this thread read so before.
+        """
+        size, kind = stop - start, {"device": self.device, "dtype": self.compute}
+        base = torch.empty(size, **kind)
+        deltas = self._room(size) if reuse else torch.empty(len(self.experts), size, **kind)
+        step = BLOCK if self.device.type == "cpu" else size  # within a CPU's cache
+        for low in range(0, size, max(1, step)):
+            part, block = (name, start + low, start + min(low + step, size)), slice(low, low + step)
+            base[block] = self.base.reader(*part)
+            for delta, expert in zip(deltas[:, block], self.experts, strict=True):
+                torch.sub(expert.reader(*part, delta).to(**kind), base[block], out=delta)
+            if not checkpoints.finite(deltas[:, block]):
+                for model in (self.base, *self.experts):
+                    model.block(*part)  # says which one and where
         return base, deltas
+
+    def _room(self, size: int) -> Tensor:
+        """Return this thread's memory for task vectors, ``[T, size]``: new pages for every tensor cost much time."""
+        count, held = len(self.experts) * size, getattr(self._rooms, "held", None)
+        if held is None or len(held) < count:
+            self._rooms.held = None
+            self._rooms.held = held = torch.empty(count, device=self.device, dtype=self.compute)
+        return held[:count].view(-1, size)

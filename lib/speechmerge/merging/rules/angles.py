@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import MethodError
 from .primitives import per_expert
 
-_CHUNK = 1 << 17  # entries handled at once, within a CPU's cache
+_CHUNK = 1 << 15  # entries handled at once, within a CPU's cache
 
 
 def gram(rows: Tensor, origin: Tensor | None = None) -> Tensor:
@@ -41,8 +41,11 @@ def inputs(deltas: Tensor, base: Tensor, space: str) -> Tensor:
 
 def combined(coefficients: Tensor, deltas: Tensor, base: Tensor, space: str) -> Tensor:
     """Return the task vector of Σ c_t x_t, where x_t are task vectors or weights."""
-    change = torch.tensordot(coefficients.to(deltas.device, deltas.dtype), deltas, 1)
-    return change if space == "deltas" else torch.add(change, base, alpha=coefficients.sum().item() - 1)
+    first, *others = coefficients.tolist()
+    change = deltas[0] * first
+    for delta, coefficient in zip(deltas[1:], others, strict=True):
+        change.add_(delta, alpha=coefficient)
+    return change if space == "deltas" else change.add_(base, alpha=coefficients.sum().item() - 1)
 
 
 def arc(inner: Tensor, a: Tensor, b: Tensor) -> float:
