@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .merge import Merge
 
 COPIES = {"entries": 2, "rows": 4, "tensors": 4, "matrices": 6}  # of each expert's block at the peak, as measured
-SAMPLE = 1 << 22  # scalars of the piece that is merged to learn the speed, at most
+SAMPLE = 1 << 21  # scalars of the piece that is merged to learn the speed, at most
 
 
 @dataclass(frozen=True)

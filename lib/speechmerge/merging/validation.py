@@ -17,7 +17,7 @@ from .parameter_classes import MATRIX, classify
 
 MAX_UPDATE = 0.5  # ‖τ‖/‖θ0‖ of the linear maps: fine-tunes measured 0.0006 to 0.02, an unrelated model about 1.4
 LINES = ("alpha", "beta", "order")  # what a scaling by depth may say
-SAMPLE_SCALARS = 4_000_000  # how much of each model is read to tell a wrong base or equal experts before the merge
+SAMPLE = (32, 1 << 15)  # how many tensors, and scalars of each, tell a wrong base or equal experts before the merge
 
 
 def check_tensors(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
@@ -70,7 +70,8 @@ def check_updates(base: Checkpoint, experts: Sequence[Checkpoint], max_update: f
     alike = torch.ones(len(models), len(models), dtype=torch.bool).triu(1)
     for name in names:
         kind = torch.promote_types(base.dtypes[name], torch.float32)
-        start, *tuned = values = [model.read(name).to(kind) for model in models]
+        stop = min(math.prod(base.shapes[name]), SAMPLE[1])
+        start, *tuned = values = [model.block(name, 0, stop).to(kind) for model in models]
         norms = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in (start, *(x - start for x in tuned))]
         squares += torch.stack(norms).square()
         for i, j in alike.nonzero().tolist():
@@ -94,11 +95,10 @@ def check_updates(base: Checkpoint, experts: Sequence[Checkpoint], max_update: f
 
 
 def _sample(base: Checkpoint) -> list[str]:
-    """Choose tensors spread over the model, linear maps first, up to SAMPLE_SCALARS scalars."""
+    """Choose tensors spread over the model, linear maps first."""
     floating = [n for n in sorted(base.shapes) if base.dtypes[n].is_floating_point]
     maps = [n for n in floating if classify(n, base.shapes[n]) == MATRIX] or floating
-    total = sum(math.prod(base.shapes[n]) for n in maps)
-    return maps[:: max(1, math.ceil(total / SAMPLE_SCALARS))]
+    return maps[:: math.ceil(len(maps) / SAMPLE[0])] if maps else []
 
 
 def check_tokenizers(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
