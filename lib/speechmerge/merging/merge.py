@@ -206,12 +206,15 @@ class Merge:
         return self.dtype if self.dtype and stored.is_floating_point else stored
 
     def _put(self, result: Tensor, name: str, start: int, base: Tensor, change: Tensor) -> None:
-        """Write θ0 + λτ of a block into ``result``, flat and on the CPU; ``base`` is used up."""
+        """Write θ0 + λτ of a block into ``result``, flat and on the CPU; ``base`` may be used up."""
         scaling = self.scaling
         if self.lines is not None:
             scaling *= self.lines["alpha"] + self.lines["beta"] * self.depths.get(name, 0.0)
         block = result[start : start + len(base)]
-        block.copy_(base.add_(change, alpha=scaling))
+        if base.device == block.device:
+            torch.add(base, change, alpha=scaling, out=block)
+        else:
+            block.copy_(base.add_(change, alpha=scaling))
         if not checkpoints.finite(block):
             raise MethodError(f"{self.method.name} produced NaN or infinity in {name!r}; nothing was written.")
 
@@ -240,15 +243,15 @@ class Merge:
     def read(self, name: str, start: int, stop: int, *, reuse: bool = False) -> tuple[Tensor, Tensor]:
         """Return a range of the base, ``[n]``, and of the experts' task vectors, ``[T, n]``, in fp32 or fp64.
 
-        With ``reuse`` the task vectors take the place of those that this thread read so before.
+        With ``reuse`` they take the place of what this thread read so before.
         """
         size, kind = stop - start, {"device": self.device, "dtype": self.compute}
-        base = torch.empty(size, **kind)
-        deltas = self._room(size) if reuse else torch.empty(len(self.experts), size, **kind)
+        room = self._room(size) if reuse else torch.empty(len(self.experts) + 1, size, **kind)
+        base, deltas = room[0], room[1:]
         step = BLOCK if self.device.type == "cpu" else size  # within a CPU's cache
         for low in range(0, size, max(1, step)):
             part, block = (name, start + low, start + min(low + step, size)), slice(low, low + step)
-            base[block] = self.base.reader(*part)
+            base[block].copy_(self.base.reader(*part, base[block]))
             for delta, expert in zip(deltas[:, block], self.experts, strict=True):
                 torch.sub(expert.reader(*part, delta).to(**kind), base[block], out=delta)
             if not checkpoints.finite(deltas[:, block]):
@@ -257,9 +260,9 @@ class Merge:
         return base, deltas
 
     def _room(self, size: int) -> Tensor:
-        """Return this thread's memory for task vectors, ``[T, size]``: new pages for every tensor cost much time."""
-        count, held = len(self.experts) * size, getattr(self._rooms, "held", None)
+        """Return this thread's memory, ``[1 + T, size]``: new pages for every tensor cost much time."""
+        count, held = (len(self.experts) + 1) * size, getattr(self._rooms, "held", None)
         if held is None or len(held) < count:
             self._rooms.held = None
             self._rooms.held = held = torch.empty(count, device=self.device, dtype=self.compute)
-        return held[:count].view(-1, size)
+        return held[:count].view(len(self.experts) + 1, size)
