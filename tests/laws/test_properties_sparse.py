@@ -9,7 +9,7 @@ import torch
 
 from speechmerge.merging.applying import generator
 from speechmerge.merging.rules import consensus, dropping, per_task, sparse
-from speechmerge.merging.rules.primitives import Piece, elect, order_statistics
+from speechmerge.merging.rules.primitives import Piece, elect, order_statistics, ranks
 
 T, M, N = 4, 24, 40
 
@@ -159,6 +159,21 @@ def test_della_keeps_large_entries_more_often(deltas):
     assert torch.allclose(keep.mean(-1), torch.tensor(0.5, dtype=keep.dtype))
     assert ordered.min().item() == pytest.approx(0.3)
     assert torch.equal(dropping._ranked(0.7, 0.1, T)(0, deltas[:, :1]), torch.full((T, 1), 0.7, dtype=keep.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ranks_are_those_of_a_stable_sort_of_magnitudes(deltas, dtype):
+    rows = deltas.view(-1, N).to(dtype)
+    rows[:, 5], rows[:, 9] = -rows[:, 2], 0.0  # equal magnitudes, and a zero
+    assert torch.equal(ranks(rows), rows.abs().argsort(dim=-1, stable=True).argsort(dim=-1))
+
+
+@pytest.mark.parametrize("rescale", ["inverse", "l1"])
+def test_masks_do_not_depend_on_the_size_of_the_pieces_they_are_drawn_in(deltas, rescale, monkeypatch):
+    tensor = deltas.view(T, M, N)
+    once = dropping.della_linear(tensor, rescale=rescale, generators=generators(3))
+    monkeypatch.setattr(dropping, "CHUNK", 5 * N)
+    assert torch.allclose(dropping.della_linear(tensor, rescale=rescale, generators=generators(3)), once, rtol=1e-12)
 
 
 def test_consensus_at_its_ends(deltas):
