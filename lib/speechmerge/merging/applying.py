@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .merge import Merge
 
 BATCH = 1 << 27  # scalars of all experts in one batch of matrices of equal shape
+AHEAD = 8  # merged tensors that wait to be written, at most, so that a small one need not wait for a large one
 
 
 def generator(seed: int, name: str, task: int) -> torch.Generator:
@@ -61,7 +62,7 @@ def side_by_side(merge: "Merge", batches: Iterable[list[str]]) -> Iterator[list[
         try:
             for names in batches:
                 waiting.append(pool.submit(merge.batch, names))
-                if len(waiting) > 2:
+                if len(waiting) > AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
