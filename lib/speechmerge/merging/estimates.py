@@ -55,7 +55,7 @@ def estimate(merge: "Merge") -> Estimate:
 def _held(merge: "Merge", name: str, treatment: str) -> int:
     """Return the bytes that merging one tensor takes: its largest block, in some copies for each expert."""
     longest = max((stop - start for start, stop in merge.blocks(name, treatment)), default=0)
-    copies = (7 if merge.method.stochastic else COPIES[merge.piece]) if treatment == "rule" else 2
+    copies = COPIES[merge.piece] if treatment == "rule" else 2
     return merge.compute.itemsize * longest * (copies * len(merge.experts) + 3)
 
 
