@@ -217,31 +217,50 @@ def test_dev_caps_keep_all_corpora(monkeypatch):
     assert len(steps.evaluation_clips(["a", "b"], "es", "asr", "dev", 100)) == 40
 
 
-def test_ray_gets_every_step_with_those_it_needs(plan, monkeypatch):
-    """A stand-in for Ray that runs tasks when they are submitted, and refuses one whose needs were not."""
-    submitted = []
+def test_ray_gets_every_step_with_those_it_needs(plan, tmp_path, monkeypatch):
+    """A stand-in for Ray without a cluster, which runs a task when its result is asked for."""
+    monkeypatch.setenv("SPEECHMERGE_CACHE", str(tmp_path))  # nothing is done there
+    started, executed = [], []
+
+    class Ref:
+        def __init__(self, *arguments):
+            self.arguments = arguments
 
     class Task:
         def __init__(self, function):
-            self.function = function
+            self.remote = lambda *arguments: Ref(function, *arguments)
 
-        def remote(self, step, steps, *needed):
-            assert [ref["step"] for ref in needed] == list(step.needs)
-            self.function(step, steps, *needed)
-            submitted.append({"step": step.name})
-            return submitted[-1]
+    def init(address=None, **_):
+        if address:
+            raise ConnectionError("no cluster")
+        started.append("here")
+
+    def wait(refs):
+        return refs[:1], refs[1:]
+
+    def get(ref):
+        function, batch, known, *needed = ref.arguments
+        names = {step.name for need in needed for step in need.arguments[1]} | {step.name for step in batch}
+        assert all(names.issuperset(step.needs) for step in batch)
+        function(batch, known, *needed)
 
     ray = types.ModuleType("ray")
-    ray.init = lambda address: None
+    ray.init, ray.wait, ray.get, ray.put = init, wait, get, lambda found: found
     ray.cluster_resources = lambda: {"CPU": 2.0}
     ray.remote = lambda **resources: Task
-    ray.get = lambda refs: refs
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setattr(study, "collect", lambda plan: None)
-    executed = []
-    monkeypatch.setattr(study, "execute", lambda step, steps: executed.append(step.name))
+    monkeypatch.setattr(study, "execute", lambda step, known: executed.append(step.name))
     study.run(plan, executor="ray")
-    assert executed == list(plan.steps) == [entry["step"] for entry in submitted]
+    assert executed == list(plan.steps) and started == ["here"]
+
+
+def test_steps_that_decode_one_model_are_done_together(plan):
+    batches = list(study._batches(list(plan.steps.values())))
+    assert [step for batch in batches for step in batch] == list(plan.steps.values())
+    together = [batch for batch in batches if len(batch) > 1]
+    assert together and all(len({str(step.spec["model"]) for step in batch}) == 1 for batch in together)
+    assert all({step.kind for step in batch} == {"decode"} for batch in together)
 
 
 def test_a_row_that_changed_is_found(plan):

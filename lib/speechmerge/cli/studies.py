@@ -72,7 +72,13 @@ def _print_plan(title: str, steps: Collection) -> None:
 )
 @_study_options
 @click.option("--recompute", is_flag=True, help="Forget finished steps and do everything again.")
-@click.option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]))
+@click.option(
+    "--executor",
+    default="local",
+    show_default=True,
+    type=click.Choice(["local", "ray"]),
+    help="One step after another, or several at once: Ray, on this machine or its cluster.",
+)
 def study_run(names: tuple, profile: str, systems: tuple, seeds: tuple, recompute: bool, executor: str) -> None:
     """Train, merge, decode and score what is not done yet; write rows and predictions to results/PROFILE.
 

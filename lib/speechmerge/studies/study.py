@@ -1,8 +1,10 @@
-"""Running a plan: every step once, resumable, here or on a Ray cluster; then rows with intervals."""
+"""Running a plan: every step once, resumable, one by one or several at once with Ray; then rows with intervals."""
 
+import itertools
 import logging
 import shutil
 import time
+from collections.abc import Iterator
 
 from tqdm import tqdm
 
@@ -22,39 +24,64 @@ def run(plan: Plan, *, executor: str = "local") -> list[dict]:
 
     Args:
         plan: see :func:`speechmerge.studies.experiments.plan`.
-        executor: ``"local"`` (one step after another) or ``"ray"`` (a running Ray cluster with a shared cache folder).
+        executor: ``"local"`` (one step after another) or ``"ray"`` (several at once: on all cores of this machine, or
+            on the Ray cluster it belongs to, with a shared cache folder).
 
     Raises:
         StudyError: an unknown executor. Errors of a step pass through; finished steps are kept.
     """
-    pending = plan.pending()
-    if executor == "local":
-        total = sum(step.seconds for step in pending)
-        with tqdm(total=round(total), unit="s", desc=plan.name, disable=not pending) as bar:
-            for step in pending:
-                bar.set_postfix_str(step.name)
-                execute(step, plan.steps)
-                bar.update(round(step.seconds))
-    elif executor == "ray":
-        _run_on_ray(plan)
-    else:
+    if executor not in EXECUTORS:
         raise StudyError(f"there is no executor {executor!r}; use 'local' or 'ray'.")
+    pending = plan.pending()
+    with tqdm(total=round(sum(step.seconds for step in pending)), unit="s", desc=plan.name, disable=not pending) as bar:
+        for step in EXECUTORS[executor](plan, bar):
+            bar.update(round(step.seconds))
     return collect(plan)
 
 
-def _run_on_ray(plan: Plan) -> None:
-    """Submit every step to Ray, which starts each when those it needs are done."""
+def _one_by_one(plan: Plan, bar: tqdm) -> Iterator[Step]:
+    for step in plan.pending():
+        bar.set_postfix_str(step.name)
+        execute(step, plan.steps)
+        yield step
+
+
+def _on_ray(plan: Plan, _: tqdm) -> Iterator[Step]:
+    """Hand all steps to Ray, which starts each when those it needs are done."""
     try:
         import ray
     except ImportError:
         raise StudyError("the 'ray' executor needs Ray; install it with `pip install speechmerge[cluster]`.") from None
-    ray.init(address="auto")
+    told = {"ignore_reinit_error": True, "log_to_driver": False}
+    try:
+        ray.init(address="auto", **told)
+    except ConnectionError:  # there is no cluster
+        ray.init(**told)
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    task = ray.remote(num_gpus=gpus)(lambda step, steps, *_needed: execute(step, steps))
-    refs: dict[str, object] = {}
-    for step in plan.steps.values():
-        refs[step.name] = task.remote(step, plan.steps, *(refs[need] for need in step.needs))
-    ray.get(list(refs.values()))
+    task = ray.remote(num_gpus=gpus)(lambda batch, known, *_needed: [execute(step, known) for step in batch])
+    known, refs, batches = ray.put(plan.steps), {}, {}
+    for batch in _batches(plan.pending()):
+        needed = dict.fromkeys(refs[need] for step in batch for need in step.needs if need in refs)
+        ref = task.remote(batch, known, *needed)
+        batches[ref] = batch
+        refs |= {step.name: ref for step in batch}
+    while batches:
+        [done], _ = ray.wait(list(batches))
+        ray.get(done)
+        yield from batches.pop(done)
+
+
+def _batches(steps: list[Step]) -> Iterator[list[Step]]:
+    """Yield steps one by one, and together those in a row that decode the same model, which is then made only once."""
+
+    def model(step: Step) -> object:
+        return (step.needs, step.spec["model"]) if step.kind == "decode" else step.name
+
+    for _, batch in itertools.groupby(steps, model):
+        yield list(batch)
+
+
+EXECUTORS = {"local": _one_by_one, "ray": _on_ray}
 
 
 def execute(step: Step, known: dict[str, Step]) -> None:
