@@ -217,42 +217,41 @@ def test_dev_caps_keep_all_corpora(monkeypatch):
     assert len(steps.evaluation_clips(["a", "b"], "es", "asr", "dev", 100)) == 40
 
 
-def test_ray_gets_every_step_with_those_it_needs(plan, tmp_path, monkeypatch):
-    """A stand-in for Ray without a cluster, which runs a task when its result is asked for."""
+def test_ray_gets_every_step_after_those_it_needs(plan, tmp_path, monkeypatch):
+    """A stand-in for Ray without a cluster, which runs a task when its result is asked for, the last one first."""
     monkeypatch.setenv("SPEECHMERGE_CACHE", str(tmp_path))  # nothing is done there
-    started, executed = [], []
-
-    class Ref:
-        def __init__(self, *arguments):
-            self.arguments = arguments
-
-    class Task:
-        def __init__(self, function):
-            self.remote = lambda *arguments: Ref(function, *arguments)
+    started, executed, most = [], [], []
 
     def init(address=None, **_):
         if address:
             raise ConnectionError("no cluster")
         started.append("here")
 
-    def wait(refs):
-        return refs[:1], refs[1:]
+    def remote(**_):
+        return lambda function: types.SimpleNamespace(remote=lambda *arguments: lambda: function(*arguments))
 
-    def get(ref):
-        function, batch, known, *needed = ref.arguments
-        names = {step.name for need in needed for step in need.arguments[1]} | {step.name for step in batch}
-        assert all(names.issuperset(step.needs) for step in batch)
-        function(batch, known, *needed)
+    def wait(refs):
+        most.append(len(refs))
+        return refs[-1:], refs[:-1]
+
+    def execute(step, known):
+        assert all(need in executed for need in step.needs)
+        executed.append(step.name)
 
     ray = types.ModuleType("ray")
-    ray.init, ray.wait, ray.get, ray.put = init, wait, get, lambda found: found
-    ray.cluster_resources = lambda: {"CPU": 2.0}
-    ray.remote = lambda **resources: Task
+    ray.init, ray.remote, ray.wait, ray.get, ray.put = init, remote, wait, lambda ref: ref(), lambda found: found
+    ray.cluster_resources = lambda: {"CPU": 3.0}
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setattr(study, "collect", lambda plan: None)
-    monkeypatch.setattr(study, "execute", lambda step, known: executed.append(step.name))
+    monkeypatch.setattr(study, "execute", execute)
     study.run(plan, executor="ray")
-    assert executed == list(plan.steps) and started == ["here"]
+    assert sorted(executed) == sorted(plan.steps) and started == ["here"] and max(most) == 3
+
+
+def test_the_longest_chain_of_steps_comes_first(plan):
+    short, long = plans.Step("short", "train", {}, seconds=3.0), plans.Step("long", "train", {}, seconds=2.0)
+    after = plans.Step("after", "train", {}, ("long", "done before"), seconds=2.0)
+    assert study._chains([short, long, after]) == {"short": 3.0, "long": 4.0, "after": 2.0}
 
 
 def test_steps_that_decode_one_model_are_done_together(plan):

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ def _one_by_one(plan: Plan, bar: tqdm) -> Iterator[Step]:
 
 
 def _on_ray(plan: Plan, _: tqdm) -> Iterator[Step]:
-    """Hand all steps to Ray, which starts each when those it needs are done."""
+    """Hand Ray as many steps as it has places for, of those whose needs are done, the longest chain of steps first."""
     try:
         import ray
     except ImportError:
@@ -57,18 +58,41 @@ def _on_ray(plan: Plan, _: tqdm) -> Iterator[Step]:
         ray.init(address="auto", **told)
     except ConnectionError:  # there is no cluster
         ray.init(**told)
-    gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    task = ray.remote(num_gpus=gpus)(lambda batch, known, *_needed: [execute(step, known) for step in batch])
-    known, refs, batches = ray.put(plan.steps), {}, {}
-    for batch in _batches(plan.pending()):
-        needed = dict.fromkeys(refs[need] for step in batch for need in step.needs if need in refs)
-        ref = task.remote(batch, known, *needed)
-        batches[ref] = batch
-        refs |= {step.name: ref for step in batch}
-    while batches:
-        [done], _ = ray.wait(list(batches))
+    resources = ray.cluster_resources()
+    gpus = 1 if resources.get("GPU") else 0
+    places = int(resources["GPU" if gpus else "CPU"])
+    own = {name: value for name, value in os.environ.items() if name.startswith("SPEECHMERGE_")}
+    task = ray.remote(num_gpus=gpus)(_there)
+    known, pending = ray.put(plan.steps), plan.pending()
+    chains, missing = _chains(pending), {step.name for step in pending}
+    waiting = sorted(_batches(pending), key=lambda batch: -max(chains[step.name] for step in batch))
+    running = {}
+    while waiting or running:
+        ready = [batch for batch in waiting if missing.isdisjoint(need for step in batch for need in step.needs)]
+        for batch in ready[: places - len(running)]:
+            waiting.remove(batch)
+            running[task.remote(batch, known, own)] = batch
+        [done], _ = ray.wait(list(running))
         ray.get(done)
-        yield from batches.pop(done)
+        missing.difference_update(step.name for step in running[done])
+        yield from running.pop(done)
+
+
+def _there(batch: list[Step], known: dict[str, Step], environment: dict[str, str]) -> None:
+    """Run steps in a worker of Ray, which may have been started by someone else and with another cache."""
+    os.environ.update(environment)
+    for step in batch:
+        execute(step, known)
+
+
+def _chains(steps: list[Step]) -> dict[str, float]:
+    """Return for each step the seconds of the longest chain of steps that it begins: the longest is done first."""
+    chains, after = {}, dict.fromkeys((step.name for step in steps), 0.0)
+    for step in reversed(steps):
+        chains[step.name] = step.seconds + after[step.name]
+        for need in step.needs:
+            after[need] = max(after.get(need, 0.0), chains[step.name])
+    return chains
 
 
 def _batches(steps: list[Step]) -> Iterator[list[Step]]:
