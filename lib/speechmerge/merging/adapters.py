@@ -71,15 +71,7 @@ def _update(folder: Path, config: dict, name: str, pair: dict, base: Checkpoint)
         )
     table = kinds[0] == "lora_embedding_A"
     rank = first.shape[0]
-    module = name.removesuffix(".weight")
-    special = config.get("alpha_pattern") or {}
-    alpha = next(
-        (v for k, v in special.items() if re.fullmatch(rf"(?:.*\.)?(?:{k})", module)), config.get("lora_alpha")
-    )
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise CheckpointError(
-            f"{folder / CONFIG}: lora_alpha is {alpha!r}, expected a number; copy the file saved with the adapter."
-        )
+    alpha = _alpha(folder, config, name.removesuffix(".weight"))
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     turned = table or config.get("fan_in_fan_out", False)
     made = (first.shape[1], second.shape[0]) if turned else (second.shape[0], first.shape[1])
@@ -95,6 +87,18 @@ def _update(folder: Path, config: dict, name: str, pair: dict, base: Checkpoint)
         return (product.mT if turned else product).reshape(-1)
 
     return update
+
+
+def _alpha(folder: Path, config: dict, module: str) -> float:
+    """Return a module's α, its own or the adapter's."""
+    special = config.get("alpha_pattern") or {}
+    own = (value for pattern, value in special.items() if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module))
+    alpha = next(own, config.get("lora_alpha"))
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise CheckpointError(
+            f"{folder / CONFIG}: lora_alpha is {alpha!r}, expected a number; copy the file saved with the adapter."
+        )
+    return alpha
 
 
 def _patched(base: Checkpoint, folder: Path, updates: dict[str, Callable[[], Tensor]], whole: set[str]) -> Checkpoint:

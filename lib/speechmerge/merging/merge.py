@@ -78,44 +78,48 @@ class Merge:
         self.method: Method = find(method)
         if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not math.isfinite(scaling):
             raise MethodError(f"{method}: scaling is {scaling!r}, expected a finite number.")
-        self.parameters = self.method.check(params, experts=len(experts))
+        self.scaling, self.dtype, self.strict = float(scaling), dtype, strict
+        self.device = validation.usable_device(device)
+        self.batched = self.device.type != "cpu" if batched is None else batched
+        self.svd_cache = Path(svd_cache) if svd_cache else None
+        self._take_parameters(params, len(experts))
+        matrices = self.method.acts_on == "matrices"
+        self.policy = parameter_classes.policy(matrices_only=matrices, others=self.method.others, changes=policy)
+        self._open(base, experts, max_update)
+        self.selected = set(select(self.base.shapes, include))  # membership only, never iterated
+        self.extras = validation.check_extras(self.method, extras or {}, len(self.experts))
+        self.lines = validation.check_lines(method, lines)
+        self.depths = depths(self.base.shapes, self.options.get("depth_order", (lines or {}).get("order", "stack")))
+        self.groups = dict.fromkeys(self.base.shapes, 0)  # which row of fitted weights a tensor takes
+        self.prepass: Any = None  # what the method found out about the whole model
+        self.progress, self._ready, self._rooms = False, False, threading.local()
+
+    def _take_parameters(self, params: Mapping[str, Any], experts: int) -> None:
+        """Check the method's parameters, and tell the engine's own share from the rule's."""
+        self.parameters = self.method.check(params, experts=experts)
         self.options = dict(self.parameters)  # what is left after the engine's own share is the rule's
         self.seed = self.options.pop("seed", 0)
         self.options.pop("flavour", None)
         self.weights = self.options.pop("weights", None) if self.method.gives == "experts" else None
-        if self.options.get("task", 0) >= len(experts) > 0:
+        if self.options.get("task", 0) >= experts > 0:
             raise MethodError(
-                f"{method}: task is {self.options['task']}, but there are {len(experts)} experts from 0 on."
+                f"{self.method.name}: task is {self.options['task']}, but there are {experts} experts from 0 on."
             )
         self.piece = self.method.piece(self.options)
-        matrices = self.method.acts_on == "matrices"
-        self.policy = parameter_classes.policy(matrices_only=matrices, others=self.method.others, changes=policy)
-        self.scaling, self.dtype, self.device, self.strict = (
-            float(scaling),
-            dtype,
-            validation.usable_device(device),
-            strict,
-        )
+
+    def _open(self, base: Source, experts: Sequence[Source], max_update: float) -> None:
+        """Open the models, and check that they can be merged."""
         self.base = open_checkpoint(base, "base")
         labels = [f"expert {i}" for i in range(len(experts))]
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # a stored head is compared with its table
             self.experts = list(pool.map(self._expert, experts, labels))
-        if strict:
+        if self.strict:
             validation.check_tokenizers(self.base, self.experts)
         validation.check_tensors(self.base, self.experts)
-        if strict:
+        if self.strict:
             validation.check_updates(self.base, self.experts, max_update)
-        self.selected = set(select(self.base.shapes, include))  # membership only, never iterated
-        self.extras = validation.check_extras(self.method, extras or {}, len(self.experts))
         precise = most_precise([self.base, *self.experts])
         self.compute = precise if precise == torch.float64 else torch.float32
-        self.lines = validation.check_lines(method, lines)
-        self.depths = depths(self.base.shapes, self.options.get("depth_order", (lines or {}).get("order", "stack")))
-        self.groups = dict.fromkeys(self.base.shapes, 0)  # which row of fitted weights a tensor takes
-        self.batched = self.device.type != "cpu" if batched is None else batched
-        self.svd_cache = Path(svd_cache) if svd_cache else None
-        self.prepass: Any = None  # what the method found out about the whole model
-        self.progress, self._ready, self._rooms = False, False, threading.local()
 
     def _expert(self, source: Source, label: str) -> Checkpoint:
         """Open an expert: a model, or an adapter of the base."""

@@ -93,7 +93,7 @@ def _ranked(values: Tensor, place: int) -> Tensor:
     if values.dim() > 1:
         return torch.stack([_ranked(row, place) for row in values])
     sample = values[:: max(_STRIDE // 5, size // _LONG)].sort().values
-    low, high = _bracket(sample, place / size, 4.0)
+    low, high = _around(sample, place / size, 4.0)
     inside = values[(values >= low) & (values <= high)]
     within = place - int(torch.count_nonzero(values < low))
     if not 0 <= within < len(inside):  # the sample was unlucky
@@ -194,27 +194,47 @@ def order_statistics(values: Callable[[], Iterable[Tensor]], ranks: Callable[[in
     found = torch.zeros(wanted.shape, dtype=sample.dtype)
     missing, deviations = torch.cartesian_prod(*map(torch.arange, wanted.shape)).tolist(), 6.0
     while missing:
-        brackets = [_bracket(sample[r], wanted[r, q].item() / size, deviations) for r, q in missing]
-        below, equal, upto, within = *([0] * len(missing) for _ in range(3)), [_Growing(sample) for _ in missing]
+        brackets = [_Bracket(sample[r], wanted[r, q].item() / size, deviations) for r, q in missing]
         for piece in values():
-            for i, ((r, _), (low, high)) in enumerate(zip(missing, brackets, strict=True)):
-                row = piece[r]
-                below[i] += int(torch.count_nonzero(row < low))
-                equal[i] += int(torch.count_nonzero(row == low))
-                upto[i] += int(torch.count_nonzero(row <= high))
-                within[i].add(row[(row > low) & (row < high)])  # not its ends, which very many may equal
+            for (r, _), bracket in zip(missing, brackets, strict=True):
+                bracket.add(piece[r])
         left = []
-        for i, (r, q) in enumerate(missing):
-            (low, high), place = brackets[i], wanted[r, q].item()
-            inside, first = within[i].values, below[i] + equal[i]
-            if not below[i] <= place < upto[i]:
+        for (r, q), bracket in zip(missing, brackets, strict=True):
+            value = bracket.value(wanted[r, q].item())
+            if value is None:
                 left.append([r, q])
-            elif first <= place < first + len(inside):
-                found[r, q] = inside.kthvalue(place - first + 1).values
             else:
-                found[r, q] = low if place < first else high
+                found[r, q] = value
         missing, deviations = left, deviations * 8
     return found
+
+
+class _Bracket:
+    """Two numbers around an order statistic, how many others lie below and between, and those between.
+
+    The ends are only counted, for very many numbers may equal them.
+    """
+
+    def __init__(self, sample: Tensor, share: float, deviations: float) -> None:
+        """Take the ends from a sorted sample; see :func:`_around`."""
+        self.low, self.high = _around(sample, share, deviations)
+        self.below, self.equal, self.upto, self.within = 0, 0, 0, _Growing(sample)
+
+    def add(self, row: Tensor) -> None:
+        """Count some of the numbers."""
+        self.below += int(torch.count_nonzero(row < self.low))
+        self.equal += int(torch.count_nonzero(row == self.low))
+        self.upto += int(torch.count_nonzero(row <= self.high))
+        self.within.add(row[(row > self.low) & (row < self.high)])
+
+    def value(self, place: int) -> Tensor | None:
+        """Return the number at an ascending position among all; none if the bracket misses it."""
+        if not self.below <= place < self.upto:
+            return None
+        inside, first = self.within.values, self.below + self.equal
+        if first <= place < first + len(inside):
+            return inside.kthvalue(place - first + 1).values
+        return self.low if place < first else self.high
 
 
 class _Growing:
@@ -238,7 +258,7 @@ class _Growing:
         return self.room[: self.size]
 
 
-def _bracket(sample: Tensor, share: float, deviations: float) -> tuple[float, float]:
+def _around(sample: Tensor, share: float, deviations: float) -> tuple[float, float]:
     """Return values between which the given share of a row falls, so many standard deviations to each side."""
     size = len(sample)
     margin = deviations * math.sqrt(size * share * (1 - share)) + 2
