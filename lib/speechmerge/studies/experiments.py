@@ -40,12 +40,18 @@ def experiments() -> dict[str, dict]:
     Raises:
         StudyError: a file is not valid YAML, or there is no experiment of that name; the nearest is given.
     """
-    files = sorted((project_root() / "experiments").glob("*.yaml"))
+    files = sorted((project_root() / "experiments").glob("*.yaml"), key=_place)
     known = {found["experiment"]: found for file in files if "experiment" in (found := _yaml(file))}
     for table in known.values():
         if "systems" in table:
             table["systems"] = [system for entry in table["systems"] for system in _expanded(entry, known)]
     return known
+
+
+def _place(file: Path) -> tuple[str, int]:
+    """Sort ``table10`` after ``table2``."""
+    name = file.stem.rstrip("0123456789")
+    return name, int(file.stem.removeprefix(name) or 0)
 
 
 def _expanded(entry: dict, known: dict[str, dict]) -> list[dict]:
