@@ -154,7 +154,7 @@ def choices(means: pd.DataFrame, groups: Sequence[str] | None = None) -> pd.Data
         families = dict.fromkeys(style.LABELS[style.family(method)] for method in close["method"])
         lines[group] = {
             "lowest error": top["system"], "WER, %": f"{top['value']:.1f}",
-            "95 % interval": f"{top['low']:.1f}–{top['high']:.1f}",
+            "95 % interval": f"{top['low']:.1f}{style.DASH}{top['high']:.1f}",
             "merges within it": f"{len(close)} of {len(own)}", "their kinds": ", ".join(families),
         }  # fmt: skip
     return pd.DataFrame.from_dict(lines, orient="index")

@@ -170,7 +170,7 @@ def by_group(found: pd.DataFrame, methods: dict[str, str], names: dict[str, str]
 def shown(table: pd.DataFrame, index: str, columns: str, *, signed: bool = True) -> pd.DataFrame:
     """Lay out values with their intervals to be read: one line an ``index``, one column a ``columns``."""
     text = curves.signed if signed else "{:.1f}".format
-    texts = [f"{text(row.value)} ({text(row.low)} to {text(row.high)})" for row in table.itertuples()]
+    texts = [f"{text(row.value)} ({text(row.low)}{style.TO}{text(row.high)})" for row in table.itertuples()]
     laid = table.assign(text=texts).pivot(index=index, columns=columns, values="text")
     laid = laid.loc[table[index].unique(), table[columns].unique()].fillna("")
     return laid.rename(index=str).rename_axis(index=None, columns=None)

@@ -12,6 +12,7 @@ import matplotlib as mpl
 from ..merging.methods import registry
 
 WIDTH = 7.2  # inches, the text column of the book
+TO, DASH = "\u00a0to\u00a0", "\u2060–\u2060"  # between the ends of an interval that no line break may divide
 TRAINED = {
     "none": "pretrained",
     "fine-tuning": "expert",

@@ -11,6 +11,7 @@ from ..errors import StudyError
 from ..evaluation import resampling
 from ..evaluation.scoring import METRICS, Counts
 from ..studies import experiments, store
+from .style import DASH, TO
 
 AVERAGES = {"asr": ("macro", "pooled"), "st": ("macro",)}
 AVERAGE = {"asr": "pooled", "st": "macro"}  # the one that is shown; the paper's are of the same kinds
@@ -109,7 +110,7 @@ def _averages(rows: pd.DataFrame, task: str, paper: pd.DataFrame | None) -> dict
     """Columns about the average of one task over languages."""
     whole = rows[rows["language"] == AVERAGE[task]].set_index("system")
     shown = whole[["score", "low", "high"]].map("{:.1f}".format)
-    columns = {"all" if task == "asr" else "mean": shown["score"], "95 % interval": shown["low"] + "–" + shown["high"]}
+    columns = {"all" if task == "asr" else "mean": shown["score"], "95 % interval": shown["low"] + DASH + shown["high"]}
     if task == "st":
         columns["chrF"] = whole["chrf"].map("{:.1f}".format)
     if paper is not None:
@@ -126,9 +127,9 @@ def beside(rows: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
         paper: what :func:`published` returns.
     """
     both = rows.merge(paper, on=["system", "task", "language"])
-    both = both[~both["language"].isin(AVERAGE.values())].rename(columns={"score": "measured"})
-    table = both.pivot(index="system", columns="language", values=["measured", "published"]).swaplevel(axis=1)
-    order = [(language, kind) for language in both["language"].unique() for kind in ("measured", "published")]
+    both = both[~both["language"].isin(AVERAGE.values())].rename(columns={"score": "here", "published": "paper"})
+    table = both.pivot(index="system", columns="language", values=["here", "paper"]).swaplevel(axis=1)
+    order = [(language, kind) for language in both["language"].unique() for kind in ("here", "paper")]
     return table.loc[both["system"].unique(), order].map("{:.1f}".format).rename_axis(index=None, columns=[None, None])
 
 
@@ -187,7 +188,7 @@ def paired(found: pd.DataFrame, against: str) -> pd.DataFrame:
         rows = rows[rows["seed"] == rows["seed"].min()].set_index("system")
         points = (100 * rows[["difference", "ci_low", "ci_high"]]).map("{:+.1f}".format)
         table = pd.DataFrame({"difference, points": points["difference"]})
-        table["95 % interval"] = points["ci_low"] + " to " + points["ci_high"]
+        table["95 % interval"] = points["ci_low"] + TO + points["ci_high"]
         table["p"] = rows["p_value"].map(lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}")
         if sides.map(len).max() > 1:
             table["seeds that agree"] = sides.map(lambda seeds: f"{seeds.count(seeds[0])} of {len(seeds)}")
