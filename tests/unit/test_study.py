@@ -1,5 +1,6 @@
 """The smoke profile's Table 1 from training to rows: killed once on the way, finished, run again, recomputed."""
 
+import functools
 import json
 import sys
 import types
@@ -220,7 +221,7 @@ def test_dev_caps_keep_all_corpora(monkeypatch):
 def test_ray_gets_every_step_after_those_it_needs(plan, tmp_path, monkeypatch):
     """A stand-in for Ray without a cluster, which runs a task when its result is asked for, the last one first."""
     monkeypatch.setenv("SPEECHMERGE_CACHE", str(tmp_path))  # nothing is done there
-    started, executed, most = [], [], []
+    started, submitted, executed, most = [], [], [], []
 
     def init(address=None, **_):
         if address:
@@ -228,7 +229,11 @@ def test_ray_gets_every_step_after_those_it_needs(plan, tmp_path, monkeypatch):
         started.append("here")
 
     def remote(**_):
-        return lambda function: types.SimpleNamespace(remote=lambda *arguments: lambda: function(*arguments))
+        def submit(function, batch, *others):
+            submitted.append(batch)
+            return lambda: function(batch, *others)
+
+        return lambda function: types.SimpleNamespace(remote=functools.partial(submit, function))
 
     def wait(refs):
         most.append(len(refs))
@@ -246,6 +251,8 @@ def test_ray_gets_every_step_after_those_it_needs(plan, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "execute", execute)
     study.run(plan, executor="ray")
     assert sorted(executed) == sorted(plan.steps) and started == ["here"] and max(most) == 3
+    chains = study._chains(list(plan.steps.values()))
+    assert max(chains[step.name] for step in submitted[0]) == max(chains.values())
 
 
 def test_the_longest_chain_of_steps_comes_first(plan):

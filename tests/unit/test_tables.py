@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from made_up import made_up_comparisons, made_up_rows
 
-from speechmerge.book import style, tables
+from speechmerge.book import tables
 from speechmerge.errors import StudyError
 from speechmerge.evaluation.scoring import Counts
 from speechmerge.studies import experiments
@@ -83,7 +83,7 @@ def test_the_comparison_shows_per_cent_intervals_and_published_values(rows):
     wer = tables.value(found, "Task Arithmetic")
     low, high = (tables.value(found, "Task Arithmetic", end) for end in ("ci_low", "ci_high"))
     assert shown.loc["Task Arithmetic", "all"] == f"{100 * wer:.1f}"
-    assert shown.loc["Task Arithmetic", "95 % interval"] == f"{100 * low:.1f}{style.DASH}{100 * high:.1f}"
+    assert shown.loc["Task Arithmetic", "95 % interval"] == f"{100 * low:.1f}\u2060–\u2060{100 * high:.1f}"
     assert shown.loc["Task Arithmetic", "published"] == "19.23"
 
 
@@ -107,8 +107,8 @@ def test_measured_stands_beside_published_in_shared_languages(rows):
 
 def test_paired_differences_are_shown_in_points_with_a_sign():
     shown = tables.paired(comparisons("table1", [0]), "Task Arithmetic")
-    assert list(shown.loc["Pretrained"]) == ["-3.0", f"-5.0{style.TO}-1.0", "< 0.001"]
-    assert list(shown.loc["LoRS-Merging"]) == ["+0.1", f"-1.9{style.TO}+2.1", "0.001"]
+    assert list(shown.loc["Pretrained"]) == ["-3.0", "-5.0\u00a0to\u00a0-1.0", "< 0.001"]
+    assert list(shown.loc["LoRS-Merging"]) == ["+0.1", "-1.9\u00a0to\u00a0+2.1", "0.001"]
     assert "Task Arithmetic" not in shown.index and len(shown) == 7
 
 

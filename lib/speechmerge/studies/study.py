@@ -35,19 +35,19 @@ def run(plan: Plan, *, executor: str = "local") -> list[dict]:
         raise StudyError(f"there is no executor {executor!r}; use 'local' or 'ray'.")
     pending = plan.pending()
     with tqdm(total=round(sum(step.seconds for step in pending)), unit="s", desc=plan.name, disable=not pending) as bar:
-        for step in EXECUTORS[executor](plan, bar):
+        for step in EXECUTORS[executor](pending, plan.steps, bar):
             bar.update(round(step.seconds))
     return collect(plan)
 
 
-def _one_by_one(plan: Plan, bar: tqdm) -> Iterator[Step]:
-    for step in plan.pending():
+def _one_by_one(pending: list[Step], known: dict[str, Step], bar: tqdm) -> Iterator[Step]:
+    for step in pending:
         bar.set_postfix_str(step.name)
-        execute(step, plan.steps)
+        execute(step, known)
         yield step
 
 
-def _on_ray(plan: Plan, _: tqdm) -> Iterator[Step]:
+def _on_ray(pending: list[Step], known: dict[str, Step], _: tqdm) -> Iterator[Step]:
     """Hand Ray as many steps as it has places for, of those whose needs are done, the longest chain of steps first."""
     try:
         import ray
@@ -63,7 +63,7 @@ def _on_ray(plan: Plan, _: tqdm) -> Iterator[Step]:
     places = int(resources["GPU" if gpus else "CPU"])
     own = {name: value for name, value in os.environ.items() if name.startswith("SPEECHMERGE_")}
     task = ray.remote(num_gpus=gpus)(_there)
-    known, pending = ray.put(plan.steps), plan.pending()
+    shared = ray.put(known)
     chains, missing = _chains(pending), {step.name for step in pending}
     waiting = sorted(_batches(pending), key=lambda batch: -max(chains[step.name] for step in batch))
     running = {}
@@ -71,7 +71,7 @@ def _on_ray(plan: Plan, _: tqdm) -> Iterator[Step]:
         ready = [batch for batch in waiting if missing.isdisjoint(need for step in batch for need in step.needs)]
         for batch in ready[: places - len(running)]:
             waiting.remove(batch)
-            running[task.remote(batch, known, own)] = batch
+            running[task.remote(batch, shared, own)] = batch
         [done], _ = ray.wait(list(running))
         ray.get(done)
         missing.difference_update(step.name for step in running[done])

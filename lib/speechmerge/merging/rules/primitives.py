@@ -227,7 +227,7 @@ class _Bracket:
         self.upto += int(torch.count_nonzero(row <= self.high))
         self.within.add(row[(row > self.low) & (row < self.high)])
 
-    def value(self, place: int) -> Tensor | None:
+    def value(self, place: int) -> Tensor | float | None:
         """Return the number at an ascending position among all; none if the bracket misses it."""
         if not self.below <= place < self.upto:
             return None
