@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 PRECISIONS = ("auto", "bf16", "fp32")
+CPU_BF16 = ("amx_bf16", "avx512_bf16")  # Linux's names of processor features with bf16 products
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's names for mallopt(3)
 
 
@@ -17,11 +18,11 @@ def best_device() -> torch.device:
 
 
 def bf16_pays(device: torch.device) -> bool:
-    """Tell whether bf16 matrix products are faster than fp32 there: GPUs with bf16 units, CPUs with AMX."""
+    """Tell whether bf16 matrix products are faster than fp32 there: GPUs and CPUs with instructions for them."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     flags = Path("/proc/cpuinfo")
-    return device.type == "cpu" and flags.exists() and "amx_bf16" in flags.read_text()
+    return device.type == "cpu" and flags.exists() and any(flag in flags.read_text() for flag in CPU_BF16)
 
 
 def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
