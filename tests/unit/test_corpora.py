@@ -95,7 +95,7 @@ def test_a_domain_is_loaded_apart_and_whole_row_groups_are_checked(tmp_path, mon
         (("asterix", "es"), "There is no corpus 'asterix'. Did you mean 'asterisk'?"),
         (("asterisk", "de"), "Corpus 'asterisk' has no language 'de'; it has en, es, fr, it, ru."),
         (("uqm", "en", "train", "pkunc"), "Corpus 'uqm' has no domain 'pkunc'. Did you mean 'pkunk'?"),
-        (("tones", "es", "train", "pkunk"), "Corpus 'tones' has no domain 'pkunk'. Known: none."),
+        (("tones", "es", "train", "pkunk"), "Corpus 'tones' has no domain 'pkunk'. Known: tones."),
         (("tones", "es", "tset"), "There is no split 'tset'. Did you mean 'test'?"),
     ],
 )

@@ -132,6 +132,9 @@ def test_unknown_columns_name_what_was_found_and_how_to_map_it(portuguese, monke
         ("train", "Frase de train.", "news"),
         ("dev", "Frase de validation.", "news"),
     ]
+    assert [c.text for c in corpora.load("camoes/news", "pt", "test")] == ["Frase de test."]
+    with pytest.raises(CorpusError, match=r"Corpus 'camoes' has no domain 'telephone'\. Known: news\."):
+        corpora.load("camoes/telephone", "pt")
     monkeypatch.setenv(parquet.RENAMED, "camoes.text=fonte camoes.domain=")
     assert {c.text for c in corpora.load("camoes", "pt")} == {"news"}, "other columns build the corpus again"
 

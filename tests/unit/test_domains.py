@@ -7,7 +7,7 @@ import torch
 from made_up import made_up_directions, made_up_groups, made_up_rows
 
 from speechmerge.book import directions, domains, growth, tables
-from speechmerge.corpora import Clip
+from speechmerge.corpora import Clip, find
 from speechmerge.errors import StudyError
 from speechmerge.evaluation import scoring
 from speechmerge.evaluation.decoding import Prediction
@@ -36,6 +36,15 @@ def test_every_domain_of_the_study_is_found(plans):
     assert [len(cells) for cells in plans["domains"].groups.values()] == [10, 5, 15, 1, 4]
     assert {cell.language for cell in plans["domains"].groups["full average"]} == {"en"}
     assert set(plans["domains"].groups["other languages"]) <= set(plans["domains"].also)
+
+
+def test_the_papers_own_setup_has_as_many_sets_as_its_table():
+    groups = experiments.plan("domains", "camoes").groups
+    assert {name: len(cells) for name, cells in groups.items()} == {
+        "in domain": 10, "out of domain": 5, "full average": 15, "other English": 1, "other languages": 21,
+    }  # fmt: skip
+    for cell in (cell for cells in groups.values() for cell in cells):
+        assert all(cell.language in find(corpus).languages for corpus in cell.corpora)
 
 
 def test_a_profile_plans_only_what_it_has_sets_for():

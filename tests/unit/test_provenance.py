@@ -5,7 +5,7 @@ import sys
 
 from speechmerge import machine
 from speechmerge.book import provenance
-from speechmerge.studies import store
+from speechmerge.studies import reproduction, store
 
 
 def test_versions_are_those_installed():
@@ -30,6 +30,19 @@ def test_the_stamp_says_where_rows_come_from_and_what_was_not_run(made_up_result
     )
     assert "table1: not run here" in provenance.stamp("covost2", ["table1"])._repr_html_()
     assert repr(provenance.stamp("covost2", ["table1"])).startswith("Where the numbers on this page come from")
+
+
+def test_what_was_measured_again_is_told_with_its_differences(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPEECHMERGE_RESULTS", str(tmp_path))
+    assert provenance.reproductions("speech").empty
+    record = {"experiment": "table1", "rows": 7, "counts": True, "transcripts": 200, "same": 199, "largest": 1.234}
+    record |= {"average": 0.5, "within": True, "committed_on": "one", "library": "1", "hardware": "two", "date": "2001"}
+    reproduction.keep("speech", [record | {"counts": False}])
+    reproduction.keep("speech", [record])
+    [line] = provenance.reproductions("speech").to_dict("records")
+    assert line["same speech"] == "yes" and line["same transcripts"] == "99.5%"
+    assert (line["largest difference"], line["of an average"]) == ("1.23", "0.50")
+    assert (line["committed on"], line["again on"]) == ("one", "two")
 
 
 def test_the_live_stamp_names_library_and_machine():

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import sys
 import types
 from dataclasses import replace
@@ -10,10 +11,11 @@ import pytest
 import torch
 
 from speechmerge import machine
+from speechmerge.errors import StudyError
 from speechmerge.evaluation.decoding import Decoder, Decoding, read_predictions, write_predictions
 from speechmerge.finetuning import training
 from speechmerge.merging import measuring
-from speechmerge.studies import experiments, plans, steps, store, study
+from speechmerge.studies import experiments, plans, reproduction, steps, store, study
 from speechmerge.studies import rows as rows_module
 from speechmerge.whisper import models
 
@@ -69,6 +71,10 @@ def everything():
 
 def rows():
     return store.rows("smoke", "table1")
+
+
+def differing(before, after):
+    return [pair for pair in reproduction.changes(before, after) if pair[2]]
 
 
 def untimed(value):
@@ -148,9 +154,9 @@ def test_predictions_that_are_not_the_rows_are_noticed(plan):
     path = store.predictions_path("smoke", "table1", "Finetuned", "asr", "es", 0)
     content, said = path.read_bytes(), {clip.id: clip.text for clip in steps.evaluation_clips(["tones"], "es")}
     write_predictions([replace(p, text=said[p.id]) for p in read_predictions(path)], path)
-    changed = rows_module.changes(store.committed("smoke"), rows_module.rescored(plan))
+    changed = differing(store.committed("smoke"), rows_module.rescored(plan))
     path.write_bytes(content)
-    assert {row["language"] for _, row in changed} == {"es", "pooled", "macro"}
+    assert {row["language"] for _, row, _ in changed} == {"es", "pooled", "macro"}
 
 
 def test_predictions_hold_no_references(plan):
@@ -188,7 +194,7 @@ def test_recomputing_gives_the_same_rows_but_for_times(plan):
     study.forget(narrowed)
     assert len(narrowed.pending()) == len(narrowed.steps)
     again = study.run(narrowed)
-    assert again and rows_module.changes(plan.rows, again) == []
+    assert again and differing(plan.rows, again) == []
     assert [untimed(row) for _, row in rows().iterrows()] == before
     # a run of one system keeps what others were compared with
     assert store.statistics("smoke", "table1.paired").drop(columns=["library", "hardware", "date"]).equals(paired)
@@ -271,9 +277,48 @@ def test_steps_that_decode_one_model_are_done_together(plan):
 
 def test_a_row_that_changed_is_found(plan):
     worse = [row | {"wer": row["wer"] + 0.1} if row["system"] == "Finetuned" else row for row in plan.rows]
-    found = rows_module.changes(plan.rows, worse)
-    assert len(found) == 4 and all(b["wer"] == a["wer"] + 0.1 for a, b in found)
-    assert rows_module.changes([], worse) == []
+    found = differing(plan.rows, worse)
+    assert len(found) == 4 and all(b["wer"] == a["wer"] + 0.1 for a, b, _ in found)
+    assert [points for *_, points in found] == pytest.approx([10.0] * 4)
+    assert differing([], worse) == []
+
+
+def measured_again(results, **changed):
+    """The committed rows in another folder, measured elsewhere; ``changed`` is added to the averages' fields."""
+    shutil.copytree(store.results_folder("smoke"), results / "smoke")
+    elsewhere = {"library": "9.9", "hardware": "another", "date": "2099-01-01"}
+    rows = [row | elsewhere for row in store.committed("smoke", results)]
+    rows = [row | {f: row[f] + more for f, more in changed.items() if row["domain"] == "all"} for row in rows]
+    (results / "smoke" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return results
+
+
+def test_a_study_measured_again_is_compared_row_by_row_and_word_by_word(plan, tmp_path):
+    results = measured_again(tmp_path)
+    path = next((results / "smoke" / "predictions" / "table1").iterdir())
+    first, *others = read_predictions(path)
+    write_predictions([replace(first, text=first.text + " more"), *others], path)
+    found = reproduction.compared("smoke", "table1", results)
+    assert found["rows"] == len(plan.rows) and found["counts"] and found["within"]
+    assert found["largest"] == found["average"] == 0 and found["same"] == found["transcripts"] - 1 > 20
+    assert (found["hardware"], found["committed_on"]) == ("another", machine.hardware())
+
+
+@pytest.mark.parametrize(("points", "within"), [(0.9, True), (1.1, False), (-1.1, False)])
+def test_averages_may_differ_by_the_tolerance(plan, tmp_path, points, within):
+    found = reproduction.compared("smoke", "table1", measured_again(tmp_path, wer=points / 100))
+    assert found["average"] == pytest.approx(abs(points)) and found["largest"] == 0 and found["counts"]
+    assert found["within"] == within
+
+
+def test_other_speech_is_no_reproduction(plan, tmp_path):
+    found = reproduction.compared("smoke", "table1", measured_again(tmp_path, n_utterances=1))
+    assert not found["counts"] and not found["within"] and found["average"] == 0
+
+
+def test_results_without_rows_cannot_be_compared(plan, tmp_path):
+    with pytest.raises(StudyError, match="holds no row of experiment 'table1' and profile 'smoke'"):
+        reproduction.compared("smoke", "table1", tmp_path)
 
 
 def test_translation_rows_hold_bleu(tmp_path, monkeypatch):

@@ -49,6 +49,26 @@ def _summary(profile: str, name: str) -> dict:
     return line
 
 
+def reproductions(profile: str) -> pd.DataFrame:
+    """Return how committed rows and those of later runs on other machines compare.
+
+    Returns:
+        One line an experiment and machine, empty where nothing was measured again: ``experiment, rows, same speech,
+        same transcripts`` (a share), ``largest difference`` and ``of an average`` (points), ``committed on, again on,
+        date``.
+    """
+    try:
+        found = store.statistics(profile, "reproductions")
+    except StudyError:
+        return pd.DataFrame({"experiment": []})
+    shown = found[["experiment", "rows"]].copy()
+    shown["same speech"] = found["counts"].map({True: "yes", False: "no"})
+    shown["same transcripts"] = (found["same"] / found["transcripts"]).map("{:.1%}".format)
+    shown["largest difference"] = found["largest"].map("{:.2f}".format)
+    shown["of an average"] = found["average"].map("{:.2f}".format)
+    return shown.assign(**{"committed on": found["committed_on"], "again on": found["hardware"], "date": found["date"]})
+
+
 @dataclass(frozen=True)
 class Stamp:
     """What a page shows and where it was measured; renders as a box in notebooks and in the book."""

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 import click
 
@@ -114,19 +115,50 @@ def rescore(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
 def _print_changes(name: str, done: str, before: list[dict], after: list[dict]) -> int:
     """Say how many rows are new, the same as committed, or different, name the different ones and return how many."""
     from ..evaluation.scoring import METRICS
-    from ..studies.rows import changes
-    from ..studies.store import identity
+    from ..studies.reproduction import changes
 
-    old = {identity(row) for row in before}
-    new, differ = sum(identity(row) not in old for row in after), changes(before, after)
-    same = len(after) - new - len(differ)
+    pairs = list(changes(before, after))
+    differ = [pair for pair in pairs if pair[2]]
+    same, new = len(pairs) - len(differ), len(after) - len(pairs)
     click.echo(f"{name}: {len(after)} rows {done}; {same} as committed, {len(differ)} differ, {new} are new")
-    for was, row in differ:
+    for was, row, points in differ:
         metric = METRICS[row["task"]]
         unit = 100 if metric == "wer" else 1
         place = " ".join(filter(None, (row["system"], row["variant"], row["language"], row["domain"], row["task"])))
-        click.echo(f"  {place} seed {row['seed']}: {metric} {unit * was[metric]:.2f} -> {unit * row[metric]:.2f}")
+        told = f"{metric} {unit * was[metric]:.2f} -> {unit * row[metric]:.2f} ({points:+.2f})"
+        click.echo(f"  {place} seed {row['seed']}: {told}")
     return len(differ)
+
+
+@study.command(
+    epilog=example(
+        "SPEECHMERGE_RESULTS=again speechmerge study run --experiment interference --recompute\n"
+        "speechmerge study compare again --experiment interference"
+    )
+)
+@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--experiment", "names", multiple=True, required=True, help="Experiment to compare; repeatable.")
+@click.option("--profile", default="speech", show_default=True)
+@click.option("--keep", is_flag=True, help="Add the outcome to results/PROFILE, for the book's status page.")
+def compare(results: Path, names: tuple, profile: str, keep: bool) -> None:
+    """Compare rows and transcripts that were measured again, in the folder RESULTS, with the committed ones.
+
+    Ends with exit code 1 if they were measured on other speech, or an average differs by more than the tolerance.
+    """
+    from ..studies import reproduction
+
+    found = [reproduction.compared(profile, name, results) for name in names]
+    for one in found:
+        counts = "the same" if one["counts"] else "DIFFERENT"
+        click.echo(
+            f"{one['experiment']}: {one['rows']} rows; speech and counts {counts}; {one['same']} of "
+            f"{one['transcripts']} transcripts equal; largest difference {one['largest']:.2f} points in a language, "
+            f"{one['average']:.2f} in an average (tolerance {reproduction.TOLERANCE:g})"
+        )
+    if keep:
+        reproduction.keep(profile, found)
+    if not all(one["within"] for one in found):
+        raise SystemExit(1)
 
 
 @study.command(epilog=example("speechmerge study status"))

@@ -3,7 +3,7 @@
 from ..errors import CorpusError, nearest
 from . import asterisk, camoes, covost2, festvox_ru, fillets, fleurs, open_asr, stamps, tones, uqm
 from .base import SPLITS, Clip, Corpus, Item, assign_split, check, fingerprint, transcript_key
-from .building import noncommercial_accepted, read, skipped, stored
+from .building import domains, noncommercial_accepted, read, skipped, stored
 
 __all__ = [
     "SPLITS",
@@ -71,7 +71,9 @@ def load(
         raise CorpusError(f"There is no split {split!r}.{nearest(split, SPLITS)}")
     declared = find(corpus, language)
     domain = domain or corpus.partition("/")[2] or None
-    if domain is not None and domain not in declared.domains:
-        raise CorpusError(f"Corpus {declared.name!r} has no domain {domain!r}.{nearest(domain, declared.domains)}")
+    if domain is not None:
+        known = domains(declared, language, accept_noncommercial=accept_noncommercial)
+        if domain not in known:
+            raise CorpusError(f"Corpus {declared.name!r} has no domain {domain!r}.{nearest(domain, known)}")
     clips = read(declared, language, domain=domain, accept_noncommercial=accept_noncommercial)
     return [clip for clip in clips if split in (None, clip.split)]

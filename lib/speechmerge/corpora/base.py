@@ -97,7 +97,7 @@ class Corpus:
         packages: ``packages(language)`` names the Debian packages needed.
         characters_per_second: slowest and fastest of each language that has limits; recordings outside them do not
             say the text that stands beside them.
-        domains: values of ``Clip.domain`` that can be loaded apart, where there are several.
+        domains: values of ``Clip.domain`` that can be loaded apart, where they are known before the corpus is built.
         hub: the data set on the Hugging Face hub that holds the corpus, for those that do not come as packages.
         settings: what else the clips depend on, such as renamed columns; anything that JSON can write.
         noncommercial: built only when the reader accepts that licence.

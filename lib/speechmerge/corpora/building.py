@@ -174,6 +174,10 @@ def folder_of(corpus: Corpus, language: str) -> Path:
     return cache_folder() / "corpora" / corpus.name / language
 
 
+def _clips_of(corpus: Corpus, language: str) -> Path:
+    return folder_of(corpus, language) / "clips.parquet"
+
+
 def stored(corpus: Corpus, language: str, *, accept_noncommercial: bool = False) -> dict:
     """Return what is kept beside the clips (``clips``, ``dropped``, ``fingerprint``), building them first if needed.
 
@@ -219,6 +223,18 @@ def _write(clips: list[Clip], path: Path) -> None:
             file.write_table(pa.Table.from_pylist(rows, schema=COLUMNS))
 
 
+def domains(corpus: Corpus, language: str, *, accept_noncommercial: bool = False) -> list[str]:
+    """Return the domains that can be loaded apart: those declared, or else all that the stored clips name.
+
+    Raises:
+        CorpusError, SourceError: as :func:`stored`.
+    """
+    if corpus.domains:
+        return list(corpus.domains)
+    stored(corpus, language, accept_noncommercial=accept_noncommercial)
+    return sorted(set(pq.read_table(_clips_of(corpus, language), columns=["domain"])["domain"].to_pylist()))
+
+
 def read(corpus: Corpus, language: str, *, domain: str | None = None, accept_noncommercial: bool = False) -> list[Clip]:
     """Load the stored clips of one language in order of id, building them on first use.
 
@@ -233,7 +249,7 @@ def read(corpus: Corpus, language: str, *, domain: str | None = None, accept_non
         SourceError: the packages cannot be had.
     """
     about = stored(corpus, language, accept_noncommercial=accept_noncommercial)
-    path = folder_of(corpus, language) / "clips.parquet"
+    path = _clips_of(corpus, language)
     again = f"delete {path.parent} and fetch the corpus again"
     try:
         found = pq.ParquetFile(path).metadata.num_rows

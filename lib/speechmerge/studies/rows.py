@@ -11,7 +11,7 @@ from .. import corpora, machine
 from ..corpora import Clip
 from ..evaluation.decoding import read_predictions, write_predictions
 from ..evaluation.resampling import compare, interval, pooled, resampled_rates
-from ..evaluation.scoring import METRICS, Matches, Scores, score
+from ..evaluation.scoring import Matches, Scores, score
 from ..whisper import checkpoints, models
 from . import by_language, groups, store
 from .plans import Cell, Plan, System
@@ -189,10 +189,3 @@ def averages(scores: Sequence[Scores]) -> dict[str, dict[str, object]]:
         letters = sum(one.character_errors for one in scores) / max(1, sum(one.characters for one in scores))
         found["pooled"] = whole | {"wer": pooled(scores), "cer": letters, "ci_low": low, "ci_high": high}
     return found
-
-
-def changes(before: Sequence[dict], after: Sequence[dict]) -> list[tuple[dict, dict]]:
-    """Return the pairs of rows, committed and new, whose score differs; rows without a counterpart are left out."""
-    old = {store.identity(row): row for row in before}
-    pairs = [(old[store.identity(row)], row) for row in after if store.identity(row) in old]
-    return [(a, b) for a, b in pairs if a[METRICS[a["task"]]] != b[METRICS[b["task"]]]]

@@ -96,9 +96,10 @@ def _said(row: dict) -> str:
     return digest({field: value for field, value in row.items() if field not in STAMP})
 
 
-def committed(profile: str) -> list[dict]:
-    """Return all committed rows of a profile as they stand in its file."""
-    return _read(results_folder(profile) / "rows.jsonl")
+def committed(profile: str, results: Path | None = None) -> list[dict]:
+    """Return all rows of a profile as they stand in its file: the committed ones, or those in a folder of results."""
+    folder = results / profile if results else results_folder(profile)
+    return _read(folder / "rows.jsonl")
 
 
 def rows(profile: str, experiment: str) -> pd.DataFrame:
