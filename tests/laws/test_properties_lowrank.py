@@ -5,7 +5,7 @@ import torch
 
 from speechmerge.merging.rules.decompositions import leading
 from speechmerge.merging.rules.lowrank import lors, mp, rank, svp
-from speechmerge.merging.rules.primitives import keep_count, largest
+from speechmerge.merging.rules.ranking import keep_count, largest
 
 M, N, T = 24, 40, 3
 

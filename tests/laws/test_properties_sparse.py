@@ -9,7 +9,9 @@ import torch
 
 from speechmerge.merging.applying import generator
 from speechmerge.merging.rules import consensus, dropping, per_task, sparse
-from speechmerge.merging.rules.primitives import Piece, elect, order_statistics, ranks
+from speechmerge.merging.rules.primitives import elect
+from speechmerge.merging.rules.ranking import ranks
+from speechmerge.merging.rules.streams import Piece, order_statistics
 
 T, M, N = 4, 24, 40
 

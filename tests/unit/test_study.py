@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from speechmerge import machine
+from speechmerge import machine, packages
 from speechmerge.errors import StudyError
 from speechmerge.evaluation.decoding import Decoder, Decoding, read_predictions, write_predictions
 from speechmerge.finetuning import training
@@ -207,6 +207,23 @@ def test_task_vectors_are_of_the_experts_that_table1_trained(plan):
     table = store.statistics("smoke", "task_vectors")
     assert len(table) > 10 and {"hardware", "library", "date"} <= set(table.columns)
     assert {language for language in LANGUAGES} <= set(table.astype(str).to_numpy().ravel())
+
+
+def test_deleted_models_are_trained_again_only_if_something_is_made_of_them(plan, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    shutil.copytree(packages.cache_folder(), cache)
+    monkeypatch.setenv("SPEECHMERGE_CACHE", str(cache))
+    shutil.rmtree(next(step.folder.parent for step in plan.steps.values() if step.kind == "train"))
+    assert plan.pending() == []
+    [system] = [system for system in plan.systems if system.system == "Finetuned"]
+    decode = plan.steps[next(step for cell, step in system.decodes.items() if cell.name == "it")]
+    shutil.rmtree(decode.folder)
+    training_again, *others = plan.pending()
+    choice = plan.steps[decode.needs[0]]
+    assert others == [decode] and training_again.key == plans.result(choice.folder)["expert"]
+    assert plans.reads(decode, plan.steps) == [choice.name, training_again.name]
+    study.run(plan)
+    assert plan.pending() == [] and not all(step.done for step in plan.steps.values())
 
 
 def test_forgetting_takes_interrupted_trainings_too(plan, tmp_path, monkeypatch):

@@ -49,22 +49,21 @@ def plan(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
     """Print what a run would do, how long it would take on the machine the profile describes, and the disk it needs."""
     made = _plans(names, profile, systems, seeds)
     for one in made:
-        _print_plan(f"{one.name} ({profile})", one.steps.values())
+        _print_plan(f"{one.name} ({profile})", len(one.steps), one.pending())
     if len(made) > 1:
-        steps = {step.key: step for one in made for step in one.steps.values()}.values()
-        _print_plan(f"together ({profile}), shared steps once", steps)
-        trainings = sum(step.kind == "train" and not step.done for step in steps)
+        steps = {step.key for one in made for step in one.steps.values()}
+        pending = {step.key: step for one in made for step in one.pending()}.values()
+        _print_plan(f"together ({profile}), shared steps once", len(steps), pending)
+        trainings = sum(step.kind == "train" for step in pending)
         click.echo(f"trained models to be kept: {trainings * made[0].settings['here']['model_gb']:.0f} GB")
 
 
-def _print_plan(title: str, steps: Collection) -> None:
-    pending = [step for step in steps if not step.done]
+def _print_plan(title: str, steps: int, pending: Collection) -> None:
     counts = [(kind, sum(step.kind == kind for step in pending)) for kind in KINDS]
     todo = ", ".join(f"{count} {kind}" for kind, count in counts if count) or "nothing"
     minutes = sum(step.seconds for step in pending) / 60
     needed = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-    done = len(steps) - len(pending)
-    click.echo(f"{title}: {done} of {len(steps)} steps done; to do: {todo}; about {needed}")
+    click.echo(f"{title}: {steps - len(pending)} of {steps} steps done; to do: {todo}; about {needed}")
 
 
 @study.command(
@@ -91,7 +90,7 @@ def study_run(names: tuple, profile: str, systems: tuple, seeds: tuple, recomput
     for made in _plans(names, profile, systems, seeds):
         if recompute:
             forget(made)
-        _print_plan(f"{made.name} ({profile})", made.steps.values())
+        _print_plan(f"{made.name} ({profile})", len(made.steps), made.pending())
         before = committed(profile)
         _print_changes(made.name, "written", before, run(made, executor=executor))
 
@@ -130,20 +129,16 @@ def _print_changes(name: str, done: str, before: list[dict], after: list[dict]) 
     return len(differ)
 
 
-@study.command(
-    epilog=example(
-        "SPEECHMERGE_RESULTS=again speechmerge study run --experiment interference --recompute\n"
-        "speechmerge study compare again --experiment interference"
-    )
-)
-@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@study.command(epilog=example("speechmerge study compare again --experiment interference"))
+@click.argument("results", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--experiment", "names", multiple=True, required=True, help="Experiment to compare; repeatable.")
 @click.option("--profile", default="speech", show_default=True)
 @click.option("--keep", is_flag=True, help="Add the outcome to results/PROFILE, for the book's status page.")
 def compare(results: Path, names: tuple, profile: str, keep: bool) -> None:
     """Compare rows and transcripts that were measured again, in the folder RESULTS, with the committed ones.
 
-    Ends with exit code 1 if they were measured on other speech, or an average differs by more than the tolerance.
+    `study run` writes there if the environment variable SPEECHMERGE_RESULTS names the folder. Ends with exit code 1 if
+    they were measured on other speech, or an average differs by more than the tolerance.
     """
     from ..studies import reproduction
 

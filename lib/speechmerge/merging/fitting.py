@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import MethodError
 from . import applying
 from .parameter_classes import layer
-from .rules.primitives import Piece
+from .rules.streams import Piece
 
 if TYPE_CHECKING:
     from .merge import Merge

@@ -4,6 +4,7 @@ A step's key is the hash of its specification and of the keys it needs, so every
 (learning rate, λ, density, rank) is itself a step, and finished work is never redone.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from ..evaluation import decoding
 from ..files import digest
 from ..finetuning import training
 from ..packages import artefact
+
+TOLD = ("choose", "tune", "describe")  # kinds of steps whose results are committed besides the rows
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,18 @@ class Step:
         return self.folder.is_dir()
 
 
+def result(folder: Path) -> dict:
+    """Return what a finished step wrote.
+
+    Raises:
+        StudyError: it is missing or damaged.
+    """
+    try:
+        return json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError) as error:
+        raise StudyError(f"the finished step in {folder} is damaged ({error}); delete it and run again.") from error
+
+
 @dataclass(frozen=True)
 class System:
     """A row block of a result table: which decode step tells about which cell.
@@ -113,8 +128,20 @@ class Plan:
         return self.settings.get("test_clips")
 
     def pending(self) -> list[Step]:
-        """Steps whose result is not there yet."""
-        return [step for step in self.steps.values() if not step.done]
+        """Steps whose result is not there and is needed: for a row, for what the tables tell, or for another such step.
+
+        A model that was trained and deleted since, or never came along when the results of steps were copied from
+        another machine, is trained again only if something is still to be made of it.
+        """
+        told = [name for name, step in self.steps.items() if step.kind in TOLD]
+        todo = told + [name for system in self.systems for name in system.decodes.values()]
+        needed: set[str] = set()
+        while todo:
+            step = self.steps[name := todo.pop()]
+            if not step.done and name not in needed:
+                needed.add(name)
+                todo += reads(step, self.steps)
+        return [step for name, step in self.steps.items() if name in needed]
 
     def add(self, name: str, kind: str, spec: dict, needs: tuple[str, ...] = (), seconds: float = 0.0) -> str:
         """Add a step unless it is there, and return its name.
@@ -132,6 +159,19 @@ class Plan:
                 f"two different steps are called {name!r}; the names of an experiment's systems must differ."
             )
         return name
+
+
+def reads(step: Step, known: dict[str, Step]) -> list[str]:
+    """Return the names of the steps whose results a step reads: its needs, and the trainings that finished ones chose.
+
+    Args:
+        step: one of a plan.
+        known: the plan's steps by name.
+    """
+    choices = [known[need] for need in step.needs if known[need].kind == "choose" and known[need].done]
+    chosen = {result(choice.folder)["expert"] for choice in choices}
+    trainings = [name for choice in choices for name in choice.needs if known[name].key in chosen]
+    return [*step.needs, *trainings]
 
 
 def described(cells: tuple[Cell, ...]) -> list[dict]:

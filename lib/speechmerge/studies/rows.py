@@ -14,8 +14,8 @@ from ..evaluation.resampling import compare, interval, pooled, resampled_rates
 from ..evaluation.scoring import Matches, Scores, score
 from ..whisper import checkpoints, models
 from . import by_language, groups, store
-from .plans import Cell, Plan, System
-from .steps import HYPOTHESES, evaluation_clips, result
+from .plans import Cell, Plan, System, result
+from .steps import HYPOTHESES, evaluation_clips
 
 SUMS = ("n_utterances", "n_reference_words", "runaway", "substitutions", "deletions", "insertions")
 MEANS = ("wer", "cer", "bleu", "chrf")

@@ -19,22 +19,10 @@ from ..finetuning import training
 from ..merging import engine, measuring, overlaps, task_vectors
 from ..packages import artefact
 from ..whisper import models
-from .plans import Step
+from .plans import Step, result
 
 Inputs = list[tuple[Step, Path]]
 HYPOTHESES = "predictions.jsonl.gz"
-
-
-def result(folder: Path) -> dict:
-    """Return what a finished step wrote.
-
-    Raises:
-        StudyError: it is missing or damaged.
-    """
-    try:
-        return json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError) as error:
-        raise StudyError(f"the finished step in {folder} is damaged ({error}); delete it and run again.") from error
 
 
 def write(folder: Path, found: dict) -> None:

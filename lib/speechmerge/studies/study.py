@@ -14,7 +14,7 @@ from ..errors import StudyError
 from ..files import atomic_folder
 from ..finetuning import training
 from . import steps
-from .plans import Plan, Step
+from .plans import Plan, Step, reads
 from .rows import collect
 
 log = logging.getLogger(__name__)
@@ -65,10 +65,11 @@ def _on_ray(pending: list[Step], known: dict[str, Step], _: tqdm) -> Iterator[St
     task = ray.remote(num_gpus=gpus)(_there)
     shared = ray.put(known)
     chains, missing = _chains(pending), {step.name for step in pending}
+    read = {step.name: reads(step, known) for step in pending}
     waiting = sorted(_batches(pending), key=lambda batch: -max(chains[step.name] for step in batch))
     running = {}
     while waiting or running:
-        ready = [batch for batch in waiting if missing.isdisjoint(need for step in batch for need in step.needs)]
+        ready = [batch for batch in waiting if missing.isdisjoint(name for step in batch for name in read[step.name])]
         for batch in ready[: places - len(running)]:
             waiting.remove(batch)
             running[task.remote(batch, shared, own)] = batch

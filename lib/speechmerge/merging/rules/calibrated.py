@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..methods import Choice, Range, Weights, method
-from .primitives import Stream, along, per_expert
+from .primitives import along, per_expert
+from .streams import Stream
 
 
 def _fisher_prepass(stream: Stream, *, normalise, **_) -> list[float] | None:

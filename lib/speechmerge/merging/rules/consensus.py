@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from ..methods import Choice, PerExpert, Range, method
-from .primitives import Stream, along, largest, order_statistics
+from .primitives import along
+from .ranking import largest
 from .sparse import Count, Density, above, whole_model_thresholds
+from .streams import Stream, order_statistics
 
 CHUNK = 1 << 18  # entries of a tensor handled at once, within a CPU's cache
 Strictness = Annotated[PerExpert, Range(0, 10, "how much larger than the others' sum an entry must be to count as own")]

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...errors import MethodError
 from ..methods import Choice, Range
 from .decompositions import COEFFICIENTS, newton_schulz, polar
-from .primitives import keep_count
+from .ranking import keep_count
 
 Ratio = Annotated[
     float | None,

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..methods import Choice, PerExpert, Range, Weights, method
-from .primitives import CHUNK, elect, per_expert, ranks
+from .primitives import CHUNK, elect, per_expert
+from .ranking import ranks
 from .sparse import MergeKind
 
 Density = Annotated[PerExpert, Range(0, 1, "fraction of entries kept on average", open_low=True)]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..methods import Choice, PerExpert, Range, method
 from .decompositions import leading
-from .primitives import per_expert, prune
+from .primitives import per_expert
+from .ranking import prune
 
 Density = Annotated[PerExpert, Range(0, 1, "fraction p of entries of each matrix kept, the largest in magnitude")]
 RankRatio = Annotated[PerExpert, Range(0, 1, "fraction r of the rank of each matrix kept; 0 keeps none")]

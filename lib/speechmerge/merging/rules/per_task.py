@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..methods import Choice, Index, method
 from .consensus import Strictness, own_entries
-from .primitives import Stream
+from .streams import Stream
 
 
 def _unified(deltas: Tensor) -> tuple[Tensor, Tensor]:

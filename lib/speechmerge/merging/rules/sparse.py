@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ..methods import Choice, PerExpert, Range, Weights, method
-from .primitives import Stream, along, elect, keep_count, keep_largest, largest, per_expert, thresholds
+from .primitives import along, elect, per_expert
+from .ranking import keep_count, keep_largest, largest
+from .streams import Stream, thresholds
 
 Density = Annotated[PerExpert, Range(0, 1, "fraction of entries kept, the largest in magnitude")]
 Scope = Annotated[str, Choice(("model", "tensor"), "among which entries the largest are chosen")]
