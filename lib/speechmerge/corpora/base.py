@@ -20,7 +20,6 @@ SPLITS = ("train", "dev", "test")
 SHORTEST, LONGEST = 0.4, 28.0  # seconds; shorter clips hold no word, longer ones leave no room in the 30 s window
 HELD_OUT = 0.17  # share of unique sentences for dev, and as much again for test; leaves each corpus 60 clips of both
 WIDER = {"da": 0.25}  # for the same reason
-OTHER_SPLIT = "words of a clip of another split"  # reason for leaving a clip out
 SPLIT_SEED = "speechmerge-1"  # changing it changes every split
 
 

@@ -3,6 +3,7 @@
 What is dropped is counted by reason and kept beside the clips, so that the data cards can tell.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -16,31 +17,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from .. import audio
 from ..audio import SAMPLE_RATE, decode, encode_flac
 from ..errors import CorpusError
 from ..files import atomic_folder, digest
 from ..packages import cache_folder, debian_packages
 from .base import (
     LONGEST,
-    OTHER_SPLIT,
     SHORTEST,
-    SPLIT_SEED,
     Clip,
     Corpus,
     Item,
     assign_split,
     check,
     fingerprint,
-    held_out,
     transcript_key,
 )
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 4  # raise when the stored form or a filter of this file changes: cached corpora are then built again
 SILENT = 0.01  # full scale is 1; a recording that never gets above this holds no speech
 CONSENT = "SPEECHMERGE_ACCEPT_NONCOMMERCIAL"  # environment variable; "1" accepts licences for non-commercial use
 ROW_GROUP = 256  # clips
+OTHER_SPLIT = "words of a clip of another split"  # reason for leaving a clip out
 MUCH_MORE = 20  # characters; see _faithful
 COLUMNS = pa.schema(
     [("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
@@ -178,6 +177,13 @@ def _clips_of(corpus: Corpus, language: str) -> Path:
     return folder_of(corpus, language) / "clips.parquet"
 
 
+@functools.cache
+def _code() -> list[str]:
+    """Return hashes of the code that decides the clips: after any change of it, cached corpora are built again."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in (*files, Path(audio.__file__))]
+
+
 def stored(corpus: Corpus, language: str, *, accept_noncommercial: bool = False) -> dict:
     """Return what is kept beside the clips (``clips``, ``dropped``, ``fingerprint``), building them first if needed.
 
@@ -185,12 +191,7 @@ def stored(corpus: Corpus, language: str, *, accept_noncommercial: bool = False)
         CorpusError: the corpus is for non-commercial use, is not built yet, and that was not accepted.
     """
     folder = folder_of(corpus, language)
-    recipe = digest(
-        [
-            *(SCHEMA, corpus.version, SPLIT_SEED, held_out(language), corpus.characters_per_second.get(language)),
-            *corpus.settings(),
-        ]
-    )
+    recipe = digest([_code(), corpus.version, corpus.settings()])
     about = folder / "about.json"
     if about.is_file():
         found = json.loads(about.read_text(encoding="utf-8"))
