@@ -54,18 +54,20 @@ def reproductions(profile: str) -> pd.DataFrame:
 
     Returns:
         One line an experiment and machine, empty where nothing was measured again: ``experiment, rows, same speech,
-        same transcripts`` (a share), ``largest difference`` and ``of an average`` (points), ``committed on, again on,
-        date``.
+        same transcripts`` (a share), ``largest difference`` and ``of an average`` (points), ``within tolerance,
+        committed on, again on, date``.
     """
     try:
         found = store.statistics(profile, "reproductions")
     except StudyError:
         return pd.DataFrame({"experiment": []})
     shown = found[["experiment", "rows"]].copy()
-    shown["same speech"] = found["counts"].map({True: "yes", False: "no"})
+    told = {True: "yes", False: "no"}
+    shown["same speech"] = found["counts"].map(told)
     shown["same transcripts"] = (found["same"] / found["transcripts"]).map("{:.1%}".format)
     shown["largest difference"] = found["largest"].map("{:.2f}".format)
     shown["of an average"] = found["average"].map("{:.2f}".format)
+    shown["within tolerance"] = found["within"].map(told)
     return shown.assign(**{"committed on": found["committed_on"], "again on": found["hardware"], "date": found["date"]})
 
 
