@@ -55,7 +55,7 @@ def reproductions(profile: str) -> pd.DataFrame:
     Returns:
         One line an experiment and machine, empty where nothing was measured again: ``experiment, rows, same speech,
         same transcripts`` (a share), ``largest difference`` and ``of an average`` (points), ``within tolerance,
-        committed on, again on, date``.
+        again on`` (the machine).
     """
     try:
         found = store.statistics(profile, "reproductions")
@@ -68,7 +68,8 @@ def reproductions(profile: str) -> pd.DataFrame:
     shown["largest difference"] = found["largest"].map("{:.2f}".format)
     shown["of an average"] = found["average"].map("{:.2f}".format)
     shown["within tolerance"] = found["within"].map(told)
-    return shown.assign(**{"committed on": found["committed_on"], "again on": found["hardware"], "date": found["date"]})
+    shown["again on"] = found["hardware"]
+    return shown
 
 
 @dataclass(frozen=True)
