@@ -48,11 +48,12 @@ def _plans(names: tuple, profile: str, systems: tuple, seeds: tuple) -> list:
 def plan(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
     """Print what a run would do, how long it would take on the machine the profile describes, and the disk it needs."""
     made = _plans(names, profile, systems, seeds)
-    for one in made:
-        _print_plan(f"{one.name} ({profile})", len(one.steps), one.pending())
+    left = [one.pending() for one in made]
+    for one, pending in zip(made, left, strict=True):
+        _print_plan(f"{one.name} ({profile})", len(one.steps), pending)
     if len(made) > 1:
         steps = {step.key for one in made for step in one.steps.values()}
-        pending = {step.key: step for one in made for step in one.pending()}.values()
+        pending = {step.key: step for part in left for step in part}.values()
         _print_plan(f"together ({profile}), shared steps once", len(steps), pending)
         trainings = sum(step.kind == "train" for step in pending)
         click.echo(f"trained models to be kept: {trainings * made[0].settings['here']['model_gb']:.0f} GB")

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .. import audio
 from ..audio import SAMPLE_RATE, decode, encode_flac
 from ..errors import CorpusError
 from ..files import atomic_folder, digest
@@ -180,8 +179,9 @@ def _clips_of(corpus: Corpus, language: str) -> Path:
 @functools.cache
 def _code() -> list[str]:
     """Return hashes of the code that decides the clips: after any change of it, cached corpora are built again."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in (*files, Path(audio.__file__))]
+    here = Path(__file__).parent
+    files = [*sorted(here.glob("*.py")), here.with_name("audio.py")]
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
 
 def stored(corpus: Corpus, language: str, *, accept_noncommercial: bool = False) -> dict:

@@ -135,12 +135,12 @@ class Plan:
         """
         told = [name for name, step in self.steps.items() if step.kind in TOLD]
         todo = told + [name for system in self.systems for name in system.decodes.values()]
-        needed: set[str] = set()
+        needed, models = set[str](), chosen(self.steps)
         while todo:
             step = self.steps[name := todo.pop()]
             if not step.done and name not in needed:
                 needed.add(name)
-                todo += reads(step, self.steps)
+                todo += reads(step, models)
         return [step for name, step in self.steps.items() if name in needed]
 
     def add(self, name: str, kind: str, spec: dict, needs: tuple[str, ...] = (), seconds: float = 0.0) -> str:
@@ -161,17 +161,21 @@ class Plan:
         return name
 
 
-def reads(step: Step, known: dict[str, Step]) -> list[str]:
-    """Return the names of the steps whose results a step reads: its needs, and the trainings that finished ones chose.
+def chosen(known: dict[str, Step]) -> dict[str, str]:
+    """Return, for each finished choice among a plan's steps, the name of the training that it chose."""
+    trainings = {step.key: name for name, step in known.items() if step.kind == "train"}
+    choices = {name: step for name, step in known.items() if step.kind == "choose" and step.done}
+    return {name: trainings[result(step.folder)["expert"]] for name, step in choices.items()}
+
+
+def reads(step: Step, models: dict[str, str]) -> list[str]:
+    """Return the names of the steps whose results a step reads: its needs, and the trainings that these chose.
 
     Args:
         step: one of a plan.
-        known: the plan's steps by name.
+        models: what :func:`chosen` returns for the plan.
     """
-    choices = [known[need] for need in step.needs if known[need].kind == "choose" and known[need].done]
-    chosen = {result(choice.folder)["expert"] for choice in choices}
-    trainings = [name for choice in choices for name in choice.needs if known[name].key in chosen]
-    return [*step.needs, *trainings]
+    return [*step.needs, *(models[need] for need in step.needs if need in models)]
 
 
 def described(cells: tuple[Cell, ...]) -> list[dict]:

@@ -74,9 +74,8 @@ def keep(profile: str, found: list[dict]) -> None:
 
 def _transcripts(profile: str, experiment: str, results: Path) -> Iterator[bool]:
     """Yield for every utterance whose transcript is kept in both folders whether both are equal."""
-    there = results / profile / "predictions" / experiment
+    here, there = (store.results_folder(profile, folder) / "predictions" / experiment for folder in (None, results))
     for path in sorted(there.glob("*.jsonl.gz")):
-        own = store.results_folder(profile) / "predictions" / experiment / path.name
-        if own.is_file():
-            before = {p.id: p.text for p in read_predictions(own)}
+        if (here / path.name).is_file():
+            before = {p.id: p.text for p in read_predictions(here / path.name)}
             yield from (before.get(p.id) == p.text for p in read_predictions(path))

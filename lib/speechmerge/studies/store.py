@@ -33,9 +33,9 @@ def project_root() -> Path:
     )
 
 
-def results_folder(profile: str) -> Path:
-    """Committed results of a profile; ``$SPEECHMERGE_RESULTS`` moves them (tests, trial runs)."""
-    return Path(os.environ.get("SPEECHMERGE_RESULTS") or project_root() / "results") / profile
+def results_folder(profile: str, results: Path | None = None) -> Path:
+    """Results of a profile: below a folder, or the committed ones; ``$SPEECHMERGE_RESULTS`` moves these."""
+    return Path(results or os.environ.get("SPEECHMERGE_RESULTS") or project_root() / "results") / profile
 
 
 def append_rows(profile: str, rows: Iterable[dict]) -> None:
@@ -98,8 +98,7 @@ def _said(row: dict) -> str:
 
 def committed(profile: str, results: Path | None = None) -> list[dict]:
     """Return all rows of a profile as they stand in its file: the committed ones, or those in a folder of results."""
-    folder = results / profile if results else results_folder(profile)
-    return _read(folder / "rows.jsonl")
+    return _read(results_folder(profile, results) / "rows.jsonl")
 
 
 def rows(profile: str, experiment: str) -> pd.DataFrame:

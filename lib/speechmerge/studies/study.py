@@ -14,7 +14,7 @@ from ..errors import StudyError
 from ..files import atomic_folder
 from ..finetuning import training
 from . import steps
-from .plans import Plan, Step, reads
+from .plans import Plan, Step, chosen, reads
 from .rows import collect
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,8 @@ def _on_ray(pending: list[Step], known: dict[str, Step], _: tqdm) -> Iterator[St
     task = ray.remote(num_gpus=gpus)(_there)
     shared = ray.put(known)
     chains, missing = _chains(pending), {step.name for step in pending}
-    read = {step.name: reads(step, known) for step in pending}
+    models = chosen(known)
+    read = {step.name: reads(step, models) for step in pending}
     waiting = sorted(_batches(pending), key=lambda batch: -max(chains[step.name] for step in batch))
     running = {}
     while waiting or running:
