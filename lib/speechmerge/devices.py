@@ -25,6 +25,16 @@ def bf16_pays(device: torch.device) -> bool:
     return device.type == "cpu" and flags.exists() and any(flag in flags.read_text() for flag in CPU_BF16)
 
 
+def attention(device: torch.device) -> str:
+    """Name transformers' fastest attention there: ``"sdpa"`` (fused), or ``"eager"`` (one product after the other).
+
+    PyTorch's fused kernel gains nothing from AVX-512 BF16 instructions; with AMX and on GPUs it is the faster one.
+    """
+    if device.type != "cpu" or not bf16_pays(device) or "amx_bf16" in Path("/proc/cpuinfo").read_text():
+        return "sdpa"
+    return "eager"
+
+
 def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
     """Return the autocast context for ``precision``: ``"auto"`` (bf16 where it pays), ``"bf16"`` or ``"fp32"``.
 
