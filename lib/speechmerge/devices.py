@@ -1,6 +1,7 @@
 """Which device and which number format to compute in."""
 
 import ctypes
+import functools
 import gc
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import torch
 
 PRECISIONS = ("auto", "bf16", "fp32")
-CPU_BF16 = ("amx_bf16", "avx512_bf16")  # Linux's names of processor features with bf16 products
+AMX, AVX = "amx_bf16", "avx512_bf16"  # Linux's names of the processor features with bf16 products
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's names for mallopt(3)
 
 
@@ -17,12 +18,18 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@functools.cache
+def cpu_features() -> frozenset[str]:
+    """Return what the processor can do, in Linux's words; empty elsewhere."""
+    file = Path("/proc/cpuinfo")
+    return frozenset(file.read_text().split()) if file.exists() else frozenset()
+
+
 def bf16_pays(device: torch.device) -> bool:
     """Tell whether bf16 matrix products are faster than fp32 there: GPUs and CPUs with instructions for them."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    flags = Path("/proc/cpuinfo")
-    return device.type == "cpu" and flags.exists() and any(flag in flags.read_text() for flag in CPU_BF16)
+    return device.type == "cpu" and not cpu_features().isdisjoint((AMX, AVX))
 
 
 def attention(device: torch.device) -> str:
@@ -30,9 +37,7 @@ def attention(device: torch.device) -> str:
 
     PyTorch's fused kernel gains nothing from AVX-512 BF16 instructions; with AMX and on GPUs it is the faster one.
     """
-    if device.type != "cpu" or not bf16_pays(device) or "amx_bf16" in Path("/proc/cpuinfo").read_text():
-        return "sdpa"
-    return "eager"
+    return "eager" if device.type == "cpu" and cpu_features() & {AMX, AVX} == {AVX} else "sdpa"
 
 
 def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:

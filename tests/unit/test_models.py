@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from speechmerge import hub, packages
+from speechmerge import devices, hub, packages
 from speechmerge.errors import SourceError
 from speechmerge.whisper import catalogue, models, smoke, whisper_folder
 from speechmerge.whisper.checkpoints import fingerprint
@@ -136,9 +136,30 @@ def test_loading_gives_fp32_in_evaluation_mode_with_a_tied_head(base):
     assert models.load_feature_extractor(base).n_samples == 480_000
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fma avx2", "sdpa"), ("avx512f avx512_bf16", "eager"), ("avx512_bf16 amx_bf16", "sdpa")],
+)
+def test_attention_is_unfused_only_with_avx512_bf16_and_no_amx(monkeypatch, flags, expected):
+    monkeypatch.setattr(devices, "cpu_features", lambda: set(flags.split()))
+    assert devices.attention(torch.device("cpu")) == expected and devices.attention(torch.device("cuda")) == "sdpa"
+
+
+def test_fused_and_unfused_attention_agree(base, monkeypatch):
+    found = []
+    features = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0))
+    for name in ("sdpa", "eager"):
+        monkeypatch.setattr(models, "attention", lambda _, name=name: name)
+        model = models.load_model(base)
+        assert model.config._attn_implementation == name
+        with torch.inference_mode():
+            found.append(model.generate(features, language="es", task="transcribe", max_new_tokens=8))
+    assert torch.equal(*found)
+
+
 def test_frames_lie_in_order_in_the_encoder_and_come_out_the_same(base):
     model, seen = models.load_model(base), []
-    plain = type(model).from_pretrained(base).eval()
+    plain = type(model).from_pretrained(base, attn_implementation=model.config._attn_implementation).eval()
     model.model.encoder.layers[0].register_forward_hook(lambda _, inputs, out: seen.append(inputs[0].is_contiguous()))
     features = torch.randn(2, model.config.num_mel_bins, 3000, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
