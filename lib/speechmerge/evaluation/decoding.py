@@ -78,7 +78,7 @@ class Decoder:
         settings: Decoding | None = None,
         *,
         state: Mapping[str, torch.Tensor] | None = None,
-        batch: int = 24,
+        batch: int = 32,
     ) -> None:
         """Load ``folder``; ``state`` replaces its weights (see :meth:`use`): a merge that was never written to disk."""
         self.settings, self.batch, self.device = settings or Decoding(), batch, best_device()
