@@ -32,14 +32,6 @@ def bf16_pays(device: torch.device) -> bool:
     return device.type == "cpu" and not cpu_features().isdisjoint((AMX, AVX))
 
 
-def attention(device: torch.device) -> str:
-    """Name transformers' fastest attention there: ``"sdpa"`` (fused), or ``"eager"`` (one product after the other).
-
-    PyTorch's fused kernel gains nothing from AVX-512 BF16 instructions; with AMX and on GPUs it is the faster one.
-    """
-    return "eager" if device.type == "cpu" and cpu_features() & {AMX, AVX} == {AVX} else "sdpa"
-
-
 def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
     """Return the autocast context for ``precision``: ``"auto"`` (bf16 where it pays), ``"bf16"`` or ``"fp32"``.
 

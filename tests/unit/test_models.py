@@ -16,9 +16,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from speechmerge import devices, hub, packages
+from speechmerge import hub, packages
 from speechmerge.errors import SourceError
-from speechmerge.whisper import catalogue, models, smoke, whisper_folder
+from speechmerge.whisper import attention, catalogue, models, smoke, whisper_folder
 from speechmerge.whisper.checkpoints import fingerprint
 
 CARDS = Path(__file__).parents[2] / "data_cards"
@@ -138,18 +138,20 @@ def test_loading_gives_fp32_in_evaluation_mode_with_a_tied_head(base):
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
-    [("fma avx2", "sdpa"), ("avx512f avx512_bf16", "eager"), ("avx512_bf16 amx_bf16", "sdpa")],
+    [("fma avx2", "sdpa"), ("avx512f avx512_bf16", attention.BY_WINDOW), ("avx512_bf16 amx_bf16", "sdpa")],
 )
 def test_attention_is_unfused_only_with_avx512_bf16_and_no_amx(monkeypatch, flags, expected):
-    monkeypatch.setattr(devices, "cpu_features", lambda: set(flags.split()))
-    assert devices.attention(torch.device("cpu")) == expected and devices.attention(torch.device("cuda")) == "sdpa"
+    monkeypatch.setattr(attention, "cpu_features", lambda: set(flags.split()))
+    assert attention.implementation(torch.device("cpu")) == expected
+    assert attention.implementation(torch.device("cuda")) == "sdpa"
 
 
-def test_fused_and_unfused_attention_agree(base, monkeypatch):
+def test_attention_by_window_and_fused_attention_agree(base, monkeypatch):
     found = []
-    features = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0))
-    for name in ("sdpa", "eager"):
-        monkeypatch.setattr(models, "attention", lambda _, name=name: name)
+    features = torch.randn(3, 80, 3000, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(attention, "SCORES", 2_000_000)  # fewer than those of one window
+    for name in ("sdpa", attention.BY_WINDOW):
+        monkeypatch.setattr(attention, "implementation", lambda _, name=name: name)
         model = models.load_model(base)
         assert model.config._attn_implementation == name
         with torch.inference_mode():

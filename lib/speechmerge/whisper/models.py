@@ -24,10 +24,11 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForCondi
 from transformers.utils import logging as transformers_logging
 
 from .. import hub
-from ..devices import attention, best_device
+from ..devices import best_device
 from ..errors import CheckpointError, SourceError, nearest
 from ..files import atomic_folder, check_writable, digest
 from ..packages import cache_folder
+from . import attention
 from .catalogue import BASES, Weights
 from .checkpoints import Checkpoint, fingerprint, open_checkpoint
 from .smoke import write_smoke
@@ -103,7 +104,10 @@ def load_model(folder: Path) -> WhisperForConditionalGeneration:
     check_generation(Path(folder))
     with without_bars():
         model = WhisperForConditionalGeneration.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, attn_implementation=attention(best_device())
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            attn_implementation=attention.implementation(best_device()),
         )
     model.model.encoder.layers[0].register_forward_pre_hook(_contiguous)
     return model.eval()
