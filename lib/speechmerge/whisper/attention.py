@@ -2,13 +2,13 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
-from transformers.models.whisper.modeling_whisper import eager_attention_forward
 
 from ..devices import AMX, AVX, cpu_features
 
-SCORES = 2**25  # as many stay in a processor's cache, or nearly
+SCORES = 2**24  # as many stay in a processor's cache, or nearly
 BY_WINDOW = "by_window"  # our name for it in transformers' registry
 
 
@@ -30,7 +30,7 @@ def by_window(
     dropout: float = 0.0,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Attend as transformers' unfused attention does, to so many windows at once that the scores are few.
+    """Attend without a fused kernel, in so many windows at once that their scores are few.
 
     Args:
         module: the attention module.
@@ -44,11 +44,16 @@ def by_window(
     Returns:
         What was attended to, (windows, targets, heads, width of a head), and None for the weights.
     """
-    windows, heads, targets, _width = query.shape
+    windows, heads, targets, width = query.shape
     size = max(1, SCORES // (heads * targets * key.shape[2]))
-    masks = [None] * windows if attention_mask is None else attention_mask.expand(windows, -1, -1, -1).split(size)
-    parts = zip(query.split(size), key.split(size), value.split(size), masks, strict=False)
-    return torch.cat([eager_attention_forward(module, *part, scaling, dropout)[0] for part in parts]), None
+    query = query * (width**-0.5 if scaling is None else scaling)
+    masks = [0.0] * windows if attention_mask is None else attention_mask.expand(windows, -1, -1, -1).split(size)
+    found = []
+    for asked, offered, told, mask in zip(query.split(size), key.split(size), value.split(size), masks, strict=False):
+        scores = asked @ offered.transpose(2, 3)
+        weights = (scores if attention_mask is None else scores + mask).softmax(-1)
+        found.append(functional.dropout(weights, dropout, module.training) @ told)
+    return torch.cat(found).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(BY_WINDOW, by_window)
