@@ -44,7 +44,7 @@ def test_an_executor_that_is_none(done):
 
 def test_ray_that_is_not_installed(done, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(StudyError, match=r"needs Ray; install it with `pip install speechmerge\[cluster\]`"):
+    with pytest.raises(StudyError, match=r"needs Ray; install it with `pip install ray`"):
         study.run(done, executor="ray")
 
 

@@ -52,7 +52,7 @@ def _on_ray(pending: list[Step], known: dict[str, Step], _: tqdm) -> Iterator[St
     try:
         import ray
     except ImportError:
-        raise StudyError("the 'ray' executor needs Ray; install it with `pip install speechmerge[cluster]`.") from None
+        raise StudyError("the 'ray' executor needs Ray; install it with `pip install ray`.") from None
     told = {"ignore_reinit_error": True, "log_to_driver": False}
     try:
         ray.init(address="auto", **told)
