@@ -55,6 +55,12 @@ def test_the_batch_does_not_change_hypotheses(said, clips, decoder, batch, monke
     assert decoder.decode(clips, "es", "asr", progress=False) == said
 
 
+def test_clips_of_several_languages_go_through_together(said, clips, decoder):
+    italian = decoder.decode(clips, "it", "asr", progress=False)
+    found = decoder.decode([*clips, *clips], ["es"] * len(clips) + ["it"] * len(clips), "asr", progress=False)
+    assert found == said + italian and said != italian
+
+
 def test_no_clips_give_no_predictions(decoder):
     assert decoder.decode([], "es", "asr", progress=False) == []
 
@@ -68,7 +74,7 @@ def test_language_and_task_are_told_to_the_model(decoder, clips, monkeypatch):
 
     monkeypatch.setattr(decoder.model, "generate", generate)
     found = decoder.decode(clips[:2], "it", "st", progress=False)
-    assert asked == [("it", "translate", 20)]
+    assert asked == [(["it", "it"], "translate", 20)]
     assert found == [Prediction(c.id, "") for c in clips[:2]]
 
 

@@ -108,33 +108,38 @@ class Decoder:
                 f"unknown (for example {wrong[0]!r}); merge into this base."
             )
 
-    def decode(self, clips: Sequence[Clip], language: str, task: str, *, progress: bool = True) -> list[Prediction]:
-        """Decode clips of one language, in the order given.
+    def decode(
+        self, clips: Sequence[Clip], language: str | Sequence[str], task: str, *, progress: bool = True
+    ) -> list[Prediction]:
+        """Decode clips, in the order given.
 
         Args:
             clips: clips of at most 30 s.
-            language: Whisper's code of the spoken language.
+            language: Whisper's code of the spoken language, of all clips or of each.
             task: ``"asr"`` or ``"st"`` (into English).
             progress: show a bar with the time left.
         """
+        spoken = [language] * len(clips) if isinstance(language, str) else list(language)
+        told = f"decode {' '.join(dict.fromkeys(spoken))} {task}"
         order = sorted(range(len(clips)), key=lambda i: -clips[i].seconds)
         found: dict[int, Prediction] = {}
-        bar = tqdm(total=len(clips), unit="clip", desc=f"decode {language} {task}", disable=not progress, leave=False)
+        bar = tqdm(total=len(clips), unit="clip", desc=told, disable=not progress, leave=False)
         with bar:
             for start in range(0, len(order), self.batch):
                 part = order[start : start + self.batch]
-                found.update(zip(part, self._batch([clips[i] for i in part], language, task), strict=True))
+                heard = self._batch([clips[i] for i in part], [spoken[i] for i in part], task)
+                found.update(zip(part, heard, strict=True))
                 bar.update(len(part))
         return [found[i] for i in range(len(clips))]
 
     @torch.inference_mode()
-    def _batch(self, clips: list[Clip], language: str, task: str) -> list[Prediction]:
+    def _batch(self, clips: list[Clip], languages: list[str], task: str) -> list[Prediction]:
         features = self.extractor([c.samples() for c in clips], sampling_rate=SAMPLE_RATE, return_tensors="pt")
         limits = [min(MAX_TOKENS, int(20 + self.settings.tokens_per_second * c.seconds)) for c in clips]
         beams = self.settings.beams
         ids = self.model.generate(
             features.input_features.to(self.device, self.dtype),
-            language=language,
+            language=languages,
             task=TASK_NAMES[task],
             max_new_tokens=max(limits),
             num_beams=beams,

@@ -1,6 +1,7 @@
 """What each kind of step does: train, choose a rate, decode, tune on dev, match lengths, describe task vectors."""
 
 import functools
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from ..errors import StudyError
 from ..evaluation import scoring
 from ..evaluation.decoding import Decoder, Decoding, write_predictions
 from ..evaluation.resampling import dev_error, weighted
+from ..files import atomic_folder
 from ..finetuning import training
 from ..merging import engine, measuring, overlaps, task_vectors
 from ..packages import artefact
@@ -63,8 +65,22 @@ def expert(choice: Path) -> Path:
     return artefact("train", result(choice)["expert"])
 
 
-def _decode(spec: dict, inputs: Inputs, folder: Path) -> None:
-    """Build the model in memory, decode a cell, keep hypotheses and scores."""
+def alike(step: Step) -> object:
+    """Return what steps that are done together have in common: decoding the same model for the same task."""
+    if step.kind != "decode":
+        return step.name
+    made = {name: value for name, value in step.spec.items() if name not in ("cells", "split", "cap")}
+    return step.needs, made, {cell["task"] for cell in step.spec["cells"]}
+
+
+def decode(batch: list[Step], inputs: Inputs) -> None:
+    """Build one model in memory, decode the cells of all steps with it, keep hypotheses and scores of each.
+
+    Args:
+        batch: steps that are :func:`alike`.
+        inputs: what they need.
+    """
+    spec = batch[0].spec
     base = models.base_model(spec["base"])
     experts = tuple(expert(path) for step, path in inputs if step.kind == "choose")
     state, params, merge_seconds = None, {}, 0.0
@@ -75,15 +91,23 @@ def _decode(spec: dict, inputs: Inputs, folder: Path) -> None:
     decoder = _decoder(experts[0] if "expert" in spec["model"] else base, Decoding(**spec["decoding"]), state is None)
     if state is not None:
         decoder.use(state)
-    [cell] = spec["cells"]
-    clips = evaluation_clips(cell["corpora"], cell["language"], cell["task"], spec["split"], spec["cap"])
+    found = {"params": params, "merge_seconds": round(merge_seconds, 2)}
+    cells = [cell for step in batch for cell in step.spec["cells"]]
+    clips = [
+        evaluation_clips(cell["corpora"], cell["language"], cell["task"], step.spec["split"], step.spec["cap"])
+        for step, cell in zip(batch, cells, strict=True)
+    ]
+    spoken = [cell["language"] for cell, own in zip(cells, clips, strict=True) for _ in own]
     started = time.perf_counter()
-    predictions = decoder.decode(clips, cell["language"], cell["task"])
-    seconds = round(time.perf_counter() - started, 2)
-    write_predictions(predictions, folder / HYPOTHESES)
-    scored = scoring.score(predictions, clips, cell["language"], cell["task"])
-    found = {"params": params, "merge_seconds": round(merge_seconds, 2), "seconds": seconds}
-    write(folder, found | {"score": scored.rate, "weight": scored.weight})
+    heard = iter(decoder.decode([clip for own in clips for clip in own], spoken, cells[0]["task"]))
+    seconds = (time.perf_counter() - started) / max(1, len(spoken))
+    for step, cell, own in zip(batch, cells, clips, strict=True):
+        predictions = list(itertools.islice(heard, len(own)))
+        scored = scoring.score(predictions, own, cell["language"], cell["task"])
+        with atomic_folder(step.folder) as folder:
+            write_predictions(predictions, folder / HYPOTHESES)
+            about = {"seconds": round(seconds * len(own), 2), "score": scored.rate, "weight": scored.weight}
+            write(folder, found | about)
 
 
 @functools.lru_cache(maxsize=1)
@@ -185,7 +209,6 @@ def _describe(spec: dict, inputs: Inputs, folder: Path) -> None:
 
 ACTIONS: dict[str, Callable[[dict, Inputs, Path], None]] = {
     "choose": _choose,
-    "decode": _decode,
     "tune": _tune,
     "match": _match,
     "describe": _describe,

@@ -41,10 +41,10 @@ def run(plan: Plan, *, executor: str = "local") -> list[dict]:
 
 
 def _one_by_one(pending: list[Step], known: dict[str, Step], bar: tqdm) -> Iterator[Step]:
-    for step in pending:
-        bar.set_postfix_str(step.name)
-        execute(step, known)
-        yield step
+    for batch in _batches(pending):
+        bar.set_postfix_str(batch[0].name)
+        execute(batch, known)
+        yield from batch
 
 
 def _on_ray(pending: list[Step], known: dict[str, Step], _: tqdm) -> Iterator[Step]:
@@ -83,8 +83,7 @@ def _on_ray(pending: list[Step], known: dict[str, Step], _: tqdm) -> Iterator[St
 def _there(batch: list[Step], known: dict[str, Step], environment: dict[str, str]) -> None:
     """Run steps in a worker of Ray, which may have been started by someone else and with another cache."""
     os.environ.update(environment)
-    for step in batch:
-        execute(step, known)
+    execute(batch, known)
 
 
 def _chains(steps: list[Step]) -> dict[str, float]:
@@ -97,32 +96,31 @@ def _chains(steps: list[Step]) -> dict[str, float]:
     return chains
 
 
-def _batches(steps: list[Step]) -> Iterator[list[Step]]:
-    """Yield steps one by one, and together those in a row that decode the same model, which is then made only once."""
-
-    def model(step: Step) -> object:
-        return (step.needs, step.spec["model"]) if step.kind == "decode" else step.name
-
-    for _, batch in itertools.groupby(steps, model):
+def _batches(pending: list[Step]) -> Iterator[list[Step]]:
+    """Yield steps one by one, and together those in a row that decode the same model."""
+    for _, batch in itertools.groupby(pending, steps.alike):
         yield list(batch)
 
 
 EXECUTORS = {"local": _one_by_one, "ray": _on_ray}
 
 
-def execute(step: Step, known: dict[str, Step]) -> None:
-    """Run one step unless its result is there; the result appears whole or not at all."""
-    if step.done:
+def execute(batch: list[Step], known: dict[str, Step]) -> None:
+    """Do one step, or several that are alike, unless the results are there; each appears whole or not at all."""
+    batch = [step for step in batch if not step.done]
+    if not batch:
         return
-    started = time.perf_counter()
-    inputs = [(known[need], known[need].folder) for need in step.needs]
-    if step.kind == "train":
-        steps.train(step, inputs)
+    started, first = time.perf_counter(), batch[0]
+    inputs = [(known[need], known[need].folder) for need in first.needs]
+    if first.kind == "train":
+        steps.train(first, inputs)
         release_memory()
+    elif first.kind == "decode":
+        steps.decode(batch, inputs)
     else:
-        with atomic_folder(step.folder) as folder:
-            steps.ACTIONS[step.kind](step.spec, inputs, folder)
-    log.info("%s: %.0f s", step.name, time.perf_counter() - started)
+        with atomic_folder(first.folder) as folder:
+            steps.ACTIONS[first.kind](first.spec, inputs, folder)
+    log.info("%s: %.0f s", ", ".join(step.name for step in batch), time.perf_counter() - started)
 
 
 def forget(plan: Plan) -> None:
