@@ -11,6 +11,7 @@ from tiny_models import T, make, measures, statistics
 
 import speechmerge
 from speechmerge.errors import MethodError
+from speechmerge.merging import engine
 from speechmerge.merging.methods import STATISTICS, registry
 
 SAME = 1e-9  # of ‖merged - base‖, in fp64
@@ -78,13 +79,13 @@ def having(law: str) -> list:
     return [pytest.param(name, getattr(about, law), id=name) for name, about in LAWS.items()]
 
 
-def merge(method: str, base: dict, experts: list[dict], extras: dict, **params) -> dict:
+def merge(method: str, base: dict, experts: list[dict], extras: dict, by=speechmerge.merge_state_dicts, **params):
     about = registry()[method]
     experts = experts[: about.experts]  # some take exactly two
     needed = {key: extras[key][: len(experts)] for need, key in STATISTICS.items() if need in about.needs}
     if about.measure:
         needed[about.measure] = extras[about.measure]
-    return speechmerge.merge_state_dicts(method, base, experts, extras=needed or None, **LIGHT.get(method, {}) | params)
+    return by(method, base, experts, extras=needed or None, **LIGHT.get(method, {}) | params)
 
 
 def gap(one: dict, other: dict, base: dict) -> float:
@@ -124,6 +125,15 @@ def test_u3_zero_scaling_returns_the_base_bit_by_bit(method, models, extras):
     base, experts = models
     found = merge(method, base, experts, extras, scaling=0.0)
     assert all(torch.equal(found[n], base[n]) for n in base)
+
+
+@pytest.mark.parametrize("method", LAWS)
+def test_one_merge_serves_every_scaling_bit_by_bit(method, models, extras):
+    base, experts = models
+    at = merge(method, base, experts, extras, by=engine.line, strict=False)
+    for scaling in (0.3, 1.0, 0.3):
+        found, expected = at(scaling), merge(method, base, experts, extras, scaling=scaling)
+        assert list(found) == list(expected) and all(torch.equal(found[n], expected[n]) for n in base)
 
 
 @pytest.mark.parametrize(("method", "params"), having("scaled"))

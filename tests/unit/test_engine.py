@@ -128,6 +128,8 @@ def test_batches_of_equal_shapes_give_what_single_tensors_give(method, base, exp
     one = speechmerge.merge_state_dicts(method, base, experts)
     together = speechmerge.merge_state_dicts(method, base, experts, batched=True)
     assert list(together) == list(base)
+    at = engine.line(method, base, experts, batched=True, strict=False)
+    assert all(torch.equal(x, together[n]) for _ in range(2) for n, x in at(1.0).items())
     assert all(torch.allclose(one[n], together[n], atol=1e-6) for n in base)
 
 

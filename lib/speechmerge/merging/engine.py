@@ -1,9 +1,9 @@
-"""The engine's three calls: merge tensors in memory, merge folders in memory, merge folders into a folder."""
+"""The engine's calls: merge tensors in memory, merge folders in memory (for one λ or many), merge into a folder."""
 
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..whisper.checkpoints import most_precise, strip_wrappers
 from . import output, validation
 from .estimates import estimate
 from .merge import Merge, Source
+from .methods import find
 from .resuming import unfinished
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,29 @@ def merged(method: str, base: Source, experts: Sequence[Source], **options: Any)
     Args and raises: those of :class:`Merge`.
     """
     return _collect(Merge(method, base, experts, **{"strict": True} | options), base)
+
+
+def line(method: str, base: Source, experts: Sequence[Source], **options: Any) -> Callable[[float], dict[str, Tensor]]:
+    """Merge folders (or dicts) once, for the models θ0 + λτ of many λ.
+
+    Base and merged task vector stay in memory. A method that learns weights learns them anew for each λ.
+
+    Args and raises: those of :class:`Merge` but ``scaling``.
+
+    Returns:
+        The function from λ to the merged tensors, equal to those of :func:`merged`.
+    """
+    if find(method).fit:
+        return lambda scaling: merged(method, base, experts, scaling=scaling, **options)
+    merge = Merge(method, base, experts, **{"strict": True} | options)
+    merge.kept = {}
+    _collect(merge, base)
+
+    def at(scaling: float) -> dict[str, Tensor]:
+        merge.scaling = scaling
+        return _collect(merge, base)
+
+    return at
 
 
 def _collect(merge: Merge, base: Source) -> dict[str, Tensor]:

@@ -92,6 +92,7 @@ class Merge:
         self.depths = depths(self.base.shapes, self.options.get("depth_order", (lines or {}).get("order", "stack")))
         self.groups = dict.fromkeys(self.base.shapes, 0)  # which row of fitted weights a tensor takes
         self.prepass: Any = None  # what the method found out about the whole model
+        self.kept: dict[str, list[tuple[int, Tensor, Tensor]]] | None = None  # if a dict, what :meth:`changes` gave
         self.progress, self._ready, self._rooms = False, False, threading.local()
 
     def _take_parameters(self, params: Mapping[str, Any], experts: int) -> None:
@@ -162,8 +163,8 @@ class Merge:
 
     def batch(self, names: list[str]) -> list[tuple[str, Tensor]]:
         """Return merged tensors: one, or matrices of equal shape with the rule applied to all of them at once."""
-        if len(names) == 1:
-            return [(names[0], self.tensor(names[0]))]
+        if len(names) == 1 or (self.kept and names[0] in self.kept):
+            return [(name, self.tensor(name)) for name in names]
         found, parts = [], [self.read(name, 0, math.prod(self.base.shapes[name])) for name in names]
         base, deltas = torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts], 1)
         changes = applying.apply(self, names, 0, base, deltas, [])
@@ -200,6 +201,10 @@ class Merge:
         if treatment == "base":
             return self.base.read(name).to(self._dtype(name), copy=True)
         result = torch.empty(math.prod(self.base.shapes[name]), dtype=self._dtype(name))
+        if self.kept and name in self.kept:
+            for start, base, change in self.kept[name]:
+                self._add(result, name, start, base.clone(), change)
+            return result.view(self.base.shapes[name])
         with applying.threads(self, treatment == "rule" and self.piece == "matrices"):
             for start, base, change in self.changes(name, treatment):
                 self._put(result, name, start, base, change)
@@ -210,6 +215,12 @@ class Merge:
         return self.dtype if self.dtype and stored.is_floating_point else stored
 
     def _put(self, result: Tensor, name: str, start: int, base: Tensor, change: Tensor) -> None:
+        """Write θ0 + λτ of a block into ``result``, and keep θ0 and τ if they are wanted again."""
+        if self.kept is not None:
+            self.kept.setdefault(name, []).append((start, base.clone(), change.clone()))
+        self._add(result, name, start, base, change)
+
+    def _add(self, result: Tensor, name: str, start: int, base: Tensor, change: Tensor) -> None:
         """Write θ0 + λτ of a block into ``result``, flat and on the CPU; ``base`` may be used up."""
         scaling = self.scaling
         if self.lines is not None:

@@ -124,13 +124,25 @@ def _merged(
 
     ``params`` and ``speech`` are JSON; speech is what each expert was trained on, of dev, for methods that need data.
     """
+    options = json.loads(params)
+    scaling = options.pop("scaling", 1.0)
+    at, seconds = _line(method, base, experts, json.dumps(options), speech)
+    started = time.perf_counter()
+    return at(scaling), seconds + time.perf_counter() - started
+
+
+@functools.lru_cache(maxsize=1)
+def _line(
+    method: str, base: Path, experts: tuple[Path, ...], params: str, speech: str
+) -> tuple[Callable[[float], dict[str, Tensor]], float]:
+    """Return the merged models of all λ, kept until another merge is wanted (λ is tuned), and the seconds it took."""
     started, options = time.perf_counter(), json.loads(params)
     extras = None
     if cells := json.loads(speech):
         heard = [[(_dev(cell), cell["language"], cell["task"]) for cell in own] for own in cells]
         extras = measuring.extras(method, base, experts, heard, options)
-    state = engine.merged(method, base, experts, extras=extras, **options)
-    return state, time.perf_counter() - started
+    at = engine.line(method, base, experts, extras=extras, **options)
+    return at, time.perf_counter() - started
 
 
 def _dev(cell: dict) -> list[Clip]:
