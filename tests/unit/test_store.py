@@ -136,7 +136,7 @@ def test_statistics_replace_the_whole_table_or_only_what_is_new():
     assert store.statistics("smoke", "norms").to_dict("list") == {"module": ["b"], "norm": [3.0]}
     new = [{"module": "c", "norm": 4.0}, {"module": "b", "norm": 5.0}]
     store.write_statistics("smoke", "norms", new, identity=("module",))
-    assert store.statistics("smoke", "norms").to_dict("list") == {"module": ["b", "c"], "norm": [5.0, 4.0]}
+    assert store.statistics("smoke", "norms").to_dict("list") == {"module": ["c", "b"], "norm": [4.0, 5.0]}
     with pytest.raises(StudyError, match=r"cosines\.jsonl holds no rows; run `speechmerge study run --profile smoke"):
         store.statistics("smoke", "cosines")
 

@@ -189,14 +189,35 @@ def test_a_second_run_does_nothing_and_changes_nothing(plan, monkeypatch):
 def test_recomputing_gives_the_same_rows_but_for_times(plan):
     before = [untimed(row) for _, row in rows().iterrows()]
     paired = store.statistics("smoke", "table1.paired").drop(columns=["library", "hardware", "date"])
+    path = store.results_folder("smoke") / "table1.paired.jsonl"
+    content = path.read_text()
+    path.write_text("".join(line for line in content.splitlines(True) if "Weight Averaging" not in line))
     narrowed = plans.narrowed(experiments.plan("table1", "smoke"), ["Weight Averaging"])
     study.forget(narrowed)
     assert len(narrowed.pending()) == len(narrowed.steps)
     again = study.run(narrowed)
     assert again and differing(plan.rows, again) == []
     assert [untimed(row) for _, row in rows().iterrows()] == before
-    # a run of one system keeps what others were compared with
+    # one system is compared with others by their committed predictions
     assert store.statistics("smoke", "table1.paired").drop(columns=["library", "hardware", "date"]).equals(paired)
+
+
+def test_a_table_measured_a_system_at_a_time_is_the_same(plan, tmp_path, monkeypatch):
+    before = [untimed(row) for _, row in rows().iterrows()]
+    paired = store.statistics("smoke", "table1.paired").drop(columns=["library", "hardware", "date"])
+    monkeypatch.setenv("SPEECHMERGE_RESULTS", str(tmp_path))
+    for system in reversed(dict.fromkeys(system.system for system in plan.systems)):
+        study.run(plans.narrowed(experiments.plan("table1", "smoke"), [system]))
+    assert [untimed(row) for _, row in rows().iterrows()] == before
+    assert store.statistics("smoke", "table1.paired").drop(columns=["library", "hardware", "date"]).equals(paired)
+
+
+def test_steps_of_the_same_work_are_done_once(plan, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPEECHMERGE_CACHE", str(tmp_path))
+    step = next(s for s in plan.steps.values() if s.kind == "decode" and "Pretrained" in s.name)
+    again = replace(step, name=f"{step.name} by another name")
+    study.execute([step, again], plan.steps)
+    assert len(read_predictions(again.folder / steps.HYPOTHESES)) == plan.test_clips
 
 
 def test_task_vectors_are_of_the_experts_that_table1_trained(plan):

@@ -35,7 +35,10 @@ def settings_of(name: str, experiment: str | None = None) -> dict:
 
 
 def experiments() -> dict[str, dict]:
-    """Return every experiment by name; a system ``{merges_of: NAME}`` stands for all merges of another experiment.
+    """Return every experiment by name.
+
+    A system ``{merges_of: NAME}`` stands for all merges of another experiment, with ``but: {PARAMETER: VALUE}`` for
+    those whose parameter has another value.
 
     Raises:
         StudyError: a file is not valid YAML, or there is no experiment of that name; the nearest is given.
@@ -60,7 +63,9 @@ def _expanded(entry: dict, known: dict[str, dict]) -> list[dict]:
         return [entry]
     if entry["merges_of"] not in known:
         raise StudyError(f"there is no experiment {entry['merges_of']!r}.{nearest(entry['merges_of'], known)}")
-    return [system for system in known[entry["merges_of"]]["systems"] if "method" in system]
+    unwanted = entry.get("but", {}).items()
+    merges = [system for system in known[entry["merges_of"]]["systems"] if "method" in system]
+    return [system for system in merges if not unwanted or not unwanted <= system.get("params", {}).items()]
 
 
 def plan(experiment: str, profile: str, seeds: list[int] | None = None) -> Plan:

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import StudyError, nearest
 from ..evaluation.decoding import Decoding
 from ..merging import methods
+from . import store
 from .partitions import Group, label, of_tasks, parts
 from .plans import Cell, Plan, System, described
 
@@ -124,11 +125,19 @@ class Table:
         if self.rate_of and len(group) > 1 and group != self.rate_of:
             name = self._train(f"train {title} seed {seed}", spec, group, (self.trained(self.rate_of, first),))
             return self.plan.add(f"choose {title}", "choose", {}, (name,))
+        choice = f"choose {title}"
         names = [
             self._train(f"train {title} {rate:g} seed {seed}", spec | {"learning_rate": rate}, group)
-            for rate in self.settings["learning_rates"]
+            for rate in self._rates(choice)
         ]
-        return self.plan.add(f"choose {title}", "choose", {}, tuple(names))
+        return self.plan.add(choice, "choose", {}, tuple(names))
+
+    def _rates(self, choice: str) -> list[float]:
+        """Return the learning rates to try: one, where another experiment of the profile has made the same choice."""
+        known = store.choices(self.plan.profile, self.settings["rates_of"]) if "rates_of" in self.settings else {}
+        if choice not in known:
+            return self.settings["learning_rates"]
+        return [min(known[choice], key=lambda tried: tried["dev_loss"])["learning_rate"]]
 
     def _train(self, name: str, spec: dict, group: Group, needs: tuple[str, ...] = ()) -> str:
         windows = spec["minutes"] * 60 / SECONDS_A_WINDOW * spec["epochs"] * len(group)

@@ -116,6 +116,7 @@ class Plan:
     groups: dict[str, tuple[Cell, ...]] = field(default_factory=dict)  # whose averages are told apart
     steps: dict[str, Step] = field(default_factory=dict)
     systems: list[System] = field(default_factory=list)
+    whole: "Plan | None" = None  # what this plan is a part of
 
     @property
     def name(self) -> str:
@@ -197,7 +198,7 @@ def narrowed(made: Plan, systems: list[str] | None) -> Plan:
             raise StudyError(f"experiment {made.name!r} has no system {name!r}.{nearest(name, known)}")
     kept = [s for s in made.systems if s.system in systems]
     wanted = set(_ancestors(made, {step for s in kept for step in s.decodes.values()}))
-    return replace(made, steps={n: s for n, s in made.steps.items() if n in wanted}, systems=kept)
+    return replace(made, steps={n: s for n, s in made.steps.items() if n in wanted}, systems=kept, whole=made)
 
 
 def _ancestors(made: Plan, names: set[str]) -> Iterator[str]:

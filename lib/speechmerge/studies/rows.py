@@ -22,7 +22,14 @@ MEANS = ("wer", "cer", "bleu", "chrf")
 
 
 def collect(plan: Plan) -> list[dict]:
-    """Write the experiment's rows, predictions, comparisons and tuning records, and return the rows."""
+    """Write the experiment's rows, predictions, comparisons and tuning records, and return the rows.
+
+    Systems that are not among the plan's are compared with these by their committed predictions, so that an experiment
+    can be measured a few systems at a time.
+
+    Raises:
+        ScoringError: committed predictions of such a system are missing, damaged, or not of the plan's test clips.
+    """
     stamp = machine.stamp()
     for step in (step for step in plan.steps.values() if step.kind == "describe"):
         store.write_statistics(plan.profile, plan.name, [row | stamp for row in result(step.folder)["rows"]])
@@ -31,23 +38,25 @@ def collect(plan: Plan) -> list[dict]:
     for system in plan.systems:
         for cell, step in system.decodes.items():
             write_predictions(read_predictions(plan.steps[step].folder / HYPOTHESES), kept(plan, system, cell))
-    heard = _heard(plan)
-    scores = _scores(plan, heard)
+    there = _measured(plan.whole or plan, plan.systems)
+    heard = _heard(there)
+    scores = _scores(there, heard)
     base = plan.settings["base"]
     common = {"base": base, "base_fingerprint": checkpoints.fingerprint(models.base_model(base)), **stamp}
     data = {cell: corpora.fingerprint(clips) for cell, clips in heard.items()}
     made = [
         row | common
-        for system, found in zip(plan.systems, scores, strict=True)
+        for system, found in zip(there.systems, scores, strict=True)
+        if system in plan.systems
         for row in _rows(plan, system, found, data)
     ]
     store.append_rows(plan.profile, made)
-    paired = [row | stamp for row in _paired(plan, scores)]
+    paired = [row | stamp for row in _paired(there, scores)]
     identity = ("system", "against", "task", "variant", "seed")
     store.write_statistics(plan.profile, f"{plan.name}.paired", paired, identity=identity)
-    if changed := [row | stamp for row in by_language.compared(plan, scores)]:
+    if changed := [row | stamp for row in by_language.compared(there, scores)]:
         store.write_statistics(plan.profile, f"{plan.name}.by_language", changed, identity=(*identity, "language"))
-    if averaged := [row | stamp for row in groups.grouped(plan, scores)]:
+    if averaged := [row | stamp for row in groups.grouped(there, scores)]:
         store.write_statistics(plan.profile, f"{plan.name}.groups", averaged, identity=groups.IDENTITY)
     tuned = [step for step in plan.steps.values() if step.kind in ("tune", "choose")]
     chosen = [{"step": s.name, "kind": s.kind, "tried": result(s.folder)["tried"]} | stamp for s in tuned]
@@ -64,14 +73,19 @@ def rescored(plan: Plan) -> list[dict]:
         ScoringError: predictions of a row are missing, damaged, or not of the references there are now.
     """
     old = {store.identity(row): row for row in store.committed(plan.profile) if row["experiment"] == plan.name}
-    known = {(row["system"], row["variant"], row["seed"]) for row in old.values()}
-    there = replace(plan, systems=[s for s in plan.systems if (s.system, s.variant, s.seed) in known])
-    found = []
+    there, found = _measured(plan), []
     for system, scores in zip(there.systems, _scores(there, _heard(there)), strict=True):
         place = {"experiment": plan.name, "system": system.system, "variant": system.variant, "seed": system.seed}
         for _, line in _lines(there, scores):
             found.append(old[store.identity(place | {"split": "test"} | line)] | line)
     return found
+
+
+def _measured(plan: Plan, more: Sequence[System] = ()) -> Plan:
+    """Return the plan with those of its systems that have committed rows, and these more."""
+    committed = [row for row in store.committed(plan.profile) if row["experiment"] == plan.name]
+    known = {(row["system"], row["variant"], row["seed"]) for row in committed}
+    return replace(plan, systems=[s for s in plan.systems if s in more or (s.system, s.variant, s.seed) in known])
 
 
 def kept(plan: Plan, system: System, cell: Cell) -> Path:

@@ -1,6 +1,7 @@
 """Where results live: committed rows, statistics and predictions in the repository."""
 
 import json
+import operator
 import os
 import re
 from collections.abc import Iterable
@@ -127,6 +128,11 @@ def statistics(profile: str, name: str) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def choices(profile: str, experiment: str) -> dict[str, list[dict]]:
+    """Return what was tried on dev by each committed choice of an experiment; nothing where it was not measured."""
+    return {row["step"]: row["tried"] for row in _read(results_folder(profile) / f"{experiment}.chosen.jsonl")}
+
+
 def write_statistics(profile: str, name: str, found: Iterable[dict], *, identity: tuple[str, ...] = ()) -> None:
     """Write a table of statistics; rows that say the same as before keep their old stamp.
 
@@ -134,13 +140,15 @@ def write_statistics(profile: str, name: str, found: Iterable[dict], *, identity
         profile: whose results.
         name: of the table.
         found: the rows.
-        identity: fields that tell rows apart; old rows that no new one replaces are kept. None: all are replaced.
+        identity: fields that tell rows apart; old rows that no new one replaces are kept, after the new ones. None: all
+            are replaced.
     """
     path = results_folder(profile) / f"{name}.jsonl"
     old = _read(path)
     if identity:
-        kept = {tuple(row[field] for field in identity): row for part in (old, found) for row in part}
-        found = kept.values()
+        place, found = operator.itemgetter(*identity), list(found)
+        new = {place(row) for row in found}
+        found += [row for row in old if place(row) not in new]
     _write(path, list(found), old)
 
 

@@ -107,7 +107,7 @@ EXECUTORS = {"local": _one_by_one, "ray": _on_ray}
 
 def execute(batch: list[Step], known: dict[str, Step]) -> None:
     """Do one step, or several that are alike, unless the results are there; each appears whole or not at all."""
-    batch = [step for step in batch if not step.done]
+    batch = list({step.key: step for step in batch if not step.done}.values())  # two names may stand for the same work
     if not batch:
         return
     started, first = time.perf_counter(), batch[0]
