@@ -61,6 +61,16 @@ def test_clips_of_several_languages_go_through_together(said, clips, decoder):
     assert found == said + italian and said != italian
 
 
+def test_clips_are_turned_into_frames_once(said, clips, decoder, listening, monkeypatch):
+    monkeypatch.setattr(decoder, "extractor", lambda *_, **__: pytest.fail("frames were computed again"))
+    assert decoder.decode(clips, "es", "asr", progress=False) == said
+    state = {name: 0.5 * w if name.endswith("conv1.weight") else w for name, w in listening.items()}
+    decoder.use(state)
+    other = decoder.decode(clips, "es", "asr", progress=False)
+    decoder.use(listening)
+    assert [p.id for p in other] == [p.id for p in said] and other != said
+
+
 def test_no_clips_give_no_predictions(decoder):
     assert decoder.decode([], "es", "asr", progress=False) == []
 

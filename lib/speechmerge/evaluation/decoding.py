@@ -1,5 +1,6 @@
 """Batched transcription and translation of clips; predictions are kept, so that scoring never decodes again."""
 
+import functools
 import gzip
 import json
 import zlib
@@ -21,6 +22,7 @@ from ..whisper import models
 
 VERSION = 2  # raise when a change alters hypotheses
 STOPS = ("finished", "bound")
+FRAMES_KEPT = 2**30  # bytes of log-mel frames that a decoder keeps, for it is given the same clips with other weights
 MAX_TOKENS = 224  # half of Whisper's decoder context, its own limit for one window
 
 
@@ -89,6 +91,8 @@ class Decoder:
         bf16 = self.settings.precision == "bf16" or (self.settings.precision == "auto" and bf16_pays(self.device))
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         self.model.to(self.device, self.dtype)
+        size = self.extractor.feature_size * self.extractor.nb_max_frames * self.dtype.itemsize
+        self._frames = functools.lru_cache(maxsize=FRAMES_KEPT // size)(self._extract)
         forbidden = self.model.generation_config.suppress_tokens or []
         self.processors = LogitsProcessorList([_Suppress(forbidden, self.device)] if forbidden else [])
         self.model.generation_config.suppress_tokens = None
@@ -132,13 +136,18 @@ class Decoder:
                 bar.update(len(part))
         return [found[i] for i in range(len(clips))]
 
+    def _extract(self, clip: Clip) -> torch.Tensor:
+        """Return the log-mel frames of a clip, padded to 30 s, in the number format of the weights."""
+        found = self.extractor(clip.samples(), sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        return found.input_features[0].to(self.dtype)
+
     @torch.inference_mode()
     def _batch(self, clips: list[Clip], languages: list[str], task: str) -> list[Prediction]:
-        features = self.extractor([c.samples() for c in clips], sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        features = torch.stack([self._frames(clip) for clip in clips])
         limits = [min(MAX_TOKENS, int(20 + self.settings.tokens_per_second * c.seconds)) for c in clips]
         beams = self.settings.beams
         ids = self.model.generate(
-            features.input_features.to(self.device, self.dtype),
+            features.to(self.device),
             language=languages,
             task=TASK_NAMES[task],
             max_new_tokens=max(limits),
