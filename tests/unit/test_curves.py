@@ -194,6 +194,9 @@ def test_the_matrix_has_every_expert_in_every_language(matrix, results):
     rows = results["interference"].rows
     before = rows[(rows["system"] == "Pretrained") & (rows["language"] == "es")]["wer"].item()
     assert matrix[matrix["column"] == "es"]["before"].unique() == pytest.approx([100 * before])
+    changes = results["interference"].changes
+    joint = changes[changes["system"] == changes["system"].iloc[0]].assign(system="Joint training")
+    assert transfer.matrix(series.paired(pd.concat([changes, joint]), "Pretrained"), rows).equals(matrix)
 
 
 def test_pairs_average_both_directions_relative_to_the_errors_before():

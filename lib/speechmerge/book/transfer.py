@@ -21,7 +21,7 @@ def matrix(changes: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """
     trained = {row.system: row.experts[0].split(":")[0] for row in rows.itertuples() if row.method == "fine-tuning"}
     before = rows[rows["method"] == "none"].set_index("language")["wer"]
-    kept = changes[changes["language"].isin(trained.values())]
+    kept = changes[changes["language"].isin(trained.values()) & changes["system"].isin(trained)]
     table = kept.assign(row=kept["system"].map(trained), column=kept["language"])
     table["before"] = 100 * table["column"].map(before).astype(float)
     order = list(trained.values())
