@@ -133,7 +133,7 @@ class Table:
         return self.plan.add(choice, "choose", {}, tuple(names))
 
     def _rates(self, choice: str) -> list[float]:
-        """Return the learning rates to try: one, where the experiment ``rates_of`` has made and committed the choice."""
+        """Return the learning rates to try: one, where the experiment ``rates_of`` has committed the choice."""
         known = store.choices(self.plan.profile, self.settings["rates_of"]) if "rates_of" in self.settings else {}
         if choice not in known:
             return self.settings["learning_rates"]
