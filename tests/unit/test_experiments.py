@@ -173,6 +173,16 @@ def test_dev_clips_do_not_touch_training_or_untuned_test_decodings(planned):
     assert "decode Average es asr seed 0 test" not in changed(before, after)
 
 
+@pytest.mark.parametrize(("method", "measures"), [("greedy_soup", True), ("learned_average", True), ("fisher", False)])
+def test_measurements_hear_the_dev_clips_that_parameters_are_chosen_with(planned, method, measures):
+    table = TABLE | {"systems": [{"system": "Merged", "method": method}]}
+    name = "decode Merged es asr seed 0 test"
+    few, more = (planned(table=table, dev_clips=clips).steps[name] for clips in (3, 6))
+    heard = [[cell.get("cap") for cell in own] for own in few.spec["model"]["speech"]]
+    assert heard == ([[3], [3]] if measures else [[None], [None]])
+    assert (few.key != more.key) is (few.seconds < more.seconds) is measures
+
+
 @pytest.mark.parametrize(("module", "kind"), [(training, "train"), (decoding, "decode")])
 def test_a_new_version_of_the_code_makes_new_keys(planned, monkeypatch, module, kind):
     before = planned()

@@ -31,8 +31,10 @@ def scorer(base: Path, speech: Speech, settings: Decoding | None = None) -> Call
         settings: how to decode.
     """
 
+    decoder = Decoder(base, settings)
+
     def score(state: Mapping[str, Tensor]) -> float:
-        decoder = Decoder(base, settings, state=dict(state))
+        decoder.use(state)
         by_task: dict[str, list[scoring.Scores]] = {}
         for clips, language, task in speech:
             heard = decoder.decode(clips, language, task, progress=False)

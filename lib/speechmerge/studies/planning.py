@@ -15,7 +15,8 @@ from typing import Any
 
 from ..errors import StudyError, nearest
 from ..evaluation.decoding import Decoding
-from ..merging import methods
+from ..finetuning.packing import FULL_SECONDS
+from ..merging import measuring, methods
 from . import store
 from .partitions import Group, label, of_tasks, parts
 from .plans import Cell, Plan, System, described
@@ -27,6 +28,7 @@ ENTRY = (
 )  # fmt: skip
 DECODING = tuple(field.name for field in fields(Decoding))
 SECONDS_A_WINDOW = 17.0  # of speech in a training window, on average
+SECONDS_A_CLIP = 4.5
 TEST_CLIPS = 150  # of a cell, for estimates
 
 
@@ -161,8 +163,10 @@ class Table:
         finer = parts(group, entry.get("of", "cell"))
         experts = tuple(self.trained(part, seed) for part in finer)
         model = {"method": entry["method"], "params": entry.get("params", {})}
-        if methods.find(entry["method"]).data:
-            model["speech"] = [described(part) for part in finer]  # of dev: statistics and measurements
+        method = methods.find(entry["method"])
+        if method.data:  # of dev: statistics, or measurements on the clips that λ is chosen with
+            heard = {"cap": self.settings["dev_clips"]} if method.measure else {}
+            model["speech"] = [[cell | heard for cell in described(part)] for part in finer]
         found = (entry["system"], group)
         if found not in self.tuned:
             prunes = tuple(
@@ -248,8 +252,21 @@ class Table:
         seconds = clips * spec["decoding"].get("beams", 1) / here["decode_clips_per_second"]
         if "method" in model and (model, needs) != self.last:
             seconds += here.get("merge_seconds", 0) * sum(need.startswith("choose ") for need in needs)
+            seconds += self._measuring(model)
         self.last = (model, needs)
         return self.plan.add(f"decode {title} {split}{self.place}", "decode", spec, needs, seconds)
+
+    def _measuring(self, model: dict) -> float:
+        """Return about how many seconds a method measures merged models before it merges; 0 for most methods."""
+        method, here = methods.find(model["method"]), self.settings["here"]
+        if not method.measure:
+            return 0.0
+        cells, clips = sum(map(len, model["speech"])), self.settings["dev_clips"]
+        if method.measure == "score":
+            return (2 * len(model["speech"]) - 1) * cells * clips / here["decode_clips_per_second"]
+        windows = min(measuring.WINDOWS, clips * SECONDS_A_CLIP / FULL_SECONDS)
+        steps = method.check(model["params"], experts=len(model["speech"]))["steps"]
+        return steps * cells * windows / here["train_windows_per_second"]
 
 
 def _named(choice: str | list[str] | dict[str, str]) -> dict[str, str]:

@@ -86,7 +86,7 @@ def decode(batch: list[Step], inputs: Inputs) -> None:
     state, params, merge_seconds = None, {}, 0.0
     if "method" in spec["model"]:
         params = _resolved(spec["model"]["params"], inputs)
-        speech = json.dumps(spec["model"].get("speech"))
+        speech = json.dumps([spec["model"].get("speech", []), spec["decoding"]])
         state, merge_seconds = _merged(spec["model"]["method"], base, experts, json.dumps(params), speech)
     decoder = _decoder(experts[0] if "expert" in spec["model"] else base, Decoding(**spec["decoding"]), state is None)
     if state is not None:
@@ -122,7 +122,8 @@ def _merged(
 ) -> tuple[dict[str, Tensor], float]:
     """Return a merged model, kept until the next one (it is decoded on one cell after another), and its seconds.
 
-    ``params`` and ``speech`` are JSON; speech is what each expert was trained on, of dev, for methods that need data.
+    ``params`` and ``speech`` are JSON; speech is what each expert was trained on, of dev, for methods that need data,
+    and how to decode it.
     """
     options = json.loads(params)
     scaling = options.pop("scaling", 1.0)
@@ -137,16 +138,16 @@ def _line(
 ) -> tuple[Callable[[float], dict[str, Tensor]], float]:
     """Return the merged models of all λ, kept until another merge is wanted (λ is tuned), and the seconds it took."""
     started, options = time.perf_counter(), json.loads(params)
-    extras = None
-    if cells := json.loads(speech):
+    extras, (cells, decoding) = None, json.loads(speech)
+    if cells:
         heard = [[(_dev(cell), cell["language"], cell["task"]) for cell in own] for own in cells]
-        extras = measuring.extras(method, base, experts, heard, options)
+        extras = measuring.extras(method, base, experts, heard, options, settings=Decoding(**decoding))
     at = engine.line(method, base, experts, extras=extras, **options)
     return at, time.perf_counter() - started
 
 
 def _dev(cell: dict) -> list[Clip]:
-    return evaluation_clips(cell["corpora"], cell["language"], cell["task"], "dev")
+    return evaluation_clips(cell["corpora"], cell["language"], cell["task"], "dev", cell.get("cap"))
 
 
 def _resolved(params: dict, inputs: Inputs) -> dict[str, Any]:
