@@ -30,7 +30,6 @@ def scorer(base: Path, speech: Speech, settings: Decoding | None = None) -> Call
         speech: dev clips, language and task, one entry for each.
         settings: how to decode.
     """
-
     decoder = Decoder(base, settings)
 
     def score(state: Mapping[str, Tensor]) -> float:
