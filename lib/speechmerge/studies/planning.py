@@ -48,6 +48,7 @@ class Table:
         self.mark = self.place if changes else ""
         self.tuned: dict[tuple[str, Group], tuple[str, ...]] = {}
         self.rate_of = rate_of
+        self.known = store.choices(plan.profile, self.settings["rates_of"]) if "rates_of" in self.settings else {}
         self.last: tuple[dict, tuple[str, ...]] = ({}, ())  # model and needs decoded last: a merge is made only once
 
     def rows(self) -> None:
@@ -136,10 +137,9 @@ class Table:
 
     def _rates(self, choice: str) -> list[float]:
         """Return the learning rates to try: one, where the experiment ``rates_of`` has committed the choice."""
-        known = store.choices(self.plan.profile, self.settings["rates_of"]) if "rates_of" in self.settings else {}
-        if choice not in known:
+        if choice not in self.known:
             return self.settings["learning_rates"]
-        return [min(known[choice], key=lambda tried: tried["dev_loss"])["learning_rate"]]
+        return [min(self.known[choice], key=lambda tried: tried["dev_loss"])["learning_rate"]]
 
     def _train(self, name: str, spec: dict, group: Group, needs: tuple[str, ...] = ()) -> str:
         windows = spec["minutes"] * 60 / SECONDS_A_WINDOW * spec["epochs"] * len(group)
