@@ -116,6 +116,18 @@ def test_the_heat_map_marks_what_is_clear(every_figure, matrix):
     assert clear == list((matrix["low"] > 0) | (matrix["high"] < 0)) and 0 < sum(clear) < len(clear)
 
 
+@pytest.mark.parametrize("size", [5, 10])
+def test_numbers_of_a_heat_map_stay_in_their_cells(size):
+    cells = [{"row": f"voice{i}", "column": f"voice{j}"} for i in range(size) for j in range(size)]
+    table = pd.DataFrame(cells).assign(value=-12.3, low=-24.5, high=-10.1)
+    axes = curves.matrix(table, down="expert", across="voice", unit="points", caption="c").fig.axes[0]
+    axes.figure.draw_without_rendering()
+    width, height = np.abs(np.diff(axes.transData.transform([(0, 0), (1, 1)]), axis=0))[0]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert max(box.width for box in boxes) < width and max(box.height for box in boxes) < height / 2
+    assert all(value.y0 >= interval.y1 for value, interval in zip(boxes[::2], boxes[1::2], strict=True))
+
+
 @pytest.mark.parametrize(("value", "text"), [(1.26, "+1.3"), (-1.26, "−1.3"), (-0.04, "0.0"), (0.0, "0.0")])
 def test_changes_carry_a_sign_unless_they_round_to_zero(value, text):
     assert curves.signed(value) == text

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from . import style
 from .figured import Figured
 
+MOST_WIDE = 6  # columns of a heat map whose cells are as wide as an interval
 DODGE = 0.022  # of the axis: how far apart systems stand that share an x
 OPEN = [("-", True), ("--", False), ("-.", True), (":", False)]  # dashes and filled markers within a family
 
@@ -159,19 +160,23 @@ def matrix(table: pd.DataFrame, *, down: str, across: str, unit: str, caption: s
     rows, columns = (list(dict.fromkeys(table[name])) for name in ("row", "column"))
     grid = table.pivot(index="row", columns="column", values="value").loc[rows, columns]
     strongest = float(np.abs(grid.to_numpy()).max()) or 1.0
+    narrow = len(columns) > MOST_WIDE  # the bounds of an interval stand below each other
     with style.applied():
-        fig = Figure(figsize=(0.85 * style.WIDTH, 0.9 + 0.62 * len(rows)), layout="constrained")
+        fig = Figure(figsize=((1.0 if narrow else 0.85) * style.WIDTH, 0.9 + 0.62 * len(rows)), layout="constrained")
         axes = fig.subplots()
         image = axes.imshow(grid, cmap="PuOr_r", vmin=-strongest, vmax=strongest, aspect="auto")
         for cell in table.itertuples():
             clear = cell.low > 0 or cell.high < 0
             shade = "white" if abs(cell.value) > 0.62 * strongest else "black"
             place = (columns.index(cell.column), rows.index(cell.row))
-            axes.annotate(signed(cell.value), place, (0, 4), textcoords="offset points", ha="center", va="center",
-                          color=shade, fontweight="bold" if clear else "normal")  # fmt: skip
-            axes.annotate(_interval(cell), place, (0, -8), textcoords="offset points",
-                          ha="center", va="center", color=shade, fontsize=7)  # fmt: skip
+            interval = _interval(cell).replace(" to ", " to\n") if narrow else _interval(cell)
+            axes.annotate(signed(cell.value), place, (0, 10 if narrow else 4), textcoords="offset points", ha="center",
+                          va="center", color=shade, fontweight="bold" if clear else "normal")  # fmt: skip
+            axes.annotate(interval, place, (0, -8), textcoords="offset points", ha="center", va="center",
+                          color=shade, fontsize=6.5 if narrow else 7)  # fmt: skip
         axes.set_xticks(range(len(columns)), [style.language_name(code) for code in columns])
+        if narrow:
+            axes.tick_params(axis="x", rotation=45)
         axes.set_yticks(range(len(rows)), [style.language_name(code) for code in rows])
         axes.set(xlabel=across, ylabel=down)
         axes.grid(visible=False)
