@@ -85,7 +85,7 @@ def test_counts_are_nested_and_share_experts_and_the_rate_of_joint_training(plan
     assert sizes == {f"first {n}": n for n in (2, 4, 6, 8, 9, 10)}
     two = plan.steps["train starbase+pkunk asr seed 0"]
     assert "learning_rate" not in two.spec and "spathi" in two.needs[0]
-    trainings = 10 + 1 + 5  # the experts and the joint model at the rates that domain_experts chose, and smaller joint ones
+    trainings = 10 + 1 + 5  # experts and the joint model at the rates of domain_experts, and smaller joint models
     assert sum(step.kind == "train" for step in plan.steps.values()) == trainings
 
 
