@@ -56,8 +56,8 @@ def legend(fig: Figure, panels: Iterable[Axes]) -> None:
     fig.legend(handles.values(), handles, loc="outside lower center", ncols=min(5, len(handles)))
 
 
-def _interval(row: pd.Series) -> str:
-    return f"{signed(row.low)} to {signed(row.high)}"
+def _interval(row: pd.Series, gap: str = " to ") -> str:
+    return f"{signed(row.low)}{gap}{signed(row.high)}"
 
 
 def _panels(names: Sequence[str], columns: int, height: float, **shared: bool) -> tuple[Figure, dict[str, Axes]]:
@@ -161,22 +161,20 @@ def matrix(table: pd.DataFrame, *, down: str, across: str, unit: str, caption: s
     grid = table.pivot(index="row", columns="column", values="value").loc[rows, columns]
     strongest = float(np.abs(grid.to_numpy()).max()) or 1.0
     narrow = len(columns) > MOST_WIDE  # the bounds of an interval stand below each other
+    share, raised, size, gap, turned = (1.0, 10, 6.5, " to\n", 45) if narrow else (0.85, 4, 7, " to ", 0)
     with style.applied():
-        fig = Figure(figsize=((1.0 if narrow else 0.85) * style.WIDTH, 0.9 + 0.62 * len(rows)), layout="constrained")
+        fig = Figure(figsize=(share * style.WIDTH, 0.9 + 0.62 * len(rows)), layout="constrained")
         axes = fig.subplots()
         image = axes.imshow(grid, cmap="PuOr_r", vmin=-strongest, vmax=strongest, aspect="auto")
         for cell in table.itertuples():
             clear = cell.low > 0 or cell.high < 0
             shade = "white" if abs(cell.value) > 0.62 * strongest else "black"
             place = (columns.index(cell.column), rows.index(cell.row))
-            interval = _interval(cell).replace(" to ", " to\n") if narrow else _interval(cell)
-            axes.annotate(signed(cell.value), place, (0, 10 if narrow else 4), textcoords="offset points", ha="center",
-                          va="center", color=shade, fontweight="bold" if clear else "normal")  # fmt: skip
-            axes.annotate(interval, place, (0, -8), textcoords="offset points", ha="center", va="center",
-                          color=shade, fontsize=6.5 if narrow else 7)  # fmt: skip
-        axes.set_xticks(range(len(columns)), [style.language_name(code) for code in columns])
-        if narrow:
-            axes.tick_params(axis="x", rotation=45)
+            axes.annotate(signed(cell.value), place, (0, raised), textcoords="offset points", ha="center", va="center",
+                          color=shade, fontweight="bold" if clear else "normal")  # fmt: skip
+            axes.annotate(_interval(cell, gap), place, (0, -8), textcoords="offset points",
+                          ha="center", va="center", color=shade, fontsize=size)  # fmt: skip
+        axes.set_xticks(range(len(columns)), [style.language_name(code) for code in columns], rotation=turned)
         axes.set_yticks(range(len(rows)), [style.language_name(code) for code in rows])
         axes.set(xlabel=across, ylabel=down)
         axes.grid(visible=False)

@@ -28,7 +28,7 @@ ENTRY = (
 )  # fmt: skip
 DECODING = tuple(field.name for field in fields(Decoding))
 SECONDS_A_WINDOW = 17.0  # of speech in a training window, on average
-SECONDS_A_CLIP = 4.5
+SECONDS_A_CLIP = 4.5  # of dev, on average
 TEST_CLIPS = 150  # of a cell, for estimates
 
 
@@ -248,25 +248,28 @@ class Table:
             if field not in DECODING:
                 raise StudyError(f"{self.plan.name}: there is no decoding setting {field!r}.{nearest(field, DECODING)}")
         here = settings["here"]
-        clips = cap or here.get("test_clips", TEST_CLIPS)
-        seconds = clips * spec["decoding"].get("beams", 1) / here["decode_clips_per_second"]
+        pace = spec["decoding"].get("beams", 1) / here["decode_clips_per_second"]
+        seconds = (cap or here.get("test_clips", TEST_CLIPS)) * pace
         if "method" in model and (model, needs) != self.last:
             seconds += here.get("merge_seconds", 0) * sum(need.startswith("choose ") for need in needs)
-            seconds += self._measuring(model)
+            seconds += self._measuring(model, pace)
         self.last = (model, needs)
         return self.plan.add(f"decode {title} {split}{self.place}", "decode", spec, needs, seconds)
 
-    def _measuring(self, model: dict) -> float:
-        """Return about how many seconds a method measures merged models before it merges; 0 for most methods."""
-        method, here = methods.find(model["method"]), self.settings["here"]
+    def _measuring(self, model: dict, pace: float) -> float:
+        """Return about how many seconds a method measures merged models before it merges; 0 for most methods.
+
+        ``pace`` is the seconds that decoding a clip takes.
+        """
+        method = methods.find(model["method"])
         if not method.measure:
             return 0.0
         cells, clips = sum(map(len, model["speech"])), self.settings["dev_clips"]
         if method.measure == "score":
-            return (2 * len(model["speech"]) - 1) * cells * clips / here["decode_clips_per_second"]
+            return (2 * len(model["speech"]) - 1) * cells * clips * pace
         windows = min(measuring.WINDOWS, clips * SECONDS_A_CLIP / FULL_SECONDS)
         steps = method.check(model["params"], experts=len(model["speech"]))["steps"]
-        return steps * cells * windows / here["train_windows_per_second"]
+        return steps * cells * windows / self.settings["here"]["train_windows_per_second"]
 
 
 def _named(choice: str | list[str] | dict[str, str]) -> dict[str, str]:

@@ -86,8 +86,9 @@ def decode(batch: list[Step], inputs: Inputs) -> None:
     state, params, merge_seconds = None, {}, 0.0
     if "method" in spec["model"]:
         params = _resolved(spec["model"]["params"], inputs)
-        speech = json.dumps([spec["model"].get("speech", []), spec["decoding"]])
-        state, merge_seconds = _merged(spec["model"]["method"], base, experts, json.dumps(params), speech)
+        speech = spec["model"].get("speech")
+        told = json.dumps(speech and [speech, spec["decoding"]])
+        state, merge_seconds = _merged(spec["model"]["method"], base, experts, json.dumps(params), told)
     decoder = _decoder(experts[0] if "expert" in spec["model"] else base, Decoding(**spec["decoding"]), state is None)
     if state is not None:
         decoder.use(state)
@@ -138,8 +139,9 @@ def _line(
 ) -> tuple[Callable[[float], dict[str, Tensor]], float]:
     """Return the merged models of all λ, kept until another merge is wanted (λ is tuned), and the seconds it took."""
     started, options = time.perf_counter(), json.loads(params)
-    extras, (cells, decoding) = None, json.loads(speech)
-    if cells:
+    extras = None
+    if told := json.loads(speech):
+        cells, decoding = told
         heard = [[(_dev(cell), cell["language"], cell["task"]) for cell in own] for own in cells]
         extras = measuring.extras(method, base, experts, heard, options, settings=Decoding(**decoding))
     at = engine.line(method, base, experts, extras=extras, **options)
