@@ -33,9 +33,7 @@ def listening():
 
 @pytest.fixture(scope="module")
 def decoder(listening):
-    decoder = Decoder(models.base_model("smoke"), SHORT)
-    decoder.use(listening)
-    return decoder
+    return Decoder(models.base_model("smoke"), SHORT, state=listening)
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +118,7 @@ def test_longer_clips_may_give_more_tokens_up_to_whispers_limit(decoder, clips, 
 
 @pytest.mark.parametrize("stop", decoding.STOPS)
 def test_beam_search(said, clips, listening, stop):
-    beams = Decoder(models.base_model("smoke"), dataclasses.replace(SHORT, beams=3, stop=stop))
-    beams.use(listening)
+    beams = Decoder(models.base_model("smoke"), dataclasses.replace(SHORT, beams=3, stop=stop), state=listening)
     found = beams.decode(clips[:2], "es", "asr", progress=False)
     assert [p.id for p in found] == [c.id for c in clips[:2]] and all(p.text for p in found)
     assert [p.text for p in found] != [p.text for p in said[:2]]
@@ -132,8 +129,7 @@ def test_merged_weights_replace_the_folders(said, clips, listening):
     untouched = Decoder(base, SHORT).decode(clips[:2], "es", "asr", progress=False)
     assert said[:2] != untouched
     merged = engine.merge_state_dicts("weight_average", listening, [listening, listening])
-    decoder = Decoder(base, SHORT)
-    decoder.use(merged)
+    decoder = Decoder(base, SHORT, state=merged)
     assert torch.equal(decoder.model.proj_out.weight, merged["model.decoder.embed_tokens.weight"])
     assert decoder.decode(clips[:2], "es", "asr", progress=False) == said[:2]
 
@@ -153,7 +149,7 @@ def test_weights_of_another_model_are_refused(change):
     if change == "unknown":
         state["model.encoder.conv1.weights"] = values
     with pytest.raises(CheckpointError, match=r"do not fit the model in .*tensors are missing or unknown"):
-        Decoder(models.base_model("smoke"), SHORT).use(state)
+        Decoder(models.base_model("smoke"), SHORT, state=state)
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,10 @@ class Decoder:
         folder: Path,
         settings: Decoding | None = None,
         *,
+        state: Mapping[str, torch.Tensor] | None = None,
         batch: int = 32,
     ) -> None:
-        """Load ``folder``; :meth:`use` gives it the weights of a merge that was never written to disk."""
+        """Load ``folder``; ``state`` replaces its weights (see :meth:`use`): a merge that was never written to disk."""
         self.settings, self.batch, self.device = settings or Decoding(), batch, best_device()
         keep_memory()
         self.tokenizer = models.load_tokenizer(folder)
@@ -95,6 +96,8 @@ class Decoder:
         forbidden = self.model.generation_config.suppress_tokens or []
         self.processors = LogitsProcessorList([_Suppress(forbidden, self.device)] if forbidden else [])
         self.model.generation_config.suppress_tokens = None
+        if state is not None:
+            self.use(state)
 
     def use(self, state: Mapping[str, torch.Tensor]) -> None:
         """Replace all weights of the model.
