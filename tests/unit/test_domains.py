@@ -156,6 +156,14 @@ def test_tables_hold_every_system_and_leave_out_what_was_not_tested(found, plans
     assert list(chosen["lowest error"]) == [domains.best(means, group) for group in chosen.index]
 
 
+def test_single_domains_are_told_of_systems_that_were_measured(plans):
+    plan = plans["domains"]
+    systems = [s.system for s in plan.systems if s.system != "TIES"]
+    table = domains.of_domains(pd.DataFrame(row for row in made_up_rows(plan) if row["system"] != "TIES"))
+    assert list(table.index) == systems
+    assert list(table.columns) == [cell.name for cell in (*plan.cells, *plan.also)]
+
+
 def test_the_border_holds_what_nothing_beats():
     table = pd.DataFrame({"system": list("abcd"), "x": [1, 2, 3, 3], "y": [5, 6, 1, 2]})
     assert domains.border(table, "x", "y") == ["a", "c"]

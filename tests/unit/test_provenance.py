@@ -22,6 +22,14 @@ def test_coverage_counts_rows_and_shows_experiments_that_were_not_run(made_up_re
     assert (provenance.coverage("covost2")["rows"] == 0).all()
 
 
+def test_what_an_experiment_was_not_measured_on_yet_is_named(made_up_results, monkeypatch, tmp_path):
+    rows = [r for r in store.committed("speech") if r["experiment"] == "table1" and r["system"] != "SVP-Merging"]
+    monkeypatch.setenv("SPEECHMERGE_RESULTS", str(tmp_path))
+    store.append_rows("speech", rows)
+    assert provenance.coverage("speech").set_index("experiment").loc["table1", provenance.WAITING] == "SVP-Merging"
+    assert "not measured yet: SVP-Merging" in repr(provenance.stamp("speech", ["table1"]))
+
+
 def test_the_stamp_says_where_rows_come_from_and_what_was_not_run(made_up_results):
     shown = provenance.stamp("speech", ["table1"])._repr_html_()
     assert (

@@ -75,7 +75,7 @@ def of_domains(rows: pd.DataFrame) -> pd.DataFrame:
     own = own.assign(place=names(own), cell=(100 * own["wer"]).map("{:.0f}".format))
     plan = plan_of(own)
     table = own.pivot(index="system", columns="place", values="cell").fillna("")
-    systems = dict.fromkeys(system.system for system in plan.systems)
+    systems = dict.fromkeys(system.system for system in plan.systems if system.system in table.index)
     places = dict.fromkeys(cell.name for cell in (*plan.cells, *plan.also))
     return table.loc[list(systems), list(places)].rename_axis(index=None, columns="WER, %")
 

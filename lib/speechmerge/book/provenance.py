@@ -13,6 +13,7 @@ from ..studies import experiments, store
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "jiwer", "sacrebleu", "safetensors")
 SHOWN = {"library": "library", "hardware": "measured on", "date": "date", "seed": "seeds"}  # columns a stamp sums up
+WAITING = "not measured yet"
 
 
 def versions() -> pd.DataFrame:
@@ -26,8 +27,8 @@ def coverage(profile: str) -> pd.DataFrame:
     """Return, for each experiment of the project, which committed rows the profile has.
 
     Returns:
-        One line an experiment: ``experiment, title, rows, library, measured on, date, seeds``; an experiment without
-        rows has 0 of them.
+        One line an experiment: ``experiment, title, rows, library, measured on, date, seeds, not measured yet``; an
+        experiment without rows has 0 of them, and one with some of its systems names the others.
     """
     return pd.DataFrame([_summary(profile, name) for name in experiments.experiments()])
 
@@ -46,7 +47,16 @@ def _summary(profile: str, name: str) -> dict:
     for column, label in SHOWN.items():
         values = table[column].dropna().astype(str).unique() if column in table else []
         line[label] = ", ".join(sorted(values))
-    return line
+    return line | {WAITING: ", ".join(_waiting(profile, name, table))}
+
+
+def _waiting(profile: str, name: str, rows: pd.DataFrame) -> list[str]:
+    """Return the systems that an experiment with rows is planned to have and has none of yet."""
+    if "system" not in rows or name not in experiments.runnable(profile):
+        return []
+    measured = set(zip(rows["system"], rows["variant"], strict=True))
+    planned = experiments.plan(name, profile).systems
+    return list(dict.fromkeys(s.system for s in planned if (s.system, s.variant) not in measured))
 
 
 def reproductions(profile: str) -> pd.DataFrame:
@@ -92,6 +102,7 @@ def _sentence(line: dict) -> str:
     if not line["rows"]:
         return f"{line['experiment']}: not run here"
     details = [f"{label} {line[label]}" for label in SHOWN.values() if line[label]]
+    details += [f"{WAITING}: {line[WAITING]}"] if line[WAITING] else []
     return "; ".join([f"{line['experiment']}: {line['rows']} committed rows", *details])
 
 
