@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_up import made_up_directions, made_up_groups, made_up_rows
+from made_up import made_up_choices, made_up_directions, made_up_groups, made_up_rows
 
 from speechmerge.book import directions, domains, growth, tables
 from speechmerge.corpora import Clip, find
@@ -152,6 +152,9 @@ def test_tables_hold_every_system_and_leave_out_what_was_not_tested(found, plans
     assert list(table.index) == [s.system for s in plans["domains"].systems]
     assert table.loc["Own expert", "out of domain"] == "" and table.loc["TIES", "λ"] == "0.2"
     assert "EMR-Merging" not in set(domains.one_model(means)["system"])
+    assert table.loc["TIES", "runaway"] == sum(
+        row["runaway"] for row in made_up_rows(plans["domains"]) if row["system"] == "TIES" and row["domain"] != "all"
+    )
     chosen = domains.choices(means)
     assert list(chosen["lowest error"]) == [domains.best(means, group) for group in chosen.index]
 
@@ -162,6 +165,30 @@ def test_single_domains_are_told_of_systems_that_were_measured(plans):
     table = domains.of_domains(pd.DataFrame(row for row in made_up_rows(plan) if row["system"] != "TIES"))
     assert list(table.index) == systems
     assert list(table.columns) == [cell.name for cell in (*plan.cells, *plan.also)]
+
+
+def test_every_scaling_that_was_tried_is_told(plans):
+    plan = plans["domains"]
+    chosen = {row["step"]: row["tried"] for row in made_up_choices(plan)}
+    table = domains.tried(pd.DataFrame(made_up_rows(plan)), chosen)
+    assert {"Task Arithmetic", "LoRS-Merging", "BoostedTSV-M"} <= set(table.index)
+    assert not {"Zero-shot", "Model Soups", "EMR-Merging"} & set(table.index)
+    assert list(table.columns) == sorted(table.columns, key=float)
+    for system, grid in (("Task Arithmetic", "sum"), ("TSV-M (Newton-Schulz)", "unit")):
+        tried = {f"{value:g}" for value in plan.settings["grids"][grid]}
+        assert {column for column in table if table.loc[system, column]} == tried
+
+
+def test_the_place_where_a_runaway_hypothesis_weighs_most_is_named():
+    shared = {"domain": "asterisk", "seed": 0, "n_reference_words": 100}
+    rows = [
+        {"system": "A", "language": "es", "runaway": 1, "insertions": 85},
+        {"system": "A", "language": "fr", "runaway": 0, "insertions": 99},
+        {"system": "B", "language": "es", "runaway": 2, "insertions": 20},
+    ]
+    told = domains.worst_run(pd.DataFrame(shared | row for row in rows))
+    assert told == "1 hypothesis of A on es ran away, and 85 words were inserted where 100 were said"
+    assert domains.worst_run(pd.DataFrame([shared | rows[1]])) == "no hypothesis ran away"
 
 
 def test_the_border_holds_what_nothing_beats():

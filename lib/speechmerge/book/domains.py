@@ -47,7 +47,8 @@ def overview(means: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFr
 
     Args:
         means: what :func:`averages` returns.
-        rows: of the experiment; the λ chosen on dev is shown where there was one to choose.
+        rows: of the experiment; with them the λ chosen on dev is shown, where there was one to choose, and the number
+            of hypotheses that ran away into repetition, in everything that the system was tested on.
     """
     half = (means["high"] - means["low"]) / 2
     cells = means.assign(cell=means["value"].map("{:.1f}".format) + " ± " + half.map("{:.1f}".format))
@@ -55,8 +56,10 @@ def overview(means: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFr
     order = list(dict.fromkeys(means["system"])), list(dict.fromkeys(means["group"]))
     table = table.loc[order]
     if rows is not None:
-        chosen = rows.drop_duplicates("system").set_index("system")["params"].map(lambda found: found.get("scaling"))
+        own = _single(rows)
+        chosen = own.drop_duplicates("system").set_index("system")["params"].map(lambda found: found.get("scaling"))
         table["λ"] = chosen.reindex(table.index).map(lambda value: "" if pd.isna(value) else f"{value:g}")
+        table["runaway"] = own.groupby("system")["runaway"].sum()
     return table.rename_axis(index=None, columns="WER, %")
 
 
@@ -69,15 +72,52 @@ def published() -> pd.DataFrame:
     return shown.rename_axis(index=None, columns="published, %")
 
 
+def _single(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep the rows of the first seed about one domain or language."""
+    return rows[~rows["language"].isin(("pooled", "macro")) & (rows["seed"] == rows["seed"].min())]
+
+
 def of_domains(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the error of every system of the first seed in each single domain and language, per cent, to be read."""
-    own = rows[~rows["language"].isin(("pooled", "macro")) & (rows["seed"] == rows["seed"].min())]
+    own = _single(rows)
     own = own.assign(place=names(own), cell=(100 * own["wer"]).map("{:.0f}".format))
     plan = plan_of(own)
     table = own.pivot(index="system", columns="place", values="cell").fillna("")
     systems = dict.fromkeys(system.system for system in plan.systems if system.system in table.index)
     places = dict.fromkeys(cell.name for cell in (*plan.cells, *plan.also))
     return table.loc[list(systems), list(places)].rename_axis(index=None, columns="WER, %")
+
+
+def tried(rows: pd.DataFrame, chosen: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
+    """Return the development error of every λ that a merge could take, per cent: one line a system, one column a λ.
+
+    Args:
+        rows: of an experiment.
+        chosen: what :func:`speechmerge.studies.store.choices` returns for it.
+    """
+    plan = plan_of(rows)
+    lines = {
+        system.system: {f"{point['scaling']:g}": 100 * point["wer"] for point in chosen[need]}
+        for system in plan.systems
+        for step in system.decodes.values()
+        for need in plan.steps[step].needs
+        if "scaling" in chosen.get(need, [{}])[0]
+    }
+    table = pd.DataFrame.from_dict(lines, orient="index")
+    table = table[sorted(table, key=float)].map(lambda value: "" if pd.isna(value) else f"{value:.1f}")
+    return table.rename_axis(columns="dev WER, % at λ =")
+
+
+def worst_run(rows: pd.DataFrame) -> str:
+    """Say where hypotheses that ran away weigh most: system and place with most words inserted for each one said."""
+    own = _single(rows)
+    own = own.assign(place=names(own), share=own["insertions"] / own["n_reference_words"])[own["runaway"] > 0]
+    if own.empty:
+        return "no hypothesis ran away"
+    row = own.loc[own["share"].idxmax()]
+    count = f"{row['runaway']} hypothesis" if row["runaway"] == 1 else f"{row['runaway']} hypotheses"
+    told = f"{row['insertions']} words were inserted where {row['n_reference_words']} were said"
+    return f"{count} of {row['system']} on {row['place']} ran away, and {told}"
 
 
 def names(rows: pd.DataFrame) -> pd.Series:
@@ -236,6 +276,7 @@ def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 4) -> Figur
                 left = row[x] > inside[x].median()  # names of dots on the right end at their dot
                 axes.annotate(system, (row[x], row[group]), (-4 if left else 4, -9), textcoords="offset points",
                               fontsize=7, ha="right" if left else "left")  # fmt: skip
+            axes.margins(x=0.08, y=0.14)  # room for names
             axes.set(title=group, xlabel=f"WER {x}, %", ylabel="WER, %" if axes is panels[0] else "")
         curves.legend(fig, panels)
     told = [f"{group}: " + ", ".join(border(wide.dropna(subset=[x, group]), x, group)) for group in groups]
