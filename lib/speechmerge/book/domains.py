@@ -253,35 +253,34 @@ def slope(table: pd.DataFrame, panel: str, system: str) -> str:
     return "falls" if first["low"] > last["high"] else "does not change beyond its intervals"
 
 
-def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 4) -> Figured:
+def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 6) -> Figured:
     """Draw every system's error in domain against its error elsewhere, a panel each; the best corner is lower left.
 
     Args:
         means: what :func:`averages` returns.
         x: group on the horizontal axis; the other groups are panels, except averages that contain it.
-        named: systems named in each panel: the base and this many less one on the lower left border of the cloud.
+        named: systems named in each panel: the first this many on the lower left border of the cloud.
     """
     wide = means.pivot(index=["system", "method"], columns="group", values="value").reset_index()
     groups = [g for g in dict.fromkeys(means["group"]) if g not in (x, "full average")]
     with style.applied():
-        fig = Figure(figsize=(style.WIDTH, 3.4), layout="constrained")
+        fig = Figure(figsize=(style.WIDTH, 4.2), layout="constrained")
         panels = fig.subplots(1, len(groups), squeeze=False)[0]
         for axes, group in zip(panels, groups, strict=True):
             inside = wide.dropna(subset=[x, group])
             for family, own in inside.groupby(inside["method"].map(style.family), sort=False):
                 axes.plot(own[x], own[group], style.MARKERS[family], color=style.COLOURS[family], markersize=5.5,
                           markeredgecolor="white", markeredgewidth=0.5, label=style.LABELS[family])  # fmt: skip
-            for system in border(inside, x, group)[:named]:
-                row = inside[inside["system"] == system].iloc[0]
-                left = row[x] > inside[x].median()  # names of dots on the right end at their dot
-                axes.annotate(system, (row[x], row[group]), (-4 if left else 4, -9), textcoords="offset points",
-                              fontsize=7, ha="right" if left else "left")  # fmt: skip
-            axes.margins(x=0.08, y=0.14)  # room for names
-            axes.set(title=group, xlabel=f"WER {x}, %", ylabel="WER, %" if axes is panels[0] else "")
+            first = inside.set_index("system").loc[border(inside, x, group)[:named], [x, group]]
+            for number, place in enumerate(first.to_numpy(), 1):  # nothing lies lower left of the border
+                axes.annotate(str(number), place, (-5, -4), textcoords="offset points", fontsize=8, ha="right")
+            axes.margins(0.1)
+            key = "\n".join(f"{number} {system}" for number, system in enumerate(first.index, 1))
+            axes.set(title=group, xlabel=f"WER {x}, %\n{key}", ylabel="WER, %" if axes is panels[0] else "")
         curves.legend(fig, panels)
     told = [f"{group}: " + ", ".join(border(wide.dropna(subset=[x, group]), x, group)) for group in groups]
     alt = f"Scatter of error {x} against error elsewhere, one dot a system. Not beaten on both, by panel. "
-    caption = f"Error {x} against error elsewhere, a dot a system. Lower left is better on both."
+    caption = f"Error {x} and error elsewhere, a dot a system. Lower left is better; none beats a numbered one on both."
     return Figured(fig, caption, alt + "; ".join(told) + ".", wide)
 
 
