@@ -34,7 +34,8 @@ def _score(task: str, number: int) -> dict:
         bleu = 20 + number / 10
         return {"bleu": bleu, "chrf": bleu + 20, "ci_low": bleu - 2, "ci_high": bleu + 3}
     wer = 0.3 + 0.002 * number
-    return {"wer": wer, "cer": wer / 2, "ci_low": wer - 0.02, "ci_high": wer + 0.03}
+    edits = {"substitutions": 20, "deletions": 5, "insertions": number % 9}
+    return {"wer": wer, "cer": wer / 2, "ci_low": wer - 0.02, "ci_high": wer + 0.03} | edits
 
 
 def _shared(plan: Plan, system: System) -> dict:
