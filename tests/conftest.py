@@ -58,7 +58,7 @@ def _no_network():
 
 
 @pytest.fixture(scope="session")
-def made_up_results(tmp_path_factory):
+def made_up_folder(tmp_path_factory):
     """A results folder for the profiles ``speech`` and ``smoke``, filled with made-up rows and statistics."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("results")
@@ -78,7 +78,14 @@ def made_up_results(tmp_path_factory):
                         store.write_statistics(profile, name, made_up_directions(plan))
             store.write_statistics(profile, "task_vectors", made_up_task_vectors(profile))
         shutil.copytree(store.project_root() / "results" / "bench", folder / "bench")
-        yield folder
+    return folder
+
+
+@pytest.fixture
+def made_up_results(made_up_folder, monkeypatch):
+    """Results are read from the folder of made-up ones, in this test alone."""
+    monkeypatch.setenv("SPEECHMERGE_RESULTS", str(made_up_folder))
+    return made_up_folder
 
 
 @pytest.fixture(scope="session")

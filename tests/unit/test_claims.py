@@ -353,8 +353,7 @@ def test_every_comparison_a_claim_needs_is_made_by_its_experiment():
             assert all(described[table]["by_language"] == rest[1] for table in experiment)
 
 
-def test_every_claim_of_both_studies_is_decided_once_rows_are_there(made_up_results, monkeypatch):
-    monkeypatch.setenv("SPEECHMERGE_RESULTS", str(made_up_results))
+def test_every_claim_of_both_studies_is_decided_once_rows_are_there(made_up_results):
     found = claims.verdicts("speech", ["L", "B", "G"]).set_index("id")["verdict"]
     assert len(found) == 37 and NOT_RUN not in set(found)
     assert list(found.index[found == NOT_TESTABLE]) == ["L23", "G4"]

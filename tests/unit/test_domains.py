@@ -6,7 +6,7 @@ import pytest
 import torch
 from made_up import made_up_choices, made_up_directions, made_up_groups, made_up_rows
 
-from speechmerge.book import directions, domains, growth, tables
+from speechmerge.book import choices, directions, domains, growth, tables
 from speechmerge.corpora import Clip, find
 from speechmerge.errors import StudyError
 from speechmerge.evaluation import scoring
@@ -19,9 +19,7 @@ STUDY = ("domains", "beta", "rank", "domain_count")
 
 @pytest.fixture(scope="module")
 def plans():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("SPEECHMERGE_RESULTS", raising=False)  # learning rates are those of the committed rows
-        return {name: experiments.plan(name, "speech") for name in STUDY}
+    return {name: experiments.plan(name, "speech") for name in STUDY}
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +170,7 @@ def test_single_domains_are_told_of_systems_that_were_measured(plans):
 def test_every_scaling_that_was_tried_is_told(plans):
     plan = plans["domains"]
     chosen = {row["step"]: row["tried"] for row in made_up_choices(plan)}
-    table = domains.tried(pd.DataFrame(made_up_rows(plan)), chosen)
+    table = choices.tried(pd.DataFrame(made_up_rows(plan)), chosen)
     assert {"Task Arithmetic", "LoRS-Merging", "BoostedTSV-M"} <= set(table.index)
     assert not {"Zero-shot", "Model Soups", "EMR-Merging"} & set(table.index)
     assert list(table.columns) == sorted(table.columns, key=float)

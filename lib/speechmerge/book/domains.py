@@ -14,7 +14,7 @@ from ..merging.methods import registry
 from ..studies import experiments, store
 from . import curves, style
 from .figured import Figured
-from .series import SWEPT, plan_of, side
+from .series import SWEPT, plan_of, side, single
 from .tables import VERDICTS
 
 PUBLISHED = {  # columns of the paper's table, and the groups they are about
@@ -56,7 +56,7 @@ def overview(means: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFr
     order = list(dict.fromkeys(means["system"])), list(dict.fromkeys(means["group"]))
     table = table.loc[order]
     if rows is not None:
-        own = _single(rows)
+        own = single(rows)
         chosen = own.drop_duplicates("system").set_index("system")["params"].map(lambda found: found.get("scaling"))
         table["λ"] = chosen.reindex(table.index).map(lambda value: "" if pd.isna(value) else f"{value:g}")
         table["runaway"] = own.groupby("system")["runaway"].sum()
@@ -72,14 +72,9 @@ def published() -> pd.DataFrame:
     return shown.rename_axis(index=None, columns="published, %")
 
 
-def _single(rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep the rows of the first seed about one domain or language."""
-    return rows[~rows["language"].isin(("pooled", "macro")) & (rows["seed"] == rows["seed"].min())]
-
-
 def of_domains(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the error of every system of the first seed in each single domain and language, per cent, to be read."""
-    own = _single(rows)
+    own = single(rows)
     own = own.assign(place=names(own), cell=(100 * own["wer"]).map("{:.0f}".format))
     plan = plan_of(own)
     table = own.pivot(index="system", columns="place", values="cell").fillna("")
@@ -88,29 +83,9 @@ def of_domains(rows: pd.DataFrame) -> pd.DataFrame:
     return table.loc[list(systems), list(places)].rename_axis(index=None, columns="WER, %")
 
 
-def tried(rows: pd.DataFrame, chosen: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
-    """Return the development error of every λ that a merge could take, per cent: one line a system, one column a λ.
-
-    Args:
-        rows: of an experiment.
-        chosen: what :func:`speechmerge.studies.store.choices` returns for it.
-    """
-    plan = plan_of(rows)
-    lines = {
-        system.system: {f"{point['scaling']:g}": 100 * point["wer"] for point in chosen[need]}
-        for system in plan.systems
-        for step in system.decodes.values()
-        for need in plan.steps[step].needs
-        if "scaling" in chosen.get(need, [{}])[0]
-    }
-    table = pd.DataFrame.from_dict(lines, orient="index")
-    table = table[sorted(table, key=float)].map(lambda value: "" if pd.isna(value) else f"{value:.1f}")
-    return table.rename_axis(columns="dev WER, % at λ =")
-
-
 def worst_run(rows: pd.DataFrame) -> str:
     """Say where hypotheses that ran away weigh most: system and place with most words inserted for each one said."""
-    own = _single(rows)
+    own = single(rows)
     own = own.assign(place=names(own), share=own["insertions"] / own["n_reference_words"])[own["runaway"] > 0]
     if own.empty:
         return "no hypothesis ran away"
@@ -263,6 +238,7 @@ def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 6) -> Figur
     """
     wide = means.pivot(index=["system", "method"], columns="group", values="value").reset_index()
     groups = [g for g in dict.fromkeys(means["group"]) if g not in (x, "full average")]
+    leading = {}
     with style.applied():
         fig = Figure(figsize=(style.WIDTH, 4.2), layout="constrained")
         panels = fig.subplots(1, len(groups), squeeze=False)[0]
@@ -271,14 +247,15 @@ def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 6) -> Figur
             for family, own in inside.groupby(inside["method"].map(style.family), sort=False):
                 axes.plot(own[x], own[group], style.MARKERS[family], color=style.COLOURS[family], markersize=5.5,
                           markeredgecolor="white", markeredgewidth=0.5, label=style.LABELS[family])  # fmt: skip
-            first = inside.set_index("system").loc[border(inside, x, group)[:named], [x, group]]
+            leading[group] = border(inside, x, group)
+            first = inside.set_index("system").loc[leading[group][:named], [x, group]]
             for number, place in enumerate(first.to_numpy(), 1):  # nothing lies lower left of the border
                 axes.annotate(str(number), place, (-5, -4), textcoords="offset points", fontsize=8, ha="right")
             axes.margins(0.1)
             key = "\n".join(f"{number} {system}" for number, system in enumerate(first.index, 1))
             axes.set(title=group, xlabel=f"WER {x}, %\n{key}", ylabel="WER, %" if axes is panels[0] else "")
         curves.legend(fig, panels)
-    told = [f"{group}: " + ", ".join(border(wide.dropna(subset=[x, group]), x, group)) for group in groups]
+    told = [f"{group}: " + ", ".join(systems) for group, systems in leading.items()]
     alt = f"Scatter of error {x} against error elsewhere, one dot a system. Not beaten on both, by panel. "
     caption = f"Error {x} and error elsewhere, a dot a system. Lower left is better; none beats a numbered one on both."
     return Figured(fig, caption, alt + "; ".join(told) + ".", wide)

@@ -4,12 +4,12 @@ import pandas as pd
 
 from ..errors import StudyError
 from . import domains
-from .series import plan_of
+from .series import plan_of, single
 
 
 def _cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of single domains of the first seed, with ``name``, ``count`` of domains in the model and ``inside``."""
-    own = rows[~rows["language"].isin(("pooled", "macro")) & (rows["seed"] == rows["seed"].min())]
+    own = single(rows)
     own = own.assign(name=domains.names(own), count=own["variant"].str.extract(r"(\d+)$")[0].astype(int))
     order = list(dict.fromkeys(system.system for system in plan_of(own).systems))
     own = own.sort_values(["system", "count"], key=lambda c: c.map(order.index) if c.name == "system" else c)

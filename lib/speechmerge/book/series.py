@@ -27,6 +27,11 @@ def plan_of(rows: pd.DataFrame) -> Plan:
     return experiments.plan(experiment, profile)
 
 
+def single(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep the rows of the first seed about one domain or language, without averages."""
+    return rows[~rows["language"].isin(("pooled", "macro")) & (rows["seed"] == rows["seed"].min())]
+
+
 def methods(rows: pd.DataFrame) -> dict[str, str]:
     """Return the method of every system that is not the pretrained model, in the order of the experiment's plan."""
     return {system.system: system.method for system in plan_of(rows).systems if system.method != "none"}
