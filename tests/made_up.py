@@ -87,7 +87,7 @@ def made_up_choices(plan: Plan) -> list[dict]:
 
 
 def made_up_groups(plan: Plan) -> list[dict]:
-    """Averages over an experiment's groups, and paired differences on them: lower, higher and unclear in turn."""
+    """Averages over an experiment's groups, and paired differences: lower, higher, unclear in turn; capped alike."""
     rows, rates, turn = [], itertools.count(), itertools.cycle((-0.03, 0.03, 0.001, -0.01))
     for name, cells in plan.groups.items():
         for system in (s for s in plan.systems if set(cells) <= set(s.decodes)):
@@ -99,7 +99,7 @@ def made_up_groups(plan: Plan) -> list[dict]:
                 difference = next(turn)
                 spread = {"ci_low": difference - 0.02, "ci_high": difference + 0.02, "p_value": 0.01}
                 rows.append({"kind": "paired", "against": against, "difference": difference} | place | spread)
-    return rows
+    return rows + [row | {"kind": f"capped {row['kind']}"} for row in rows]
 
 
 def made_up_directions(plan: Plan) -> list[dict]:

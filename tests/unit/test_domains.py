@@ -6,7 +6,7 @@ import pytest
 import torch
 from made_up import made_up_choices, made_up_directions, made_up_groups, made_up_rows
 
-from speechmerge.book import choices, directions, domains, growth, tables
+from speechmerge.book import choices, directions, domains, growth, leaders, tables
 from speechmerge.corpora import Clip, find
 from speechmerge.errors import StudyError
 from speechmerge.evaluation import scoring
@@ -127,10 +127,33 @@ def test_groups_average_cells_and_compare_pairs(plans):
     assert pair.difference == pytest.approx(means.loc["Full-FT", "wer"] - means.loc["Zero-shot", "wer"])
 
 
+def test_one_runaway_hypothesis_leads_no_capped_average():
+    plan = experiments.plan("domains", "smoke")
+    plan.systems = [next(s for s in plan.systems if s.system == name) for name in ("Zero-shot", "Full-FT")]
+    words = np.full(10, 6)
+    steady, wild = np.full(10, 2), np.array([2] * 9 + [86])
+    scores = [
+        {cell: _counts(words, errors) for cell in system.decodes}
+        for system, errors in zip(plan.systems, (steady, wild), strict=True)
+    ]
+    found = pd.DataFrame(groups.grouped(plan, scores))
+    plain, capped = (
+        domains.averages(table).set_index(["system", "group"])["value"] for table in (found, domains.capped(found))
+    )
+    assert plain["Full-FT", "in domain"] == pytest.approx(100 * (9 * 2 + 86) / 60)
+    assert capped["Full-FT", "in domain"] == pytest.approx(100 * (9 * 2 + 6) / 60)
+    assert capped["Zero-shot", "in domain"] == plain["Zero-shot", "in domain"]
+    [pair] = domains.differences(domains.capped(found), "Zero-shot", ["in domain"]).itertuples()
+    assert pair.value == pytest.approx(100 * 4 / 60)
+
+
 def _counts(words, errors):
     """Scores of utterances with this many words and errors each."""
     references = [" ".join(f"w{i}" for i in range(n)) for n in words]
-    hypotheses = [" ".join("x" if i < e else f"w{i}" for i in range(n)) for n, e in zip(words, errors, strict=True)]
+    hypotheses = [
+        " ".join(["x" if i < e else f"w{i}" for i in range(n)] + ["x"] * (e - n))
+        for n, e in zip(words, errors, strict=True)
+    ]
 
     clips = [
         Clip(str(i), b"", text, None, "es", "d", "s", 1.0, "test", "tones", "CC0-1.0")
@@ -151,12 +174,12 @@ def test_tables_hold_every_system_and_leave_out_what_was_not_tested(found, plans
     table = domains.overview(means, pd.DataFrame(made_up_rows(plans["domains"])))
     assert list(table.index) == [s.system for s in plans["domains"].systems]
     assert table.loc["Own expert", "out of domain"] == "" and table.loc["TIES", "λ"] == "0.2"
-    assert "EMR-Merging" not in set(domains.one_model(means)["system"])
+    assert "EMR-Merging" not in set(leaders.one_model(means)["system"])
     assert table.loc["TIES", "runaway"] == sum(
         row["runaway"] for row in made_up_rows(plans["domains"]) if row["system"] == "TIES" and row["domain"] != "all"
     )
-    chosen = domains.choices(means)
-    assert list(chosen["lowest error"]) == [domains.best(means, group) for group in chosen.index]
+    chosen = leaders.of_groups(means)
+    assert list(chosen["lowest error"]) == [leaders.best(means, group) for group in chosen.index]
 
 
 def test_single_domains_are_told_of_systems_that_were_measured(plans):

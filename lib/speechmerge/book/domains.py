@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..errors import StudyError
-from ..merging.methods import registry
 from ..studies import experiments, store
 from . import curves, style
 from .figured import Figured
@@ -27,6 +26,12 @@ def _points(found: pd.DataFrame, value: str) -> pd.DataFrame:
     """Add ``value, low, high`` in per cent."""
     columns = {"value": value, "low": "ci_low", "high": "ci_high"}
     return found.assign(**{name: 100 * found[column] for name, column in columns.items()})
+
+
+def capped(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the statistics in which an utterance counts at most as many errors as it has words, in the same form."""
+    own = found[found["kind"].str.startswith("capped ")]
+    return own.assign(kind=own["kind"].str.removeprefix("capped "))
 
 
 def averages(found: pd.DataFrame) -> pd.DataFrame:
@@ -135,59 +140,6 @@ def verdict(found: pd.DataFrame, system: str, against: str, group: str) -> str:
         group: of domains.
     """
     return side(differences(found, against, [group], [system]).iloc[0], *VERDICTS["asr"])
-
-
-def one_model(means: pd.DataFrame) -> pd.DataFrame:
-    """Keep the averages of merges that give one model for all domains."""
-    known = registry()
-    return means[means["method"].map(lambda name: name in known and known[name].family != "per_task")]
-
-
-def best(means: pd.DataFrame, group: str) -> str:
-    """Return the merge that gives one model with the lowest error on a group."""
-    own = one_model(means)
-    own = own[own["group"] == group]
-    return str(own.loc[own["value"].idxmin(), "system"])
-
-
-def choices(means: pd.DataFrame, groups: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return for each group of domains the merge with the lowest error, and how many others its interval covers.
-
-    Args:
-        means: what :func:`averages` returns; only merges that give one model compete.
-        groups: in order; None for all.
-
-    Returns:
-        One line a group, ready to be read: the merge, its error and interval, its family, and the families of which
-        some merge lies within that interval.
-    """
-    lines = {}
-    for group in groups or dict.fromkeys(means["group"]):
-        own = one_model(means)
-        own = own[own["group"] == group].sort_values("value")
-        top, close = own.iloc[0], own[own["value"] <= own.iloc[0]["high"]]
-        families = dict.fromkeys(style.LABELS[style.family(method)] for method in close["method"])
-        lines[group] = {
-            "lowest error": top["system"], "WER, %": f"{top['value']:.1f}",
-            "95 % interval": f"{top['low']:.1f}{style.DASH}{top['high']:.1f}",
-            "merges within it": f"{len(close)} of {len(own)}", "their kinds": ", ".join(families),
-        }  # fmt: skip
-    return pd.DataFrame.from_dict(lines, orient="index")
-
-
-def prices(systems: Mapping[str, str]) -> pd.DataFrame:
-    """Return what merges ask for besides the experts: data, a λ, chance, and work; one line a system.
-
-    Args:
-        systems: method of each system.
-    """
-    lines = {}
-    for system, method in systems.items():
-        found = registry()[method]
-        models = "one for each task" if found.family == "per_task" else "one"
-        chance = "random masks" if found.stochastic else "none"
-        lines[system] = {"kind": style.LABELS[found.family], "models": models, "chance": chance, "work": found.cost}
-    return pd.DataFrame.from_dict(lines, orient="index")
 
 
 def swept(means: pd.DataFrame, *, end: Mapping[float, str] | None = None, level: str = "Zero-shot") -> pd.DataFrame:

@@ -6,7 +6,7 @@ count, and how many there were is part of the score.
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jiwer
 import numpy as np
@@ -55,6 +55,10 @@ class Counts:
     def weight(self) -> int:
         """Reference words: what a rate is weighted by where languages are pooled."""
         return int(self.words.sum())
+
+    def capped(self) -> "Counts":
+        """Count at most as many errors of an utterance as it has words, so that one runaway hypothesis cannot lead."""
+        return replace(self, errors=np.minimum(self.errors, self.words))
 
     def resampled(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return errors and words of redrawn utterances; ``draws`` counts each utterance, shape ``[R, n]``."""

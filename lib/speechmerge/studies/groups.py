@@ -2,8 +2,12 @@
 
 An average is the mean of the cells' error rates, each cell counting once, as the tables of arXiv 2603.05354 have it:
 the full average over ten domains and five others is then (10 · ID + 5 · OOD) / 15.
+
+One hypothesis that runs away can outweigh a domain. Beside every average and difference stands one with a cap: of each
+utterance at most as many errors count as it has words.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import numpy as np
@@ -27,11 +31,19 @@ def grouped(plan: Plan, scores: list[dict[Cell, Scores]]) -> list[dict]:
 
         - ``average``: ``system, method, group, variant, seed, cells, wer, ci_low, ci_high``;
         - ``paired``: ``system, against, group, variant, seed, cells, difference, ci_low, ci_high, p_value``; the
-          difference is system minus against on the same utterances.
+          difference is system minus against on the same utterances;
+        - ``capped average`` and ``capped paired``: the same with a cap on the errors of an utterance.
 
         Rates are fractions; intervals are 95 % of the bootstrap, utterances redrawn within each cell.
     """
-    rows = []
+    if not plan.groups:
+        return []
+    capped = [{cell: counts.capped() for cell, counts in found.items()} for found in scores]
+    return [*_rows(plan, scores), *_rows(plan, capped, "capped ")]
+
+
+def _rows(plan: Plan, scores: list[dict[Cell, Scores]], prefix: str = "") -> Iterator[dict]:
+    """Yield averages and paired differences of every group; ``prefix`` is of their kinds."""
     for name, cells in plan.groups.items():
         samples = {
             (s.system, s.variant, s.seed): _sampled(cells, found)
@@ -45,13 +57,12 @@ def grouped(plan: Plan, scores: list[dict[Cell, Scores]]) -> list[dict]:
                 low, high = interval(drawn)
                 place = _place(system, name, cells)
                 found = {"against": None, "method": system.method, "wer": rate, "ci_low": low, "ci_high": high}
-                rows.append({"kind": "average"} | place | found)
+                yield {"kind": f"{prefix}average"} | place | found
                 for against in plan.experiment.get("against", []):
                     other = (against, *key[1:])
                     if other in samples and other != key:
                         found = asdict(comparison(rate - samples[other][0], drawn - samples[other][1]))
-                        rows.append({"kind": "paired"} | place | {"against": against} | found)
-    return rows
+                        yield {"kind": f"{prefix}paired"} | place | {"against": against} | found
 
 
 def _place(system: System, group: str, cells: tuple[Cell, ...]) -> dict:
