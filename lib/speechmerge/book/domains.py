@@ -4,8 +4,9 @@ They read the statistics ``NAME.groups`` (:mod:`speechmerge.studies.groups`) and
 the columns ``value, low, high`` that :mod:`speechmerge.book.curves` draws.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -20,6 +21,7 @@ PUBLISHED = {  # columns of the paper's table, and the groups they are about
     "in domain": "ep_in_domain_wer", "out of domain": "ep_ood_wer", "full average": "ep_full_avg_wer",
     "other English": "openasr_hf_wer", "other languages": "fleurs_avg_er",
 }  # fmt: skip
+TOUCHING = 0.05  # of a panel's span: dots nearer than this share a label
 
 
 def _points(found: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -201,8 +203,8 @@ def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 6) -> Figur
                           markeredgecolor="white", markeredgewidth=0.5, label=style.LABELS[family])  # fmt: skip
             leading[group] = border(inside, x, group)
             first = inside.set_index("system").loc[leading[group][:named], [x, group]]
-            for number, place in enumerate(first.to_numpy(), 1):  # nothing lies lower left of the border
-                axes.annotate(str(number), place, (-5, -4), textcoords="offset points", fontsize=8, ha="right")
+            for numbers, place in _numbered(first.to_numpy(), np.ptp(inside[[x, group]].to_numpy(), axis=0)):
+                axes.annotate(numbers, place, (-5, -4), textcoords="offset points", fontsize=8, ha="right")
             axes.margins(0.1)
             key = "\n".join(f"{number} {system}" for number, system in enumerate(first.index, 1))
             axes.set(title=group, xlabel=f"WER {x}, %\n{key}", ylabel="WER, %" if axes is panels[0] else "")
@@ -211,6 +213,16 @@ def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 6) -> Figur
     alt = f"Scatter of error {x} against error elsewhere, one dot a system. Not beaten on both, by panel. "
     caption = f"Error {x} and error elsewhere, a dot a system. Lower left is better; none beats a numbered one on both."
     return Figured(fig, caption, alt + "; ".join(told) + ".", wide)
+
+
+def _numbered(places: np.ndarray, spans: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the numbers of dots, ``[n, 2]``, and where they stand; those of dots that nearly touch stand together.
+
+    They stand left of a dot: nothing lies lower left of the border.
+    """
+    apart = np.any(np.abs(np.diff(places, axis=0)) > TOUCHING * spans, axis=1)
+    for together in np.split(np.arange(len(places)), np.flatnonzero(apart) + 1):
+        yield ", ".join(str(number + 1) for number in together), places[together[0]]
 
 
 def border(table: pd.DataFrame, x: str, y: str) -> list[str]:
