@@ -182,6 +182,17 @@ def test_tables_hold_every_system_and_leave_out_what_was_not_tested(found, plans
     assert list(chosen["lowest error"]) == [leaders.best(means, group) for group in chosen.index]
 
 
+def test_dots_that_nearly_touch_share_a_label():
+    places = {"a": (10.0, 30.0), "b": (10.5, 29.5), "c": (20.0, 10.0), "beaten": (40.0, 40.0)}
+    means = pd.DataFrame(
+        {"system": system, "method": "ties", "group": group, "value": value}
+        for system, place in places.items()
+        for group, value in zip(("in domain", "other English"), place, strict=True)
+    )
+    [axes] = domains.plane(means).fig.axes
+    assert [text.get_text() for text in axes.texts] == ["1, 2", "3"]
+
+
 def test_single_domains_are_told_of_systems_that_were_measured(plans):
     plan = plans["domains"]
     systems = [s.system for s in plan.systems if s.system != "TIES"]

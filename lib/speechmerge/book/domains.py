@@ -211,7 +211,7 @@ def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 6) -> Figur
         curves.legend(fig, panels)
     told = [f"{group}: " + ", ".join(systems) for group, systems in leading.items()]
     alt = f"Scatter of error {x} against error elsewhere, one dot a system. Not beaten on both, by panel. "
-    caption = f"Error {x} and error elsewhere, a dot a system. Lower left is better; none beats a numbered one on both."
+    caption = f"Word error: {x} (across) and elsewhere (up), a dot a system; none beats a numbered one on both."
     return Figured(fig, caption, alt + "; ".join(told) + ".", wide)
 
 
