@@ -58,7 +58,7 @@ def overview(means: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFr
             of hypotheses that ran away into repetition, in everything that the system was tested on.
     """
     half = (means["high"] - means["low"]) / 2
-    cells = means.assign(cell=means["value"].map("{:.1f}".format) + " ± " + half.map("{:.1f}".format))
+    cells = means.assign(cell=means["value"].map("{:.1f}".format) + style.PLUS_MINUS + half.map("{:.1f}".format))
     table = cells.pivot(index="system", columns="group", values="cell").fillna("")
     order = list(dict.fromkeys(means["system"])), list(dict.fromkeys(means["group"]))
     table = table.loc[order]

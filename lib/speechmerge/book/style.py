@@ -13,6 +13,7 @@ from ..merging.methods import registry
 
 WIDTH = 7.2  # inches, the text column of the book
 TO, DASH = "\u00a0to\u00a0", "\u2060–\u2060"  # between the ends of an interval that no line break may divide
+PLUS_MINUS = "\u00a0±\u00a0"  # between a value and half of its interval, undivided too
 TRAINED = {
     "none": "pretrained",
     "fine-tuning": "expert",
