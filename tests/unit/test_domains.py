@@ -180,6 +180,7 @@ def test_tables_hold_every_system_and_leave_out_what_was_not_tested(found, plans
     )
     chosen = leaders.of_groups(means)
     assert list(chosen["lowest error"]) == [leaders.best(means, group) for group in chosen.index]
+    assert all(kinds in chosen.to_html() for kinds in chosen["their kinds"])  # whole, however long
 
 
 def test_dots_that_nearly_touch_share_a_label():

@@ -12,11 +12,19 @@ from .scoring import Scores
 RESAMPLES = 10_000
 
 
+@functools.lru_cache(maxsize=16)
+def _draws(n: int, seed: int, index: int) -> np.ndarray:
+    """How often each of ``n`` utterances is redrawn, ``[RESAMPLES, n]``: the same for every system.
+
+    Counts are about one, so 16 bits hold them; 16 of these arrays are kept, for systems are scored one after another.
+    """
+    return np.random.default_rng([seed, index]).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.uint16)
+
+
 @functools.lru_cache(maxsize=256)
 def _resampled(scores: Scores, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Redraw the utterances of one language; numerators and denominators, each ``[RESAMPLES]``."""
-    n = len(scores.ids)
-    return scores.resampled(np.random.default_rng([seed, index]).multinomial(n, np.full(n, 1 / n), size=RESAMPLES))
+    return scores.resampled(_draws(len(scores.ids), seed, index))
 
 
 def resampled_rates(scores: Sequence[Scores], *, macro: bool = False, seed: int = 0) -> np.ndarray:

@@ -36,17 +36,15 @@ def grouped(plan: Plan, scores: list[dict[Cell, Scores]]) -> list[dict]:
 
         Rates are fractions; intervals are 95 % of the bootstrap, utterances redrawn within each cell.
     """
-    if not plan.groups:
-        return []
-    capped = [{cell: counts.capped() for cell, counts in found.items()} for found in scores]
-    return [*_rows(plan, scores), *_rows(plan, capped, "capped ")]
+    return [row for cap in (False, True) for row in _rows(plan, scores, cap)]
 
 
-def _rows(plan: Plan, scores: list[dict[Cell, Scores]], prefix: str = "") -> Iterator[dict]:
-    """Yield averages and paired differences of every group; ``prefix`` is of their kinds."""
+def _rows(plan: Plan, scores: list[dict[Cell, Scores]], cap: bool) -> Iterator[dict]:
+    """Yield averages and paired differences of every group, with a cap on the errors of an utterance or without."""
+    prefix = "capped " if cap else ""
     for name, cells in plan.groups.items():
         samples = {
-            (s.system, s.variant, s.seed): _sampled(cells, found)
+            (s.system, s.variant, s.seed): _sampled(cells, found, cap)
             for s, found in zip(plan.systems, scores, strict=True)
             if all(cell in found for cell in cells)
         }
@@ -70,7 +68,7 @@ def _place(system: System, group: str, cells: tuple[Cell, ...]) -> dict:
     return own | {"group": group, "cells": [f"{cell.name}:{cell.task}" for cell in cells]}
 
 
-def _sampled(cells: tuple[Cell, ...], found: dict[Cell, Scores]) -> tuple[float, np.ndarray]:
+def _sampled(cells: tuple[Cell, ...], found: dict[Cell, Scores], cap: bool) -> tuple[float, np.ndarray]:
     """Return a system's mean rate over cells and its bootstrap samples; all systems redraw the same utterances."""
-    chosen = [found[cell] for cell in cells]
+    chosen = [found[cell].capped() if cap else found[cell] for cell in cells]
     return float(np.mean([one.rate for one in chosen])), resampled_rates(chosen, macro=True)
