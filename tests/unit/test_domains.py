@@ -167,6 +167,7 @@ def test_verdicts_follow_the_interval(found):
     for row in found[first].head(4).to_dict("records"):
         words = domains.verdict(found, row["system"], row["against"], row["group"])
         assert words == tables.VERDICTS["asr"][0 if row["ci_high"] < 0 else 2 if row["ci_low"] > 0 else 1]
+    assert domains.verdict(found, "TIES", "TIES", "in domain") == tables.VERDICTS["asr"][1]
 
 
 def test_tables_hold_every_system_and_leave_out_what_was_not_tested(found, plans):
@@ -181,6 +182,12 @@ def test_tables_hold_every_system_and_leave_out_what_was_not_tested(found, plans
     chosen = leaders.of_groups(means)
     assert list(chosen["lowest error"]) == [leaders.best(means, group) for group in chosen.index]
     assert all(kinds in chosen.to_html() for kinds in chosen["their kinds"])  # whole, however long
+
+
+def test_prices_name_the_data_that_a_merge_needs():
+    asked = leaders.prices({"RegMean++": "regmean_pp", "DARE": "dare", "TIES": "ties"})
+    assert list(asked["data"]) == ["speech", "none", "none"]
+    assert list(asked["chance"]) == ["none", "random masks", "none"]
 
 
 def test_dots_that_nearly_touch_share_a_label():

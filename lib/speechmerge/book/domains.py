@@ -141,6 +141,8 @@ def verdict(found: pd.DataFrame, system: str, against: str, group: str) -> str:
         against: its object.
         group: of domains.
     """
+    if system == against:
+        return VERDICTS["asr"][1]
     return side(differences(found, against, [group], [system]).iloc[0], *VERDICTS["asr"])
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ..merging.methods import registry
-from . import style
+from . import method_cards, style
 
 
 def one_model(means: pd.DataFrame) -> pd.DataFrame:
@@ -48,7 +48,7 @@ def of_groups(means: pd.DataFrame) -> pd.DataFrame:
 
 
 def prices(systems: Mapping[str, str]) -> pd.DataFrame:
-    """Return what merges ask for besides the experts: data, a λ, chance, and work; one line a system.
+    """Return what merges ask for besides the experts and a λ: data, chance, and work; one line a system.
 
     Args:
         systems: method of each system.
@@ -56,7 +56,7 @@ def prices(systems: Mapping[str, str]) -> pd.DataFrame:
     lines = {}
     for system, method in systems.items():
         found = registry()[method]
-        models = "one for each task" if found.family == "per_task" else "one"
+        data = ", ".join(method_cards.SHORT[key] for key in found.data) or "none"
         chance = "random masks" if found.stochastic else "none"
-        lines[system] = {"kind": style.LABELS[found.family], "models": models, "chance": chance, "work": found.cost}
+        lines[system] = {"kind": style.LABELS[found.family], "data": data, "chance": chance, "work": found.cost}
     return pd.DataFrame.from_dict(lines, orient="index")
