@@ -247,6 +247,22 @@ def test_a_sweep_runs_to_its_end_point(plans):
     assert line["value"].iloc[-1] == end["value"].iloc[0]
 
 
+def test_paired_differences_of_a_sweep_end_in_zero_and_clear_ones_are_named(plans):
+    found = pd.DataFrame(made_up_groups(plans["beta"]))
+    plain = "TSV-M (Newton-Schulz)"
+    table = domains.swept_differences(found, plain, at=1.0)
+    line = table[(table["panel"] == "in domain") & (table["system"] == "all values")]
+    assert list(line["x"]) == [0.1, 0.2, 0.3, 0.5, 0.8, 1.0] and line["value"].iloc[-1] == 0
+    paired = found[(found["kind"] == "paired") & (found["group"] == "in domain")].set_index("system")
+    assert line["value"].iloc[1] == pytest.approx(100 * paired.loc["all values boost=0.2", "difference"])
+    level = table[table["system"] == plain]
+    assert level["x"].isna().all() and (level["value"] == 0).all() and len(level) == len(plans["beta"].groups)
+    told = domains.clear_points(table, "all values")
+    clear = line[(line["low"] > 0) | (line["high"] < 0)]
+    assert 0 < len(clear) < len(line) and all(f"in domain at {x:g} (" in told for x in clear["x"])
+    assert domains.clear_points(table, plain) == "none"
+
+
 def test_growth_is_told_on_a_fixed_set_of_domains(plans):
     rows = pd.DataFrame(made_up_rows(plans["domain_count"]))
     table = growth.by_count(rows)

@@ -65,7 +65,7 @@ def overview(means: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFr
     if rows is not None:
         own = single(rows)
         chosen = own.drop_duplicates("system").set_index("system")["params"].map(lambda found: found.get("scaling"))
-        table["λ"] = chosen.reindex(table.index).map(lambda value: "" if pd.isna(value) else f"{value:g}")
+        table["λ"] = chosen.reindex(table.index).map(lambda value: "" if pd.isna(value) else f"{value:.3g}")
         table["runaway"] = own.groupby("system")["runaway"].sum()
     return table.rename_axis(index=None, columns="WER, %")
 
@@ -175,13 +175,29 @@ def swept(means: pd.DataFrame, *, end: Mapping[float, str] | None = None, level:
     return table[["panel", "system", "method", "x", "value", "low", "high"]].reset_index(drop=True)
 
 
-def slope(table: pd.DataFrame, panel: str, system: str) -> str:
-    """Say in words which way error goes with a swept parameter, from the intervals of the line's two ends."""
-    line = table[(table["panel"] == panel) & (table["system"] == system)].dropna(subset="x").sort_values("x")
-    first, last = line.iloc[0], line.iloc[-1]
-    if first["high"] < last["low"]:
-        return "rises"
-    return "falls" if first["low"] > last["high"] else "does not change beyond its intervals"
+def swept_differences(found: pd.DataFrame, against: str, at: float) -> pd.DataFrame:
+    """Return paired differences in points against a swept parameter, from a system that all lines end in.
+
+    Args:
+        found: statistics ``NAME.groups``.
+        against: the system at the end of every line, where they are zero; drawn as a level line too.
+        at: its value of the parameter.
+
+    Returns:
+        Columns ``panel, system, method, x, value, low, high``.
+    """
+    groups = list(dict.fromkeys(found["group"]))
+    itself = dict.fromkeys(("value", "low", "high"), 0.0) | {"system": against, "method": "none"}
+    zeros = pd.DataFrame({"group": group} | itself for group in groups)
+    table = differences(found, against, groups).rename(columns={"panel": "group"})
+    return swept(pd.concat([table, zeros]), end={at: against}, level=against)
+
+
+def clear_points(table: pd.DataFrame, system: str) -> str:
+    """Say where on one line of :func:`swept_differences` the intervals leave out zero: "in domain at 0.5 (−0.5)"."""
+    line = table[(table["system"] == system) & ((table["low"] > 0) | (table["high"] < 0))]
+    told = [f"{row.panel} at {row.x:g} ({curves.signed(row.value)})" for row in line.itertuples()]
+    return ", ".join(told) or "none"
 
 
 def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 6) -> Figured:
