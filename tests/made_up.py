@@ -89,16 +89,22 @@ def made_up_choices(plan: Plan) -> list[dict]:
 def made_up_groups(plan: Plan) -> list[dict]:
     """Averages over an experiment's groups, and paired differences: lower, higher, unclear in turn; capped alike."""
     rows, rates, turn = [], itertools.count(), itertools.cycle((-0.03, 0.03, 0.001, -0.01))
+    variants = [None, *dict.fromkeys(system.variant for system in plan.systems)]
     for name, cells in plan.groups.items():
         for system in (s for s in plan.systems if set(cells) <= set(s.decodes)):
             place = {"system": system.system, "variant": system.variant, "seed": system.seed, "group": name} | STAMP
+            place["cells"] = [f"{cell.name}:{cell.task}" for cell in cells]
             wer = 0.3 + 0.002 * (next(rates) * 37 % 100)
             score = {"method": system.method, "wer": wer, "ci_low": wer - 0.02, "ci_high": wer + 0.03}
             rows.append({"kind": "average", "against": None} | place | score)
-            for against in (a for a in plan.experiment.get("against", []) if a != system.system):
+            others = [("paired", a) for a in plan.experiment.get("against", []) if a != system.system]
+            before = variants[variants.index(system.variant) - 1]
+            if plan.experiment.get("vary") == "counts" and before:
+                others.append(("grown", before))
+            for kind, against in others:
                 difference = next(turn)
                 spread = {"ci_low": difference - 0.02, "ci_high": difference + 0.02, "p_value": 0.01}
-                rows.append({"kind": "paired", "against": against, "difference": difference} | place | spread)
+                rows.append({"kind": kind, "against": against, "difference": difference} | place | spread)
     return rows + [row | {"kind": f"capped {row['kind']}"} for row in rows]
 
 

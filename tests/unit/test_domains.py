@@ -264,17 +264,43 @@ def test_paired_differences_of_a_sweep_end_in_zero_and_clear_ones_are_named(plan
 
 
 def test_growth_is_told_on_a_fixed_set_of_domains(plans):
-    rows = pd.DataFrame(made_up_rows(plans["domain_count"]))
-    table = growth.by_count(rows)
+    plan = plans["domain_count"]
+    assert {name: len(cells) for name, cells in plan.groups.items()} == {
+        "first 2": 2, "first 9": 9, "first 10": 10, "added last": 1,
+    }  # fmt: skip
+    rows, found = pd.DataFrame(made_up_rows(plan)), pd.DataFrame(made_up_groups(plan))
+    table = growth.by_count(found)
+    assert list(dict.fromkeys(table["panel"])) == ["the first 2", "all 10"]
     line = table[(table["panel"] == "the first 2") & (table["system"] == "Task Arithmetic")]
     assert list(line["x"]) == [2, 4, 6, 8, 9, 10]
-    own = rows[(rows["system"] == "Task Arithmetic") & (rows["variant"] == "first 4")]
-    first = own[own["domain"].isin(["uqm/starbase", "uqm/pkunk"])]["wer"].mean()
-    assert line["value"].iloc[1] == pytest.approx(100 * first)
-    added = growth.added(rows).set_index("system")
-    assert added.loc["Task Arithmetic", "windows"] == 30 and added.loc["Task Arithmetic", "seconds"] == 10.5
-    with pytest.raises(StudyError, match="rows of 1 number of domains"):
-        growth.added(rows[rows["variant"] == "first 2"])
+    own = found[(found["kind"] == "average") & (found["group"] == "first 2") & (found["system"] == "Task Arithmetic")]
+    assert list(line["value"]) == pytest.approx(list(100 * own["wer"]))
+    level = table[table["system"] == "Zero-shot"]
+    assert level["x"].isna().all() and len(level) == 2
+    changes = growth.added(found).set_index(["of", "system"])
+    grown = found[(found["kind"] == "grown") & (found["group"] == "first 9")].set_index(["system", "variant"])
+    assert changes.loc["old", "Full-FT"]["value"] == pytest.approx(100 * grown.loc["Full-FT", "first 10"]["difference"])
+    assert "Own expert" not in changes.index.get_level_values("system")
+    taken = growth.costs(found, rows)
+    assert taken.loc["Task Arithmetic", "windows"] == 30 and taken.loc["Task Arithmetic", "seconds"] == 10.5
+    assert list(growth.readable(changes.reset_index(), taken).index) == list(taken.index)
+
+
+def test_one_number_of_domains_does_not_grow(plans, monkeypatch):
+    chosen = experiments.settings_of("smoke", "domain_count")
+    monkeypatch.setattr(experiments, "settings_of", lambda *_: chosen | {"vary": {"counts": [2]}})
+    with pytest.raises(StudyError, match=r"`vary: counts` has \[2\]; give two numbers or more"):
+        experiments.plan("domain_count", "smoke")
+
+
+def test_a_system_is_compared_with_itself_before_it_grew():
+    plan = experiments.plan("domain_count", "smoke")
+    words, errors = np.full(10, 6), {"first 1": 3, "first 2": 2}
+    scores = [{cell: _counts(words, np.full(10, errors[s.variant])) for cell in s.decodes} for s in plan.systems]
+    found = pd.DataFrame(groups.grouped(plan, scores))
+    grown = found[(found["kind"] == "grown") & (found["system"] == "Full-FT")].set_index("group")
+    assert set(grown["variant"]) == {"first 2"} and set(grown["against"]) == {"first 1"}
+    assert list(grown.loc[["first 1", "added last"], "difference"]) == pytest.approx([-1 / 6] * 2)
 
 
 def test_overlaps_of_the_same_and_of_orthogonal_directions():

@@ -24,7 +24,7 @@ PUBLISHED = {  # columns of the paper's table, and the groups they are about
 TOUCHING = 0.05  # of a panel's span: dots nearer than this share a label
 
 
-def _points(found: pd.DataFrame, value: str) -> pd.DataFrame:
+def in_points(found: pd.DataFrame, value: str) -> pd.DataFrame:
     """Add ``value, low, high`` in per cent."""
     columns = {"value": value, "low": "ci_low", "high": "ci_high"}
     return found.assign(**{name: 100 * found[column] for name, column in columns.items()})
@@ -46,7 +46,7 @@ def averages(found: pd.DataFrame) -> pd.DataFrame:
         Columns ``system, method, group, value, low, high``, in the order of the experiment.
     """
     own = found[(found["kind"] == "average") & (found["seed"] == found["seed"].min())]
-    return _points(own, "wer")[["system", "method", "group", "value", "low", "high"]].reset_index(drop=True)
+    return in_points(own, "wer")[["system", "method", "group", "value", "low", "high"]].reset_index(drop=True)
 
 
 def overview(means: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -128,7 +128,7 @@ def differences(
     if own.empty:
         raise StudyError(f"no system was compared with {against!r} on groups; see `against` and `groups`.")
     parts = [own[own["group"] == group].assign(panel=group) for group in groups]
-    table = _points(pd.concat(parts), "difference").assign(method=lambda t: t["system"].map(methods))
+    table = in_points(pd.concat(parts), "difference").assign(method=lambda t: t["system"].map(methods))
     return table[["panel", "system", "method", "value", "low", "high"]].reset_index(drop=True)
 
 

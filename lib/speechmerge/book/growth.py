@@ -1,86 +1,74 @@
-"""Tables of the chapter about adding domains: error against their number, and what one more costs and does."""
+"""Tables of the chapter about adding domains: error against their number, and what one more costs and does.
+
+They read the statistics ``NAME.groups`` of an experiment that varies ``counts``, with a cap or without.
+"""
 
 import pandas as pd
 
-from ..errors import StudyError
-from . import domains
-from .series import plan_of, single
+from . import curves, domains
+from .series import single
+
+LEVELS = ("none", "fine-tuning")  # methods of systems that do not grow
+NEW = "added last"  # the group of domains that the last step adds
 
 
-def _cells(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of single domains of the first seed, with ``name``, ``count`` of domains in the model and ``inside``."""
-    own = single(rows)
-    own = own.assign(name=domains.names(own), count=own["variant"].str.extract(r"(\d+)$")[0].astype(int))
-    order = list(dict.fromkeys(system.system for system in plan_of(own).systems))
-    own = own.sort_values(["system", "count"], key=lambda c: c.map(order.index) if c.name == "system" else c)
-    places = zip(own["name"], own["task"], own["experts"], strict=True)
-    return own.assign(inside=[f"{name}:{task}" in experts for name, task, experts in places])
+def _counted(found: pd.DataFrame, kind: str, value: str) -> pd.DataFrame:
+    """Return the statistics of a kind, of the first seed, in points and with the ``count`` of domains in the model."""
+    own = found[(found["kind"] == kind) & (found["seed"] == found["seed"].min())]
+    return domains.in_points(own, value).assign(count=own["variant"].str.extract(r"(\d+)$")[0].astype(int))
 
 
-def _mean(cells: pd.DataFrame) -> dict[str, float]:
-    """Mean error of domains in per cent, each counting once; the interval adds their variances."""
-    halves = (cells["ci_high"] - cells["ci_low"]) / 2
-    half = 100 * float((halves**2).sum() ** 0.5) / len(cells)
-    value = 100 * float(cells["wer"].mean())
-    return {"value": value, "low": value - half, "high": value + half}
-
-
-def by_count(rows: pd.DataFrame) -> pd.DataFrame:
+def by_count(found: pd.DataFrame) -> pd.DataFrame:
     """Return error against the number of domains in a model: on the first domains, and on all.
-
-    Args:
-        rows: of an experiment that varies ``counts``.
 
     Returns:
         Columns ``panel, system, method, x, value, low, high``; systems that are not one model, or not trained, have no
         ``x``: they are levels.
     """
-    cells = _cells(rows)
-    fewest, most = int(cells["count"].min()), int(cells["count"].max())
-    first = set(cells[(cells["count"] == fewest) & cells["inside"]]["name"])
-    every, lines = set(cells["name"]), []
-    for panel, among in ((f"the first {fewest}", first), (f"all {len(every)}", every)):
-        chosen = cells[cells["name"].isin(among)]
-        for (system, method, count), own in chosen.groupby(["system", "method", "count"], sort=False):
-            level = method in ("none", "fine-tuning")
-            if len(own) == len(among) and (not level or count == most):
-                x = float("nan") if level else float(count)
-                lines.append({"panel": panel, "system": system, "method": method, "x": x} | _mean(own))
-    return pd.DataFrame(lines)
+    means = _counted(found, "average", "wer")
+    fewest, most = means["count"].min(), means["count"].max()
+    panels = {f"first {fewest}": f"the first {fewest}", f"first {most}": f"all {most}"}
+    level = means["method"].isin(LEVELS)
+    means = means.assign(panel=means["group"].map(panels), x=means["count"].astype(float).mask(level))
+    table = means[means["panel"].notna() & (~level | (means["count"] == most))]
+    table = table.sort_values("panel", key=lambda names: names.map(list(panels.values()).index), kind="stable")
+    return table[["panel", "system", "method", "x", "value", "low", "high"]].reset_index(drop=True)
 
 
-def added(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return what the last domain costs and does: one line a system, errors before and after it is added.
-
-    Args:
-        rows: of an experiment that varies ``counts``.
+def added(found: pd.DataFrame) -> pd.DataFrame:
+    """Return what the last step does to the domains that were there, and to those that it adds.
 
     Returns:
-        Columns ``system, method, old_before, old_after, new_before, new_after`` (per cent), ``windows`` (of speech that
-        must be trained on) and ``seconds`` (of training and merging, on the machine of the rows).
-
-    Raises:
-        StudyError: the rows hold fewer than two numbers of domains.
+        Columns ``system, of, before, after`` (per cent), ``value, low, high`` (the paired change in points), of every
+        system that grows; ``of`` is ``old`` or ``new``.
     """
-    cells = _cells(rows)
-    counts = sorted(cells["count"].unique())
-    if len(counts) < 2:
-        raise StudyError(f"rows of {len(counts)} number of domains cannot say what one more does; run the experiment.")
-    before, after = cells[cells["count"] == counts[-2]], cells[cells["count"] == counts[-1]]
-    old = set(before[before["inside"]]["name"])
-    new = [name for name in after[after["inside"]]["name"].unique() if name not in old]
-    lines = []
-    for (system, method), own in after.groupby(["system", "method"], sort=False):
-        if method in ("none", "fine-tuning"):
-            continue
-        earlier = before[before["system"] == system]
-        line = {"system": system, "method": method}
-        for when, found in (("before", earlier), ("after", own)):
-            line[f"old_{when}"] = _mean(found[found["name"].isin(old)])["value"]
-            line[f"new_{when}"] = _mean(found[found["name"].isin(new)])["value"]
-        lines.append(line | _cost(own.iloc[0], new))
-    order = ["system", "method", "old_before", "old_after", "new_before", "new_after", "windows", "seconds"]
-    return pd.DataFrame(lines)[order]
+    means, grown = _counted(found, "average", "wer"), _counted(found, "grown", "difference")
+    before, after = sorted(means["count"].unique())[-2:]
+    parts = {f"first {before}": "old", NEW: "new"}
+    growing = means[~means["method"].isin(LEVELS) & means["group"].isin(parts)]
+    errors = growing.pivot(index=["system", "group"], columns="count", values="value")[[before, after]]
+    changes = grown[grown["count"] == after].set_index(["system", "group"])[["value", "low", "high"]]
+    table = errors.set_axis(["before", "after"], axis=1).join(changes).reset_index()
+    table = table.assign(of=table["group"].map(parts)).drop(columns="group").set_index(["of", "system"])
+    return table.loc[[(of, system) for of in parts.values() for system in growing["system"].unique()]].reset_index()
+
+
+def costs(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what the last step takes: one line a system that grows.
+
+    Args:
+        found: statistics.
+        rows: of the experiment.
+
+    Returns:
+        Indexed by system; columns ``windows`` (of speech that must be trained on) and ``seconds`` (of training and
+        merging, on the machine of the rows).
+    """
+    new = [cell.partition(":")[0] for cell in found[found["group"] == NEW]["cells"].iloc[0]]
+    own = single(rows)
+    after = "first " + str(own["variant"].str.extract(r"(\d+)$")[0].astype(int).max())
+    last = own[(own["variant"] == after) & ~own["method"].isin(LEVELS)].drop_duplicates("system").set_index("system")
+    return pd.DataFrame.from_dict({system: _cost(row, new) for system, row in last.iterrows()}, orient="index")
 
 
 def _cost(row: pd.Series, new: list[str]) -> dict[str, float]:
@@ -94,15 +82,14 @@ def _cost(row: pd.Series, new: list[str]) -> dict[str, float]:
     return {"windows": sum(log["windows"] for log in needed), "seconds": sum(log["seconds"] for log in needed) + merge}
 
 
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return :func:`added` as it is shown."""
-    shown = table.set_index("system").drop(columns="method")
-    titles = {
-        "old_before": "old domains, before", "old_after": "old, after", "new_before": "new domain, before",
-        "new_after": "new, after", "windows": "windows to train", "seconds": "seconds",
-    }  # fmt: skip
-    errors = shown.columns[:4]
-    shown = shown.astype(object)
-    shown[errors] = shown[errors].map("{:.1f}".format)
-    shown[["windows", "seconds"]] = shown[["windows", "seconds"]].map("{:.0f}".format)
-    return shown.rename(columns=titles).rename_axis(index=None, columns="WER, %")
+def readable(changes: pd.DataFrame, taken: pd.DataFrame) -> pd.DataFrame:
+    """Return :func:`added` and :func:`costs` as one table to be read."""
+    told = changes.assign(
+        before=changes["before"].map("{:.1f}".format),
+        after=changes["after"].map("{:.1f}".format),
+        change=[f"{curves.signed(row.value)} ({curves.interval(row)})" for row in changes.itertuples()],
+    ).pivot(index="system", columns="of", values=["before", "after", "change"])
+    shown = {f"{of}, {what}": told[what, of] for of in ("old", "new") for what in ("before", "after", "change")}
+    shown["windows to train"] = taken["windows"].map("{:.0f}".format)
+    shown["seconds"] = taken["seconds"].map("{:.0f}".format)
+    return pd.DataFrame(shown).loc[list(taken.index)].rename_axis(index=None, columns="WER, %")

@@ -32,7 +32,9 @@ def grouped(plan: Plan, scores: list[dict[Cell, Scores]]) -> list[dict]:
         - ``average``: ``system, method, group, variant, seed, cells, wer, ci_low, ci_high``;
         - ``paired``: ``system, against, group, variant, seed, cells, difference, ci_low, ci_high, p_value``; the
           difference is system minus against on the same utterances;
-        - ``capped average`` and ``capped paired``: the same with a cap on the errors of an utterance.
+        - ``grown``, where numbers of domains are compared: the same, with the system's own variant before this one as
+          ``against``;
+        - ``capped average`` and so on: the same with a cap on the errors of an utterance.
 
         Rates are fractions; intervals are 95 % of the bootstrap, utterances redrawn within each cell.
     """
@@ -56,11 +58,22 @@ def _rows(plan: Plan, scores: list[dict[Cell, Scores]], cap: bool) -> Iterator[d
                 place = _place(system, name, cells)
                 found = {"against": None, "method": system.method, "wer": rate, "ci_low": low, "ci_high": high}
                 yield {"kind": f"{prefix}average"} | place | found
-                for against in plan.experiment.get("against", []):
-                    other = (against, *key[1:])
-                    if other in samples and other != key:
+                for kind, against, other in _others(plan, key):
+                    if other in samples:
                         found = asdict(comparison(rate - samples[other][0], drawn - samples[other][1]))
-                        yield {"kind": f"{prefix}paired"} | place | {"against": against} | found
+                        yield {"kind": f"{prefix}{kind}"} | place | {"against": against} | found
+
+
+def _others(plan: Plan, key: tuple[str, str, int]) -> Iterator[tuple[str, str, tuple[str, str, int]]]:
+    """Yield what a system is compared with: the kind of comparison, its name, and its system, variant and seed."""
+    system, variant, seed = key
+    for against in plan.experiment.get("against", []):
+        if against != system:
+            yield "paired", against, (against, variant, seed)
+    if plan.experiment.get("vary") == "counts":
+        variants = list(dict.fromkeys(one.variant for one in plan.systems))
+        for before in variants[: variants.index(variant)][-1:]:
+            yield "grown", before, (system, before, seed)
 
 
 def _place(system: System, group: str, cells: tuple[Cell, ...]) -> dict:

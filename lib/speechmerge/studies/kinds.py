@@ -4,7 +4,7 @@ from itertools import combinations
 
 from ..errors import StudyError, nearest
 from .planning import Table
-from .plans import Plan
+from .plans import Cell, Plan
 
 VARIATIONS = ("subsets", "counts", "minutes")
 
@@ -27,10 +27,25 @@ def _systems(plan: Plan, seeds: list[int]) -> None:
         for count in plan.settings["vary"][vary]:
             group = tuple(cell for cell in plan.cells if cell.name in names[:count])
             Table(plan, group, seeds, variant=f"first {count}", rate_of=plan.cells).rows()
+        plan.groups |= _of_counts(plan, names)
     else:
         raise StudyError(f"{plan.name}: nothing varies with {vary!r}.{nearest(vary, VARIATIONS)}")
     if "describe" in plan.experiment:
         Table(plan, plan.cells, seeds).described(plan.experiment["describe"])
+
+
+def _of_counts(plan: Plan, names: list[str]) -> dict[str, tuple[Cell, ...]]:
+    """Name groups of a table for growing numbers: the first, all, and those before the last step and added by it.
+
+    Raises:
+        StudyError: the profile has fewer than two numbers.
+    """
+    counts = plan.settings["vary"]["counts"]
+    if len(counts) < 2:
+        raise StudyError(f"{plan.name}: the profile's `vary: counts` has {counts}; give two numbers or more.")
+    inside = {f"first {count}": names[:count] for count in (counts[0], *counts[-2:])}
+    inside["added last"] = names[counts[-2] : counts[-1]]
+    return {group: tuple(cell for cell in plan.cells if cell.name in among) for group, among in inside.items()}
 
 
 def _task_vectors(plan: Plan, seeds: list[int]) -> None:
