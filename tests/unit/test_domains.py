@@ -6,7 +6,7 @@ import pytest
 import torch
 from made_up import made_up_choices, made_up_directions, made_up_groups, made_up_rows
 
-from speechmerge.book import choices, directions, domains, growth, leaders, tables
+from speechmerge.book import choices, directions, domains, growth, leaders, sweeps, tables
 from speechmerge.corpora import Clip, find
 from speechmerge.errors import StudyError
 from speechmerge.evaluation import scoring
@@ -238,29 +238,31 @@ def test_the_border_holds_what_nothing_beats():
     assert domains.border(table, "x", "y") == ["a", "c"]
 
 
-def test_a_sweep_runs_to_its_end_point(plans):
+def test_a_sweep_is_a_line_for_each_system(plans):
     means = domains.averages(pd.DataFrame(made_up_groups(plans["beta"])))
-    table = domains.swept(means, end={1.0: "TSV-M (Newton-Schulz)"})
+    table = sweeps.averages(means)
+    lines = ["Zero-shot", *(entry["system"] for entry in plans["beta"].experiment["systems"][2:])]
+    assert [system for _, system in dict.fromkeys(zip(table["panel"], table["system"], strict=True))] == lines * 4
     line = table[(table["panel"] == "in domain") & (table["system"] == "all values")]
-    assert list(line["x"]) == [0.1, 0.2, 0.3, 0.5, 0.8, 1.0]
-    end = means[(means["system"] == "TSV-M (Newton-Schulz)") & (means["group"] == "in domain")]
-    assert line["value"].iloc[-1] == end["value"].iloc[0]
+    assert list(line["x"]) == [0.1, 0.2, 0.3, 0.5, 0.8]
+    own = means[(means["system"] == "all values boost=0.3") & (means["group"] == "in domain")]
+    assert line["value"].iloc[2] == own["value"].iloc[0]
 
 
 def test_paired_differences_of_a_sweep_end_in_zero_and_clear_ones_are_named(plans):
     found = pd.DataFrame(made_up_groups(plans["beta"]))
     plain = "TSV-M (Newton-Schulz)"
-    table = domains.swept_differences(found, plain, at=1.0)
+    table = sweeps.differences(found, plain, at=1.0)
     line = table[(table["panel"] == "in domain") & (table["system"] == "all values")]
     assert list(line["x"]) == [0.1, 0.2, 0.3, 0.5, 0.8, 1.0] and line["value"].iloc[-1] == 0
     paired = found[(found["kind"] == "paired") & (found["group"] == "in domain")].set_index("system")
     assert line["value"].iloc[1] == pytest.approx(100 * paired.loc["all values boost=0.2", "difference"])
     level = table[table["system"] == plain]
     assert level["x"].isna().all() and (level["value"] == 0).all() and len(level) == len(plans["beta"].groups)
-    told = domains.clear_points(table, "all values")
+    told = sweeps.clear_points(table, "all values")
     clear = line[(line["low"] > 0) | (line["high"] < 0)]
     assert 0 < len(clear) < len(line) and all(f"in domain at {x:g} (" in told for x in clear["x"])
-    assert domains.clear_points(table, plain) == "none"
+    assert sweeps.clear_points(table, plain) == "none"
 
 
 def test_growth_is_told_on_a_fixed_set_of_domains(plans):

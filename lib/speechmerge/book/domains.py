@@ -1,10 +1,10 @@
-"""Tables and figures of the chapters about domains: averages over groups of domains, differences, sweeps.
+"""Tables and figures of the chapters about domains: averages over groups of domains, and differences.
 
 They read the statistics ``NAME.groups`` (:mod:`speechmerge.studies.groups`) and rows, and return per cent and points in
 the columns ``value, low, high`` that :mod:`speechmerge.book.curves` draws.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from ..errors import StudyError
 from ..studies import experiments, store
 from . import curves, style
 from .figured import Figured
-from .series import SWEPT, plan_of, side, single
+from .series import plan_of, side, single
 from .tables import VERDICTS
 
 PUBLISHED = {  # columns of the paper's table, and the groups they are about
@@ -144,60 +144,6 @@ def verdict(found: pd.DataFrame, system: str, against: str, group: str) -> str:
     if system == against:
         return VERDICTS["asr"][1]
     return side(differences(found, against, [group], [system]).iloc[0], *VERDICTS["asr"])
-
-
-def swept(means: pd.DataFrame, *, end: Mapping[float, str] | None = None, level: str = "Zero-shot") -> pd.DataFrame:
-    """Return averages of systems such as ``kept values boost=0.1`` against the parameter, a panel a group.
-
-    Args:
-        means: what :func:`averages` returns.
-        end: systems that every line goes through, by their value of the parameter.
-        level: a system that is drawn as a level line.
-
-    Returns:
-        Columns ``panel, system, method, x, value, low, high``.
-    """
-    parts = means["system"].str.extract(SWEPT)
-    lines = means.assign(x=parts["x"].astype(float), line=parts["system"])
-    moving = lines[parts["x"].notna()]
-    shared = [
-        means[means["system"] == system].assign(x=x, line=line, method=method)
-        for x, system in (end or {}).items()
-        for line, method in dict(zip(moving["line"], moving["method"], strict=True)).items()
-    ]
-    flat = means[means["system"] == level].assign(x=float("nan"), line=level)
-    order = list(dict.fromkeys(moving["line"]))
-    joined = pd.concat([moving, *shared]).sort_values("x", kind="stable")
-    joined = joined.sort_values("line", key=lambda names: names.map(order.index), kind="stable")
-    table = pd.concat([flat, joined]).assign(panel=lambda t: t["group"], system=lambda t: t["line"])
-    groups = list(dict.fromkeys(means["group"]))
-    table = table.sort_values("panel", key=lambda names: names.map(groups.index), kind="stable")
-    return table[["panel", "system", "method", "x", "value", "low", "high"]].reset_index(drop=True)
-
-
-def swept_differences(found: pd.DataFrame, against: str, at: float) -> pd.DataFrame:
-    """Return paired differences in points against a swept parameter, from a system that all lines end in.
-
-    Args:
-        found: statistics ``NAME.groups``.
-        against: the system at the end of every line, where they are zero; drawn as a level line too.
-        at: its value of the parameter.
-
-    Returns:
-        Columns ``panel, system, method, x, value, low, high``.
-    """
-    groups = list(dict.fromkeys(found["group"]))
-    itself = dict.fromkeys(("value", "low", "high"), 0.0) | {"system": against, "method": "none"}
-    zeros = pd.DataFrame({"group": group} | itself for group in groups)
-    table = differences(found, against, groups).rename(columns={"panel": "group"})
-    return swept(pd.concat([table, zeros]), end={at: against}, level=against)
-
-
-def clear_points(table: pd.DataFrame, system: str) -> str:
-    """Say where on one line of :func:`swept_differences` the intervals leave out zero: "in domain at 0.5 (−0.5)"."""
-    line = table[(table["system"] == system) & ((table["low"] > 0) | (table["high"] < 0))]
-    told = [f"{row.panel} at {row.x:g} ({curves.signed(row.value)})" for row in line.itertuples()]
-    return ", ".join(told) or "none"
 
 
 def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 6) -> Figured:
