@@ -59,20 +59,21 @@ def by_scaling(chosen: pd.DataFrame, methods: dict[str, str]) -> pd.DataFrame:
         methods: merge method of each swept system.
 
     Returns:
-        Columns ``panel, system, method, x, value, low, high``: a panel a swept system, a line a λ; no intervals.
+        Columns ``panel, system, method, x, value, low, high``: a panel a λ, a line a swept system; no intervals.
     """
     lines = []
     for row in chosen[chosen["kind"] == "tune"].to_dict("records"):
         step = re.match(r"tune (?P<system>.+) \w+=(?P<x>[\d.e+-]+) ", row["step"])
         if step and step["system"] in methods:
-            place = {"panel": step["system"], "method": methods[step["system"]], "x": float(step["x"])}
+            place = {"system": step["system"], "method": methods[step["system"]], "x": float(step["x"])}
             for tried in row["tried"]:
-                lines.append(place | {"system": f"λ = {tried['scaling']:g}", "value": 100 * tried["error"]})
-    table = pd.DataFrame(lines).sort_values(["panel", "system", "x"], ascending=[False, True, True], kind="stable")
+                lines.append(place | {"scaling": tried["scaling"], "value": 100 * tried["error"]})
+    table = pd.DataFrame(lines).sort_values(["scaling", "system", "x"], ascending=[True, False, True], kind="stable")
+    table["panel"] = table.pop("scaling").map("λ = {:g}".format)
     return table.assign(low=float("nan"), high=float("nan")).reset_index(drop=True)
 
 
-def widest(table: pd.DataFrame, panel: str) -> float:
-    """Return how far apart the dev errors of the largest and the smallest λ are at the largest x, in points."""
-    line = table[(table["panel"] == panel) & (table["x"] == table["x"].max())]
+def widest(table: pd.DataFrame, system: str) -> float:
+    """Return how far apart a system's dev errors at the best and the worst λ are at the largest x, in points."""
+    line = table[(table["system"] == system) & (table["x"] == table["x"].max())]
     return float(line["value"].max() - line["value"].min())

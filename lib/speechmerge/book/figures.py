@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import style
+from . import curves, style
 from .figured import Figured
 from .tables import AVERAGE, UNITS
 
@@ -208,7 +208,7 @@ def spectra(values: pd.DataFrame, energy: pd.DataFrame) -> Figured:
     """
     names = list(dict.fromkeys(values["expert"]))
     with style.applied():
-        fig = Figure(figsize=(style.WIDTH, 2.9), layout="constrained")
+        fig = Figure(figsize=(style.WIDTH, 3.3), layout="constrained")
         panels = fig.subplots(1, 2)
         for axes, table, column, marker in ((panels[0], values, "ratio", None), (panels[1], energy, "energy", ".")):
             for name, line in zip(names, _lines(len(names)), strict=True):
@@ -222,7 +222,8 @@ def spectra(values: pd.DataFrame, energy: pd.DataFrame) -> Figured:
         panels[1].set(
             title="energy", ylabel="share of squared norm", xlabel="directions kept, % of full rank", ylim=(0, 1)
         )
-        panels[1].legend(loc="upper left" if energy["energy"].max() < 0.6 else "lower right")
+        panels[0].set_ylim(bottom=max(1e-4, values["ratio"].min() / 2))  # the last value of a merge may be nought
+        curves.legend(fig, panels)
     kept = energy["share_of_rank"].iloc[(energy["share_of_rank"] - 0.05).abs().argmin()]
     near = energy[energy["share_of_rank"] == kept]
     told = [f"{style.language_name(r.expert)} {_percent(r.energy)}" for r in near.itertuples()]
@@ -230,5 +231,5 @@ def spectra(values: pd.DataFrame, energy: pd.DataFrame) -> Figured:
         "Two charts, one line an expert: falling singular values, and the rising share of squared norm in the leading "
     )
     alt += f"directions. The first {_percent(kept)} of the directions hold: {', '.join(told)}."
-    caption = "Singular values of the experts' updates and the energy they hold, averaged over the network's matrices."
+    caption = "Singular values of the updates and the energy they hold, averaged over the network's matrices."
     return Figured(fig, caption, alt, pd.concat([values, energy]))
