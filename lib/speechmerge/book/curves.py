@@ -56,9 +56,13 @@ def legend(fig: Figure, panels: Iterable[Axes]) -> None:
     fig.legend(handles.values(), handles, loc="outside lower center", ncols=min(5, len(handles)))
 
 
-def interval(row: pd.Series, gap: str = " to ") -> str:
-    """Return the bounds ``low, high`` of a change with their signs."""
+def _interval(row: pd.Series, gap: str = " to ") -> str:
     return f"{signed(row.low)}{gap}{signed(row.high)}"
+
+
+def change(row: pd.Series) -> str:
+    """Return a change ``value`` and its interval ``low, high`` with their signs: "+1.2 (−0.3 to +2.7)"."""
+    return f"{signed(row.value)} ({_interval(row)})"
 
 
 def _panels(names: Sequence[str], columns: int, height: float, **shared: bool) -> tuple[Figure, dict[str, Axes]]:
@@ -173,7 +177,7 @@ def matrix(table: pd.DataFrame, *, down: str, across: str, unit: str, caption: s
             place = (columns.index(cell.column), rows.index(cell.row))
             axes.annotate(signed(cell.value), place, (0, raised), textcoords="offset points", ha="center", va="center",
                           color=shade, fontweight="bold" if clear else "normal")  # fmt: skip
-            axes.annotate(interval(cell, gap), place, (0, -8), textcoords="offset points",
+            axes.annotate(_interval(cell, gap), place, (0, -8), textcoords="offset points",
                           ha="center", va="center", color=shade, fontsize=size)  # fmt: skip
         axes.set_xticks(range(len(columns)), [style.language_name(code) for code in columns], rotation=turned)
         axes.set_yticks(range(len(rows)), [style.language_name(code) for code in rows])
@@ -182,7 +186,7 @@ def matrix(table: pd.DataFrame, *, down: str, across: str, unit: str, caption: s
         axes.spines[:].set_visible(False)
         fig.colorbar(image, ax=axes, shrink=0.85, label=unit)
     name = style.language_name
-    told = [f"{name(c.row)} on {name(c.column)} {signed(c.value)} ({interval(c)})" for c in table.itertuples()]
+    told = [f"{name(c.row)} on {name(c.column)} {change(c)}" for c in table.itertuples()]
     return Figured(fig, caption, f"Heat map of the {unit}, one line for each {down}: " + "; ".join(told) + ".", table)
 
 
@@ -208,7 +212,7 @@ def changes(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) -
             axes.set_yticks(range(len(order)), order if number % columns == 0 else [])
             axes.grid(axis="y", visible=False)
         fig.supxlabel(unit, fontsize=9.5)
-    told = [f"{row.panel}, {row.system} {signed(row.value)} ({interval(row)})" for row in table.itertuples()]
+    told = [f"{row.panel}, {row.system} {change(row)}" for row in table.itertuples()]
     return Figured(fig, caption, f"Dot charts, {unit}: " + "; ".join(told) + ".", table)
 
 

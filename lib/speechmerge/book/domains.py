@@ -24,10 +24,11 @@ PUBLISHED = {  # columns of the paper's table, and the groups they are about
 TOUCHING = 0.05  # of a panel's span: dots nearer than this share a label
 
 
-def in_points(found: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Add ``value, low, high`` in per cent."""
+def of_kind(found: pd.DataFrame, kind: str, value: str) -> pd.DataFrame:
+    """Return the statistics of a kind, of the first seed, with ``value, low, high`` in per cent."""
+    own = found[(found["kind"] == kind) & (found["seed"] == found["seed"].min())]
     columns = {"value": value, "low": "ci_low", "high": "ci_high"}
-    return found.assign(**{name: 100 * found[column] for name, column in columns.items()})
+    return own.assign(**{name: 100 * own[column] for name, column in columns.items()})
 
 
 def capped(found: pd.DataFrame) -> pd.DataFrame:
@@ -45,8 +46,8 @@ def averages(found: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns ``system, method, group, value, low, high``, in the order of the experiment.
     """
-    own = found[(found["kind"] == "average") & (found["seed"] == found["seed"].min())]
-    return in_points(own, "wer")[["system", "method", "group", "value", "low", "high"]].reset_index(drop=True)
+    own = of_kind(found, "average", "wer")
+    return own[["system", "method", "group", "value", "low", "high"]].reset_index(drop=True)
 
 
 def overview(means: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -123,12 +124,12 @@ def differences(
         StudyError: nothing was compared with it.
     """
     methods = found.dropna(subset="method").set_index("system")["method"].to_dict()
-    own = found[(found["kind"] == "paired") & (found["against"] == against) & (found["seed"] == found["seed"].min())]
-    own = own[own["system"].isin(methods if systems is None else systems)]
+    own = of_kind(found, "paired", "difference")
+    own = own[(own["against"] == against) & own["system"].isin(methods if systems is None else systems)]
     if own.empty:
         raise StudyError(f"no system was compared with {against!r} on groups; see `against` and `groups`.")
     parts = [own[own["group"] == group].assign(panel=group) for group in groups]
-    table = in_points(pd.concat(parts), "difference").assign(method=lambda t: t["system"].map(methods))
+    table = pd.concat(parts).assign(method=lambda t: t["system"].map(methods))
     return table[["panel", "system", "method", "value", "low", "high"]].reset_index(drop=True)
 
 

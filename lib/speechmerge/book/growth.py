@@ -12,10 +12,9 @@ LEVELS = ("none", "fine-tuning")  # methods of systems that do not grow
 NEW = "added last"  # the group of domains that the last step adds
 
 
-def _counted(found: pd.DataFrame, kind: str, value: str) -> pd.DataFrame:
-    """Return the statistics of a kind, of the first seed, in points and with the ``count`` of domains in the model."""
-    own = found[(found["kind"] == kind) & (found["seed"] == found["seed"].min())]
-    return domains.in_points(own, value).assign(count=own["variant"].str.extract(r"(\d+)$")[0].astype(int))
+def _counted(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the ``count`` of domains in the model of each line."""
+    return table.assign(count=table["variant"].str.extract(r"(\d+)$")[0].astype(int))
 
 
 def by_count(found: pd.DataFrame) -> pd.DataFrame:
@@ -25,7 +24,7 @@ def by_count(found: pd.DataFrame) -> pd.DataFrame:
         Columns ``panel, system, method, x, value, low, high``; systems that are not one model, or not trained, have no
         ``x``: they are levels.
     """
-    means = _counted(found, "average", "wer")
+    means = _counted(domains.of_kind(found, "average", "wer"))
     fewest, most = means["count"].min(), means["count"].max()
     panels = {f"first {fewest}": f"the first {fewest}", f"first {most}": f"all {most}"}
     level = means["method"].isin(LEVELS)
@@ -42,7 +41,8 @@ def added(found: pd.DataFrame) -> pd.DataFrame:
         Columns ``system, of, before, after`` (per cent), ``value, low, high`` (the paired change in points), of every
         system that grows; ``of`` is ``old`` or ``new``.
     """
-    means, grown = _counted(found, "average", "wer"), _counted(found, "grown", "difference")
+    means = _counted(domains.of_kind(found, "average", "wer"))
+    grown = _counted(domains.of_kind(found, "grown", "difference"))
     before, after = sorted(means["count"].unique())[-2:]
     parts = {f"first {before}": "old", NEW: "new"}
     growing = means[~means["method"].isin(LEVELS) & means["group"].isin(parts)]
@@ -65,9 +65,9 @@ def costs(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         merging, on the machine of the rows).
     """
     new = [cell.partition(":")[0] for cell in found[found["group"] == NEW]["cells"].iloc[0]]
-    own = single(rows)
-    after = "first " + str(own["variant"].str.extract(r"(\d+)$")[0].astype(int).max())
-    last = own[(own["variant"] == after) & ~own["method"].isin(LEVELS)].drop_duplicates("system").set_index("system")
+    own = _counted(single(rows))
+    last = own[(own["count"] == own["count"].max()) & ~own["method"].isin(LEVELS)]
+    last = last.drop_duplicates("system").set_index("system")
     return pd.DataFrame.from_dict({system: _cost(row, new) for system, row in last.iterrows()}, orient="index")
 
 
@@ -87,7 +87,7 @@ def readable(changes: pd.DataFrame, taken: pd.DataFrame) -> pd.DataFrame:
     told = changes.assign(
         before=changes["before"].map("{:.1f}".format),
         after=changes["after"].map("{:.1f}".format),
-        change=[f"{curves.signed(row.value)} ({curves.interval(row)})" for row in changes.itertuples()],
+        change=[curves.change(row) for row in changes.itertuples()],
     ).pivot(index="system", columns="of", values=["before", "after", "change"])
     shown = {f"{of}, {what}": told[what, of] for of in ("old", "new") for what in ("before", "after", "change")}
     shown["windows to train"] = taken["windows"].map("{:.0f}".format)
