@@ -279,6 +279,10 @@ def test_growth_is_told_on_a_fixed_set_of_domains(plans):
     assert list(line["value"]) == pytest.approx(list(100 * own["wer"]))
     level = table[table["system"] == "Zero-shot"]
     assert level["x"].isna().all() and len(level) == 2
+    chosen = growth.scalings(rows)
+    assert list(chosen.columns) == [2, 4, 6, 8, 9, 10] and "Model Soups" not in chosen.index
+    own = rows[(rows["system"] == "Task Arithmetic") & (rows["variant"] == "first 4")]
+    assert float(chosen.loc["Task Arithmetic", 4]) == own["params"].iloc[0]["scaling"]
     changes = growth.added(found).set_index(["of", "system"])
     grown = found[(found["kind"] == "grown") & (found["group"] == "first 9")].set_index(["system", "variant"])
     assert changes.loc["old", "Full-FT"]["value"] == pytest.approx(100 * grown.loc["Full-FT", "first 10"]["difference"])

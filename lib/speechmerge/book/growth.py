@@ -34,6 +34,14 @@ def by_count(found: pd.DataFrame) -> pd.DataFrame:
     return table[["panel", "system", "method", "x", "value", "low", "high"]].reset_index(drop=True)
 
 
+def scalings(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the λ that each merge chose: one line a system, one column a number of domains."""
+    own = _counted(single(rows).drop_duplicates(["system", "variant"]))
+    own = own.assign(scaling=own["params"].map(lambda params: params.get("scaling"))).dropna(subset="scaling")
+    table = own.pivot(index="system", columns="count", values="scaling").map("{:g}".format)
+    return table.loc[list(own["system"].unique())].rename_axis(index=None, columns="λ, domains:")
+
+
 def added(found: pd.DataFrame) -> pd.DataFrame:
     """Return what the last step does to the domains that were there, and to those that it adds.
 
