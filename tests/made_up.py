@@ -89,7 +89,7 @@ def made_up_choices(plan: Plan) -> list[dict]:
 def made_up_groups(plan: Plan) -> list[dict]:
     """Averages over an experiment's groups, and paired differences: lower, higher, unclear in turn; capped alike."""
     rows, rates, turn = [], itertools.count(), itertools.cycle((-0.03, 0.03, 0.001, -0.01))
-    variants = [None, *dict.fromkeys(system.variant for system in plan.systems)]
+    variants = list(dict.fromkeys(system.variant for system in plan.systems))
     for name, cells in plan.groups.items():
         for system in (s for s in plan.systems if set(cells) <= set(s.decodes)):
             place = {"system": system.system, "variant": system.variant, "seed": system.seed, "group": name} | STAMP
@@ -98,9 +98,8 @@ def made_up_groups(plan: Plan) -> list[dict]:
             score = {"method": system.method, "wer": wer, "ci_low": wer - 0.02, "ci_high": wer + 0.03}
             rows.append({"kind": "average", "against": None} | place | score)
             others = [("paired", a) for a in plan.experiment.get("against", []) if a != system.system]
-            before = variants[variants.index(system.variant) - 1]
-            if plan.experiment.get("vary") == "counts" and before:
-                others.append(("grown", before))
+            if plan.experiment.get("vary") == "counts":
+                others += [("grown", fewer) for fewer in variants[: variants.index(system.variant)]]
             for kind, against in others:
                 difference = next(turn)
                 spread = {"ci_low": difference - 0.02, "ci_high": difference + 0.02, "p_value": 0.01}

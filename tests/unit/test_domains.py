@@ -284,8 +284,14 @@ def test_growth_is_told_on_a_fixed_set_of_domains(plans):
     own = rows[(rows["system"] == "Task Arithmetic") & (rows["variant"] == "first 4")]
     assert float(chosen.loc["Task Arithmetic", 4]) == own["params"].iloc[0]["scaling"]
     changes = growth.added(found).set_index(["of", "system"])
-    grown = found[(found["kind"] == "grown") & (found["group"] == "first 9")].set_index(["system", "variant"])
-    assert changes.loc["old", "Full-FT"]["value"] == pytest.approx(100 * grown.loc["Full-FT", "first 10"]["difference"])
+    grown = found[(found["kind"] == "grown") & (found["variant"] == "first 10") & (found["system"] == "Full-FT")]
+    grown = 100 * grown.set_index(["group", "against"])["difference"]
+    assert changes.loc["old", "Full-FT"]["value"] == pytest.approx(grown["first 9", "first 9"])
+    paid = growth.paid(found).set_index("system")
+    assert paid.loc["Full-FT", "value"] == pytest.approx(grown["first 2", "first 2"])
+    assert paid.loc["Full-FT", ["before", "after"]].tolist() == pytest.approx(
+        list(table[(table["panel"] == "the first 2") & (table["system"] == "Full-FT")]["value"].iloc[[0, -1]])
+    )
     assert "Own expert" not in changes.index.get_level_values("system")
     taken = growth.costs(found, rows)
     assert taken.loc["Task Arithmetic", "windows"] == 30 and taken.loc["Task Arithmetic", "seconds"] == 10.5

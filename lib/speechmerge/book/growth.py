@@ -6,7 +6,7 @@ They read the statistics ``NAME.groups`` of an experiment that varies ``counts``
 import pandas as pd
 
 from . import curves, domains
-from .series import single
+from .series import methods, single
 
 LEVELS = ("none", "fine-tuning")  # methods of systems that do not grow
 NEW = "added last"  # the group of domains that the last step adds
@@ -15,6 +15,11 @@ NEW = "added last"  # the group of domains that the last step adds
 def _counted(table: pd.DataFrame) -> pd.DataFrame:
     """Add the ``count`` of domains in the model of each line."""
     return table.assign(count=table["variant"].str.extract(r"(\d+)$")[0].astype(int))
+
+
+def _ordered(rows: pd.DataFrame, systems: pd.Index) -> list[str]:
+    """Put systems in the order of the experiment's plan."""
+    return [system for system in methods(rows) if system in systems]
 
 
 def by_count(found: pd.DataFrame) -> pd.DataFrame:
@@ -39,7 +44,7 @@ def scalings(rows: pd.DataFrame) -> pd.DataFrame:
     own = _counted(single(rows).drop_duplicates(["system", "variant"]))
     own = own.assign(scaling=own["params"].map(lambda params: params.get("scaling"))).dropna(subset="scaling")
     table = own.pivot(index="system", columns="count", values="scaling").map("{:g}".format)
-    return table.loc[list(own["system"].unique())].rename_axis(index=None, columns="λ, domains:")
+    return table.loc[_ordered(rows, table.index)].rename_axis(index=None, columns="λ, domains:")
 
 
 def added(found: pd.DataFrame) -> pd.DataFrame:
@@ -49,13 +54,24 @@ def added(found: pd.DataFrame) -> pd.DataFrame:
         Columns ``system, of, before, after`` (per cent), ``value, low, high`` (the paired change in points), of every
         system that grows; ``of`` is ``old`` or ``new``.
     """
+    before, after = sorted(_counted(domains.of_kind(found, "average", "wer"))["count"].unique())[-2:]
+    return _changes(found, {f"first {before}": "old", NEW: "new"}, before, after)
+
+
+def paid(found: pd.DataFrame) -> pd.DataFrame:
+    """Return what all steps together do to the first domains: columns as of :func:`added`, ``of`` is ``first``."""
+    counts = _counted(domains.of_kind(found, "average", "wer"))["count"]
+    return _changes(found, {f"first {counts.min()}": "first"}, counts.min(), counts.max())
+
+
+def _changes(found: pd.DataFrame, parts: dict[str, str], before: int, after: int) -> pd.DataFrame:
+    """Return the errors of systems that grow with one number of domains and with another, on groups of them."""
     means = _counted(domains.of_kind(found, "average", "wer"))
-    grown = _counted(domains.of_kind(found, "grown", "difference"))
-    before, after = sorted(means["count"].unique())[-2:]
-    parts = {f"first {before}": "old", NEW: "new"}
     growing = means[~means["method"].isin(LEVELS) & means["group"].isin(parts)]
     errors = growing.pivot(index=["system", "group"], columns="count", values="value")[[before, after]]
-    changes = grown[grown["count"] == after].set_index(["system", "group"])[["value", "low", "high"]]
+    grown = _counted(domains.of_kind(found, "grown", "difference"))
+    grown = grown[(grown["count"] == after) & (grown["against"] == f"first {before}")]
+    changes = grown.set_index(["system", "group"])[["value", "low", "high"]]
     table = errors.set_axis(["before", "after"], axis=1).join(changes).reset_index()
     table = table.assign(of=table["group"].map(parts)).drop(columns="group").set_index(["of", "system"])
     return table.loc[[(of, system) for of in parts.values() for system in growing["system"].unique()]].reset_index()
@@ -76,7 +92,8 @@ def costs(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     own = _counted(single(rows))
     last = own[(own["count"] == own["count"].max()) & ~own["method"].isin(LEVELS)]
     last = last.drop_duplicates("system").set_index("system")
-    return pd.DataFrame.from_dict({system: _cost(row, new) for system, row in last.iterrows()}, orient="index")
+    found = {system: _cost(last.loc[system], new) for system in _ordered(rows, last.index)}
+    return pd.DataFrame.from_dict(found, orient="index")
 
 
 def _cost(row: pd.Series, new: list[str]) -> dict[str, float]:

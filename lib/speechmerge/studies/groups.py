@@ -32,8 +32,8 @@ def grouped(plan: Plan, scores: list[dict[Cell, Scores]]) -> list[dict]:
         - ``average``: ``system, method, group, variant, seed, cells, wer, ci_low, ci_high``;
         - ``paired``: ``system, against, group, variant, seed, cells, difference, ci_low, ci_high, p_value``; the
           difference is system minus against on the same utterances;
-        - ``grown``, where numbers of domains are compared: the same, with the system's own variant before this one as
-          ``against``;
+        - ``grown``, where numbers of domains are compared: the same, with each of the system's own variants of fewer
+          domains as ``against``;
         - ``capped average`` and so on: the same with a cap on the errors of an utterance.
 
         Rates are fractions; intervals are 95 % of the bootstrap, utterances redrawn within each cell.
@@ -72,8 +72,8 @@ def _others(plan: Plan, key: tuple[str, str, int]) -> Iterator[tuple[str, str, t
             yield "paired", against, (against, variant, seed)
     if plan.experiment.get("vary") == "counts":
         variants = list(dict.fromkeys(one.variant for one in plan.systems))
-        for before in variants[: variants.index(variant)][-1:]:
-            yield "grown", before, (system, before, seed)
+        for fewer in variants[: variants.index(variant)]:
+            yield "grown", fewer, (system, fewer, seed)
 
 
 def _place(system: System, group: str, cells: tuple[Cell, ...]) -> dict:
