@@ -177,7 +177,7 @@ def test_plan_and_status_tell_and_do_nothing(run, tmp_path, monkeypatch):
     code, out, _ = run("study", "plan", *chosen, "--experiment", "table7")
     keys = {step.key for name in ("table1", "table7") for step in experiments.plan(name, "smoke").steps.values()}
     assert f"together (smoke), shared steps once: 0 of {len(keys)} steps done" in out
-    assert "trained models to be kept: 0 GB" in out
+    assert "trained models to be kept: 0 GB\ntimes are those of two cores" in out
     assert list(tmp_path.iterdir()) == []
 
 
