@@ -283,13 +283,12 @@ def test_growth_is_told_on_a_fixed_set_of_domains(plans):
     assert list(chosen.columns) == [2, 4, 6, 8, 9, 10] and "Model Soups" not in chosen.index
     own = rows[(rows["system"] == "Task Arithmetic") & (rows["variant"] == "first 4")]
     assert float(chosen.loc["Task Arithmetic", 4]) == own["params"].iloc[0]["scaling"]
-    changes = growth.added(found).set_index(["of", "system"])
+    changes = growth.changes(found).set_index(["of", "system"])
     grown = found[(found["kind"] == "grown") & (found["variant"] == "first 10") & (found["system"] == "Full-FT")]
     grown = 100 * grown.set_index(["group", "against"])["difference"]
     assert changes.loc["old", "Full-FT"]["value"] == pytest.approx(grown["first 9", "first 9"])
-    paid = growth.paid(found).set_index("system")
-    assert paid.loc["Full-FT", "value"] == pytest.approx(grown["first 2", "first 2"])
-    assert paid.loc["Full-FT", ["before", "after"]].tolist() == pytest.approx(
+    assert changes.loc[("first", "Full-FT"), "value"] == pytest.approx(grown["first 2", "first 2"])
+    assert changes.loc[("first", "Full-FT"), ["before", "after"]].tolist() == pytest.approx(
         list(table[(table["panel"] == "the first 2") & (table["system"] == "Full-FT")]["value"].iloc[[0, -1]])
     )
     assert "Own expert" not in changes.index.get_level_values("system")

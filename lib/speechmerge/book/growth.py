@@ -17,11 +17,6 @@ def _counted(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(count=table["variant"].str.extract(r"(\d+)$")[0].astype(int))
 
 
-def _ordered(rows: pd.DataFrame, systems: pd.Index) -> list[str]:
-    """Put systems in the order of the experiment's plan."""
-    return [system for system in methods(rows) if system in systems]
-
-
 def by_count(found: pd.DataFrame) -> pd.DataFrame:
     """Return error against the number of domains in a model: on the first domains, and on all.
 
@@ -42,39 +37,31 @@ def by_count(found: pd.DataFrame) -> pd.DataFrame:
 def scalings(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the λ that each merge chose: one line a system, one column a number of domains."""
     own = _counted(single(rows).drop_duplicates(["system", "variant"]))
-    own = own.assign(scaling=own["params"].map(lambda params: params.get("scaling"))).dropna(subset="scaling")
+    own = own.assign(scaling=own["params"].str.get("scaling")).dropna(subset="scaling")
     table = own.pivot(index="system", columns="count", values="scaling").map("{:g}".format)
-    return table.loc[_ordered(rows, table.index)].rename_axis(index=None, columns="λ, domains:")
+    return table.reindex(list(methods(rows))).dropna(how="all").rename_axis(index=None, columns="λ, domains:")
 
 
-def added(found: pd.DataFrame) -> pd.DataFrame:
-    """Return what the last step does to the domains that were there, and to those that it adds.
+def changes(found: pd.DataFrame) -> pd.DataFrame:
+    """Return what further domains do to a system: the last step, and for the first domains all steps together.
 
     Returns:
         Columns ``system, of, before, after`` (per cent), ``value, low, high`` (the paired change in points), of every
-        system that grows; ``of`` is ``old`` or ``new``.
+        system that grows; ``of`` is ``old`` (domains there before the last step), ``new`` (added by it) or ``first``.
     """
-    before, after = sorted(_counted(domains.of_kind(found, "average", "wer"))["count"].unique())[-2:]
-    return _changes(found, {f"first {before}": "old", NEW: "new"}, before, after)
-
-
-def paid(found: pd.DataFrame) -> pd.DataFrame:
-    """Return what all steps together do to the first domains: columns as of :func:`added`, ``of`` is ``first``."""
-    counts = _counted(domains.of_kind(found, "average", "wer"))["count"]
-    return _changes(found, {f"first {counts.min()}": "first"}, counts.min(), counts.max())
-
-
-def _changes(found: pd.DataFrame, parts: dict[str, str], before: int, after: int) -> pd.DataFrame:
-    """Return the errors of systems that grow with one number of domains and with another, on groups of them."""
     means = _counted(domains.of_kind(found, "average", "wer"))
-    growing = means[~means["method"].isin(LEVELS) & means["group"].isin(parts)]
-    errors = growing.pivot(index=["system", "group"], columns="count", values="value")[[before, after]]
+    means = means[~means["method"].isin(LEVELS)]
+    counts = sorted(means["count"].unique())
+    fewest, before, after = counts[0], *counts[-2:]
     grown = _counted(domains.of_kind(found, "grown", "difference"))
-    grown = grown[(grown["count"] == after) & (grown["against"] == f"first {before}")]
-    changes = grown.set_index(["system", "group"])[["value", "low", "high"]]
-    table = errors.set_axis(["before", "after"], axis=1).join(changes).reset_index()
-    table = table.assign(of=table["group"].map(parts)).drop(columns="group").set_index(["of", "system"])
-    return table.loc[[(of, system) for of in parts.values() for system in growing["system"].unique()]].reset_index()
+    grown = grown[(grown["count"] == after) & grown["system"].isin(means["system"])]
+    steps = {"old": (f"first {before}", before), "new": (NEW, before), "first": (f"first {fewest}", fewest)}
+    parts = []
+    for of, (group, start) in steps.items():
+        errors = means[means["group"] == group].pivot(index="system", columns="count", values="value")
+        own = grown[(grown["group"] == group) & (grown["against"] == f"first {start}")].set_index("system")
+        parts.append(own.assign(of=of, before=errors[start], after=errors[after]).reset_index())
+    return pd.concat(parts, ignore_index=True)[["system", "of", "before", "after", "value", "low", "high"]]
 
 
 def costs(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
@@ -92,8 +79,7 @@ def costs(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     own = _counted(single(rows))
     last = own[(own["count"] == own["count"].max()) & ~own["method"].isin(LEVELS)]
     last = last.drop_duplicates("system").set_index("system")
-    found = {system: _cost(last.loc[system], new) for system in _ordered(rows, last.index)}
-    return pd.DataFrame.from_dict(found, orient="index")
+    return pd.DataFrame.from_dict({system: _cost(row, new) for system, row in last.iterrows()}, orient="index")
 
 
 def _cost(row: pd.Series, new: list[str]) -> dict[str, float]:
@@ -107,14 +93,14 @@ def _cost(row: pd.Series, new: list[str]) -> dict[str, float]:
     return {"windows": sum(log["windows"] for log in needed), "seconds": sum(log["seconds"] for log in needed) + merge}
 
 
-def readable(changes: pd.DataFrame, taken: pd.DataFrame) -> pd.DataFrame:
-    """Return :func:`added` and :func:`costs` as one table to be read."""
-    told = changes.assign(
-        before=changes["before"].map("{:.1f}".format),
-        after=changes["after"].map("{:.1f}".format),
-        change=[curves.change(row) for row in changes.itertuples()],
+def readable(changed: pd.DataFrame, taken: pd.DataFrame) -> pd.DataFrame:
+    """Return :func:`changes` and :func:`costs` as one table to be read."""
+    told = changed.assign(
+        before=changed["before"].map("{:.1f}".format),
+        after=changed["after"].map("{:.1f}".format),
+        change=[curves.change(row) for row in changed.itertuples()],
     ).pivot(index="system", columns="of", values=["before", "after", "change"])
     shown = {f"{of}, {what}": told[what, of] for of in ("old", "new") for what in ("before", "after", "change")}
     shown["windows to train"] = taken["windows"].map("{:.0f}".format)
     shown["seconds"] = taken["seconds"].map("{:.0f}".format)
-    return pd.DataFrame(shown).loc[list(taken.index)].rename_axis(index=None, columns="WER, %")
+    return pd.DataFrame(shown).loc[list(changed["system"].unique())].rename_axis(index=None, columns="WER, %")
