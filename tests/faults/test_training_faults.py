@@ -88,7 +88,7 @@ def test_a_folder_that_is_no_training_is_not_replaced(tmp_path, no_training):
 
 def test_other_data_under_the_same_name_do_not_continue(output, no_training, monkeypatch):
     load = corpora.load
-    changed = lambda *args: [dataclasses.replace(c, text=c.text + " más") for c in load(*args)]  # noqa: E731
+    changed = lambda *args, **more: [dataclasses.replace(c, text=c.text + " más") for c in load(*args, **more)]  # noqa: E731
     monkeypatch.setattr(training_recipe.corpora, "load", changed)
     with pytest.raises(TrainingError, match="other parameters or data"):
         train(RECIPE, output, progress=False)
@@ -189,7 +189,7 @@ def test_speech_that_is_not_there(source, message, tmp_path, no_training):
 
 def test_translation_without_english_text(tmp_path, no_training, monkeypatch):
     load = corpora.load
-    without = lambda *args: [dataclasses.replace(c, translation=None) for c in load(*args)]  # noqa: E731
+    without = lambda *args, **more: [dataclasses.replace(c, translation=None) for c in load(*args, **more)]  # noqa: E731
     monkeypatch.setattr(training_recipe.corpora, "load", without)
     recipe = dataclasses.replace(RECIPE, sources=(Source("tones", "es", "st"),))
     with pytest.raises(TrainingError, match="tones has no train clips for es st"):

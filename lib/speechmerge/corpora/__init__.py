@@ -1,7 +1,7 @@
 """Speech corpora under one schema: ``load("asterisk", "es")`` fetches, joins, filters, splits and caches."""
 
 from ..errors import CorpusError, nearest
-from . import asterisk, camoes, covost2, festvox_ru, fillets, fleurs, open_asr, stamps, tones, uqm
+from . import asterisk, camoes, covost2, festvox_ru, fillets, fleurs, nearness, open_asr, stamps, tones, uqm
 from .base import SPLITS, Clip, Corpus, Item, assign_split, check, fingerprint, transcript_key
 from .building import domains, noncommercial_accepted, read, skipped, stored
 
@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 # A new corpus is one file with a CORPUS, named here.
+KEPT_APART = ("equal", "near")  # which sentences never stand in two splits
 MODULES = (asterisk, stamps, fillets, festvox_ru, uqm, covost2, camoes, fleurs, open_asr, tones)
 
 
@@ -52,6 +53,7 @@ def load(
     split: str | None = None,
     *,
     domain: str | None = None,
+    kept_apart: str = "equal",
     accept_noncommercial: bool = False,
 ) -> list[Clip]:
     """Load the clips of a corpus and language in order of id; the first use fetches and builds them.
@@ -61,6 +63,8 @@ def load(
         language: Whisper's code, e.g. ``"es"``.
         split: ``"train"``, ``"dev"``, ``"test"``, or ``None`` for all.
         domain: only the clips of this domain, in a corpus that has several, e.g. ``"pkunk"`` of ``"uqm"``.
+        kept_apart: which sentences never stand in two splits: ``"equal"`` ones, or ``"near"`` ones
+            (:mod:`.nearness`); for corpora from packages, others keep the splits of their source.
         accept_noncommercial: needed once, to build a corpus whose licence forbids commercial use.
 
     Raises:
@@ -69,6 +73,8 @@ def load(
     """
     if split is not None and split not in SPLITS:
         raise CorpusError(f"There is no split {split!r}.{nearest(split, SPLITS)}")
+    if kept_apart not in KEPT_APART:
+        raise CorpusError(f"There are no splits {kept_apart!r}.{nearest(kept_apart, KEPT_APART)}")
     declared = find(corpus, language)
     domain = domain or corpus.partition("/")[2] or None
     if domain is not None:
@@ -76,4 +82,16 @@ def load(
         if domain not in known:
             raise CorpusError(f"Corpus {declared.name!r} has no domain {domain!r}.{nearest(domain, known)}")
     clips = read(declared, language, domain=domain, accept_noncommercial=accept_noncommercial)
+    if kept_apart == "near" and declared.packages(language):
+        clips = nearness.applied(clips)
     return [clip for clip in clips if split in (None, clip.split)]
+
+
+def packaged() -> list[Clip]:
+    """Load all clips of all corpora that come as packages: what :mod:`.nearness` keeps apart.
+
+    Raises:
+        CorpusError, SourceError: as :func:`load`; the licence of one forbids commercial use.
+    """
+    pairs = [(corpus, language) for corpus in registry().values() for language in corpus.languages]
+    return [clip for corpus, language in pairs if corpus.packages(language) for clip in read(corpus, language)]

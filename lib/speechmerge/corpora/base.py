@@ -39,6 +39,7 @@ class Clip:
         split: ``"train"``, ``"dev"`` or ``"test"``.
         source: name of the corpus.
         licence: SPDX id of the licence of the recording and its text.
+        similarity: of a held-out clip to the nearest training text, 0 to 1 (:mod:`.nearness`); ``None`` if not known.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Clip:
     split: str
     source: str
     licence: str
+    similarity: float | None = None
 
     def samples(self) -> np.ndarray:
         """Return the waveform: float32, shape ``[n]``, mono 16 kHz, in [-1, 1]."""

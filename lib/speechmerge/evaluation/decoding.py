@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from ..whisper import models
 VERSION = 2  # raise when a change alters hypotheses
 STOPS = ("finished", "bound")
 FRAMES_KEPT = 2**30  # bytes of log-mel frames that a decoder keeps, for it is given the same clips with other weights
+COMPRESSION_LIMIT = 2.4  # Whisper's own threshold for a repetitive hypothesis
+TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # Whisper's own ladder for one
 MAX_TOKENS = 224  # half of Whisper's decoder context, its own limit for one window
 
 
@@ -37,12 +40,15 @@ class Decoding:
         precision: ``"bf16"``, ``"fp32"`` or ``"auto"`` (bf16 where it pays).
         tokens_per_second: a clip of ``s`` seconds may give ``20 + tokens_per_second * s`` tokens, at most 224; far
             above any speech rate, it only ends runaway repetition early.
+        guard: whether a hypothesis that ran away is replaced by sampling at ever higher temperatures, as in Whisper's
+            reference code.
     """
 
     beams: int = 1
     stop: str = "finished"
     precision: str = "auto"
     tokens_per_second: float = 20.0
+    guard: bool = False
 
     def __post_init__(self) -> None:
         """Refuse words that are no setting."""
@@ -54,11 +60,18 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One hypothesis: the clip's id, the decoded text, and whether the token limit cut it off."""
+    """One hypothesis: the clip's id, the decoded text, whether the token limit cut it off, and at what temperature."""
 
     id: str
     text: str
     cut: bool = False
+    temperature: float = 0.0
+
+    @property
+    def runaway(self) -> bool:
+        """Whether it ran away into repetition: it compresses too well, or the token limit had to cut it off."""
+        data = self.text.encode()
+        return self.cut or len(data) > COMPRESSION_LIMIT * len(zlib.compress(data))
 
 
 class _Suppress(LogitsProcessor):
@@ -132,6 +145,9 @@ class Decoder:
             for start in range(0, len(order), self.batch):
                 part = order[start : start + self.batch]
                 heard = self._batch([clips[i] for i in part], [spoken[i] for i in part], task)
+                if self.settings.guard:
+                    told = zip(heard, part, strict=True)
+                    heard = [self._guarded(one, clips[i], spoken[i], task) for one, i in told]
                 found.update(zip(part, heard, strict=True))
                 bar.update(len(part))
         return [found[i] for i in range(len(clips))]
@@ -141,11 +157,25 @@ class Decoder:
         found = self.extractor(clip.samples(), sampling_rate=SAMPLE_RATE, return_tensors="pt")
         return found.input_features[0].to(self.dtype)
 
+    def _guarded(self, found: Prediction, clip: Clip, language: str, task: str) -> Prediction:
+        """Return a hypothesis, or in place of one that ran away the first sampled one that did not, or the last.
+
+        Each clip has its own random numbers, whatever else is decoded with it.
+        """
+        for temperature in TEMPERATURES:
+            if not found.runaway:
+                break
+            torch.manual_seed(int.from_bytes(hashlib.sha256(f"{clip.id}|{temperature}".encode()).digest()[:8]) >> 1)
+            found = self._batch([clip], [language], task, temperature)[0]
+        return found
+
     @torch.inference_mode()
-    def _batch(self, clips: list[Clip], languages: list[str], task: str) -> list[Prediction]:
+    def _batch(
+        self, clips: list[Clip], languages: list[str], task: str, temperature: float = 0.0
+    ) -> list[Prediction]:
         features = torch.stack([self._frames(clip) for clip in clips])
         limits = [min(MAX_TOKENS, int(20 + self.settings.tokens_per_second * c.seconds)) for c in clips]
-        beams = self.settings.beams
+        beams = 1 if temperature else self.settings.beams
         ids = self.model.generate(
             features.to(self.device),
             language=languages,
@@ -153,19 +183,21 @@ class Decoder:
             max_new_tokens=max(limits),
             num_beams=beams,
             early_stopping=beams > 1 and self.settings.stop == "finished",
-            do_sample=False,
+            do_sample=bool(temperature),
+            **({"temperature": temperature} if temperature else {}),
             logits_processor=self.processors,
         )
         eos = self.tokenizer.eos_token_id
         rows = [row[:limit] for row, limit in zip(ids.tolist(), limits, strict=True)]  # whatever the batch allowed
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         cut = [len(row) >= limit and eos not in row for row, limit in zip(rows, limits, strict=True)]
-        return [Prediction(c.id, t.strip(), x) for c, t, x in zip(clips, texts, cut, strict=True)]
+        return [Prediction(c.id, t.strip(), x, temperature) for c, t, x in zip(clips, texts, cut, strict=True)]
 
 
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
     """Write predictions as gzipped JSON lines, byte for byte the same for the same predictions."""
-    lines = "".join(json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in predictions)
+    told = [{k: v for k, v in asdict(p).items() if v or k != "temperature"} for p in predictions]
+    lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in told)
     with atomic_file(path) as file:
         file.write_bytes(gzip.compress(lines.encode(), mtime=0))
 

@@ -4,7 +4,6 @@ Nothing is decoded here and nothing is dropped: an empty reference, an empty hyp
 count, and how many there were is part of the score.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,8 +15,6 @@ from ..corpora import Clip
 from ..errors import ScoringError
 from ..text import NORMALISER, normalise
 from .decoding import Prediction
-
-COMPRESSION_LIMIT = 2.4  # Whisper's own threshold for a repetitive hypothesis
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +155,7 @@ def count(predictions: Sequence[Prediction], clips: Sequence[Clip], language: st
         insertions=insertions,
         character_errors=sum(map(sum, letters)),
         characters=sum(map(len, references)),
-        runaway=sum(p.cut or is_repetitive(p.text) for p in matched),
+        runaway=sum(p.runaway for p in matched),
         empty_references=sum(not r for r in references),
     )
 
@@ -169,12 +166,6 @@ def _edits(process, reference: str, hypothesis: str, length: int) -> tuple[int, 
         return 0, 0, length
     out = process(reference, hypothesis)
     return out.substitutions, out.deletions, out.insertions
-
-
-def is_repetitive(text: str) -> bool:
-    """Tell whether a hypothesis compresses better than 2.4 to 1, Whisper's sign of a decoding loop."""
-    data = text.encode()
-    return len(data) > COMPRESSION_LIMIT * len(zlib.compress(data))
 
 
 def score(predictions: Sequence[Prediction], clips: Sequence[Clip], language: str, task: str) -> Scores:
@@ -201,6 +192,6 @@ def translation(predictions: Sequence[Prediction], clips: Sequence[Clip]) -> Mat
         statistics=np.array([[*x.counts, *x.totals, x.sys_len, x.ref_len] for x in single]),
         chrf=CHRF().corpus_score(hypotheses, [references]).score,
         words=sum(len(r.split()) for r in references),
-        runaway=sum(p.cut or is_repetitive(p.text) for p in matched),
+        runaway=sum(p.runaway for p in matched),
         signature=str(bleu.get_signature()),
     )

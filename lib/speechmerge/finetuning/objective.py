@@ -24,10 +24,14 @@ def target_logits(
 class TokenLoss(torch.nn.Module):
     """Whisper with its training loss."""
 
-    def __init__(self, whisper: WhisperForConditionalGeneration) -> None:
+    def __init__(self, whisper: WhisperForConditionalGeneration, kept: torch.Tensor | None = None) -> None:
+        """Wrap a model; ``kept``, a mask of shape ``[tokens]``, names rows of the token table that are not trained."""
         super().__init__()
         self.whisper = whisper
         whisper.model.encoder.embed_positions.requires_grad_(False)  # the fixed sinusoid; loading makes it trainable
+        if kept is not None:  # a gradient that is always zero moves nothing, for there is no weight decay
+            table = whisper.model.decoder.embed_tokens.weight
+            table.register_hook(lambda gradient: gradient.masked_fill(kept.to(gradient.device)[:, None], 0.0))
 
     def forward(
         self, input_features: torch.Tensor, decoder_input_ids: torch.Tensor, labels: torch.Tensor
@@ -38,7 +42,9 @@ class TokenLoss(torch.nn.Module):
         )
 
 
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate: linear warm-up over ``warmup`` of all steps, then linear decay to zero."""
+def rate(step: int, steps: int, warmup: float, *, decays: bool = True) -> float:
+    """Share of the peak learning rate: linear warm-up over ``warmup`` of ``steps``, then linear decay to zero, or none."""
     ramp = max(1, round(warmup * steps))
-    return (step + 1) / ramp if step < ramp else max(0.0, (steps - step) / max(1, steps - ramp))
+    if step < ramp:
+        return (step + 1) / ramp
+    return max(0.0, (steps - step) / max(1, steps - ramp)) if decays else 1.0

@@ -10,6 +10,7 @@ import math
 import pickle
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,6 +39,7 @@ VERSION = 1  # raise when a change alters trained weights, so that stored expert
 TOKENIZER_FILES = ("*.json", "*.txt")
 # What is told in the base's folder about the base alone.
 RECORDS = ("speechmerge.json", "training.json", "merge_recipe.json", "model.safetensors.index.json")
+TABLE = "model.decoder.embed_tokens.weight"
 NAMED = (*models.BASES, "smoke")
 TRIM = 16  # steps after which freed memory is given back; batches of ever other lengths leave gaps in it
 DISK_FACTOR = 7  # copies of the weights on disk at worst: the best epoch; model and two moments, the old and the new
@@ -114,11 +116,12 @@ class _Run:
         epochs = [self._loader(self._windows(train_sets, epoch)) for epoch in range(recipe.epochs)]
         dev = self._loader([w for clips, lang, task in dev_sets for w in pack(clips, lang, task, None)])
         self.log.minutes_of_speech = round(sum(c.seconds for clips, *_ in train_sets for c in clips) / 60, 2)
-        model = objective.TokenLoss(models.load_model(self.base))
+        whisper = models.load_model(self.base)
+        unseen = training_recipe.unseen_tokens(train_sets, self.tokenizer, whisper.config.vocab_size)
+        model = objective.TokenLoss(whisper, unseen if recipe.unseen_rows == "kept" else None)
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=0.0, fused=True)
-        steps = sum(len(loader) for loader in epochs)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: objective.rate(step, steps, recipe.warmup))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate([len(loader) for loader in epochs]))
         self.model, self.optimizer, self.schedule, *epochs = accelerator.prepare(model, optimizer, schedule, *epochs)
         first = self._resume()
         total = sum(len(loader.dataset) for loader in epochs)
@@ -126,8 +129,19 @@ class _Run:
         bar.update(sum(len(loader.dataset) for loader in epochs[:first]))
         with bar:
             for epoch in range(first, recipe.epochs):
+                if recipe.patience and epoch - self.log.best_epoch > recipe.patience:
+                    break
                 self._epoch(epoch, epochs[epoch], dev, bar)
+        done = [len(loader) for loader in epochs[: len(self.log.dev_loss)]]
+        self.log.steps, self.log.best_step = sum(done), sum(done[: self.log.best_epoch + 1])
+        self._measure(unseen)
         return self._finish()
+
+    def _rate(self, steps: list[int]) -> Callable[[int], float]:
+        """Return the share of the peak learning rate at each step; ``steps`` are those of the epochs."""
+        if self.recipe.patience:
+            return lambda step: objective.rate(step, steps[0], 1.0, decays=False)
+        return lambda step: objective.rate(step, sum(steps), self.recipe.warmup)
 
     @property
     def _whisper(self) -> WhisperForConditionalGeneration:
@@ -227,6 +241,21 @@ class _Run:
         self.log = TrainingLog(**state["log"])
         log.info("%s: resumed after epoch %d", self.output.name, state["epoch"] + 1)
         return state["epoch"] + 1
+
+    def _measure(self, unseen: torch.Tensor) -> None:
+        """Note how far the best weights lie from the base, and how much of that in the token table."""
+        best, base = open_checkpoint(self.state / "best"), open_checkpoint(self.base)
+        whole, before, table = 0.0, 0.0, torch.zeros(len(unseen), dtype=torch.float64)
+        for name in base.shapes:
+            start = base.read(name).double()
+            squares = (best.read(name).double() - start).square()
+            whole, before = whole + squares.sum().item(), before + start.square().sum().item()
+            if name == TABLE:
+                table = squares.sum(1)
+        self.log.update = math.sqrt(whole / before)
+        if whole:
+            self.log.in_table = table.sum().item() / whole
+            self.log.in_unseen_rows = table[unseen].sum().item() / whole
 
     def _finish(self) -> TrainingLog:
         """Write the best epoch with the base's tokenizer files under the final name and drop the state."""

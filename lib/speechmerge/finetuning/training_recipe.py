@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from transformers import WhisperTokenizer
 
 from .. import corpora
 from ..devices import PRECISIONS
 from ..errors import TrainingError, nearest
 from ..files import digest
-from .packing import TASK_NAMES
+from .packing import TASK_NAMES, prompt_ids
+
+UNSEEN_ROWS = ("trained", "kept")
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,17 @@ class Recipe:
         base: name or folder of the model to start from (an expert's folder makes the training sequential).
         sources: what to train on.
         minutes: cap on training speech per language (or domain) and task, drawn with ``seed``; None takes all there is.
-        epochs: passes over the data; the epoch with the lowest dev loss is kept.
-        learning_rate: AdamW's peak rate, reached after ``warmup`` of all steps, then decaying linearly to zero.
+        epochs: passes over the data, at most; the epoch with the lowest dev loss is kept.
+        patience: training ends after so many epochs in a row without a lower dev loss; None goes through all epochs.
+        learning_rate: AdamW's peak rate, reached after ``warmup`` of all steps, then decaying linearly to zero; with
+            ``patience`` it is reached after the first epoch and stays.
         batch: windows in a step and process.
         clip_norm: largest gradient norm.
         seed: drives the draw of clips, the packing and the order.
         precision: ``"auto"`` (bf16 autocast where it pays), ``"bf16"`` or ``"fp32"``.
+        kept_apart: which sentences stand in one split only (:func:`speechmerge.corpora.load`).
+        unseen_rows: what becomes of rows of the token table that no training text uses: ``"trained"``, as by any
+            optimiser whose loss runs over all tokens, or ``"kept"`` as the base has them.
     """
 
     base: str
@@ -69,16 +78,21 @@ class Recipe:
     clip_norm: float = 1.0
     seed: int = 0
     precision: str = "auto"
+    patience: int | None = None
+    kept_apart: str = "equal"
+    unseen_rows: str = "trained"
 
     def __post_init__(self) -> None:
         """Refuse values no training can have, before any data are read."""
         if self.precision not in PRECISIONS:
             raise TrainingError(f"there is no precision {self.precision!r}.{nearest(self.precision, PRECISIONS)}")
+        if self.unseen_rows not in UNSEEN_ROWS:
+            raise TrainingError(f"unseen_rows is {self.unseen_rows!r}.{nearest(self.unseen_rows, UNSEEN_ROWS)}")
         if len(set(self.sources)) < len(self.sources) or not self.sources:
             raise TrainingError(f"sources are {', '.join(map(str, self.sources)) or 'none'}; give each of them once.")
-        for name in ("epochs", "batch", "learning_rate", "clip_norm", "minutes"):
+        for name in ("epochs", "batch", "learning_rate", "clip_norm", "minutes", "patience"):
             value = getattr(self, name)
-            if not (value is None and name == "minutes") and not 0 < value < math.inf:
+            if not (value is None and name in ("minutes", "patience")) and not 0 < value < math.inf:
                 raise TrainingError(f"{name} is {value!r}; expected a number above 0.")
         if not 0 <= self.warmup <= 1:
             raise TrainingError(f"warmup is {self.warmup!r}; expected a share of all steps, 0 to 1.")
@@ -86,7 +100,14 @@ class Recipe:
 
 @dataclass
 class TrainingLog:
-    """What happened: dev loss per epoch (nats a token), the epoch kept, and the cost."""
+    """What happened: dev loss per epoch (nats a token), the epoch kept, the cost, and how far the weights went.
+
+    Attributes:
+        steps, best_step: of the optimiser, in all and up to the epoch kept.
+        update: ‖τ‖/‖θ0‖ over all tensors.
+        in_table: share of ‖τ‖² that lies in the token table.
+        in_unseen_rows: share of ‖τ‖² that lies in rows of the table that no training text uses.
+    """
 
     dev_loss: list[float] = field(default_factory=list)
     train_loss: list[float] = field(default_factory=list)
@@ -95,6 +116,11 @@ class TrainingLog:
     seconds: float = 0.0
     minutes_of_speech: float = 0.0
     data: str = ""
+    steps: int = 0
+    best_step: int = 0
+    update: float = 0.0
+    in_table: float = 0.0
+    in_unseen_rows: float = 0.0
 
     @property
     def windows_per_second(self) -> float:
@@ -111,7 +137,7 @@ def load(recipe: Recipe) -> tuple[DataSets, DataSets]:
     for language, task, domain in dict.fromkeys((s.language, s.task, s.domain) for s in recipe.sources):
         named = [s.corpus for s in recipe.sources if (s.language, s.task, s.domain) == (language, task, domain)]
         for split, sets in (("train", train_sets), ("dev", dev_sets)):
-            clips = [clip for corpus in named for clip in corpora.load(corpus, language, split)]
+            clips = [clip for corpus in named for clip in _clips(recipe, corpus, language, split)]
             clips = [clip for clip in clips if task == "asr" or clip.translation]
             if split == "train" and recipe.minutes is not None:
                 clips = draw_minutes(clips, recipe.minutes, recipe.seed)
@@ -124,6 +150,10 @@ def load(recipe: Recipe) -> tuple[DataSets, DataSets]:
     return train_sets, dev_sets
 
 
+def _clips(recipe: Recipe, corpus: str, language: str, split: str) -> list[corpora.Clip]:
+    return corpora.load(corpus, language, split, kept_apart=recipe.kept_apart)
+
+
 def draw_minutes(clips: Sequence[corpora.Clip], minutes: float, seed: int) -> list[corpora.Clip]:
     """Draw clips at random until ``minutes`` of speech are reached; nested: a larger cap keeps the smaller draw."""
     order = np.random.default_rng([seed, 0x5EED]).permutation(len(clips))
@@ -134,6 +164,20 @@ def draw_minutes(clips: Sequence[corpora.Clip], minutes: float, seed: int) -> li
         drawn.append(clips[i])
         total += clips[i].seconds
     return drawn
+
+
+def unseen_tokens(sets: DataSets, tokenizer: WhisperTokenizer, vocabulary: int) -> torch.Tensor:
+    """Return a mask, bool of shape ``[vocabulary]``, of the tokens that no prompt and no target of ``sets`` holds.
+
+    A text is looked at with and without a space before it, for it may stand first in a window or later.
+    """
+    texts = {clip.text if task == "asr" else clip.translation for clips, _, task in sets for clip in clips}
+    ids = tokenizer([*texts, *(f" {text}" for text in texts)], add_special_tokens=False).input_ids
+    used = {token for own in ids for token in own} | {tokenizer.eos_token_id}
+    used |= {token for _, language, task in sets for token in prompt_ids(tokenizer, language, task)}
+    mask = torch.ones(vocabulary, dtype=torch.bool)
+    mask[sorted(used)] = False
+    return mask
 
 
 def fingerprint(sets: DataSets) -> str:

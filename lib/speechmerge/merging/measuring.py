@@ -1,18 +1,20 @@
 """Merged models measured on dev speech, and everything a method needs beside the models in one call."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import WhisperForConditionalGeneration
 
 from ..corpora import Clip
-from ..devices import autocast, best_device, release_memory
+from ..devices import autocast, best_device, bf16_pays, release_memory
 from ..evaluation import scoring
 from ..evaluation.decoding import Decoder, Decoding
 from ..evaluation.resampling import dev_error, pooled
-from ..finetuning.packing import IGNORED, Window
+from ..finetuning.packing import IGNORED, Window, pack
 from ..whisper import models
 from . import calibration, methods
 from .listening import batches, log_likelihood
@@ -31,17 +33,77 @@ def scorer(base: Path, speech: Speech, settings: Decoding | None = None) -> Call
         settings: how to decode.
     """
     decoder = Decoder(base, settings)
+    return lambda state: decoded_error(decoder, state, speech)["error"]
 
-    def score(state: Mapping[str, Tensor]) -> float:
-        decoder.use(state)
-        by_task: dict[str, list[scoring.Scores]] = {}
-        for clips, language, task in speech:
-            heard = decoder.decode(clips, language, task, progress=False)
-            by_task.setdefault(task, []).append(scoring.score(heard, clips, language, task))
-        release_memory()
-        return dev_error({task: pooled(scores) for task, scores in by_task.items()})
 
-    return score
+def decoded_error(decoder: Decoder, state: Mapping[str, Tensor], speech: Speech) -> dict[str, float]:
+    """Return the ``error`` of a merged state dict on dev speech (:func:`dev_error`), and its ``wer``, ``bleu`` or both."""
+    decoder.use(state)
+    by_task: dict[str, list[scoring.Scores]] = {}
+    for clips, language, task in speech:
+        heard = decoder.decode(clips, language, task, progress=False)
+        by_task.setdefault(task, []).append(scoring.score(heard, clips, language, task))
+    release_memory()
+    rates = {task: pooled(scores) for task, scores in by_task.items()}
+    return {scoring.METRICS[task]: rate for task, rate in rates.items()} | {"error": dev_error(rates)}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Teacher-forced cross-entropy of one language and task: nats, summed over the target tokens, and their number."""
+
+    task: str
+    nats: float
+    tokens: int
+
+
+def listener(
+    base: Path, speech: Speech, *, precision: str = "auto", size: int = 8
+) -> Callable[[Mapping[str, Tensor]], list[Loss]]:
+    """Return the function that gives the dev losses of a merged state dict, one for each entry of ``speech``.
+
+    All clips are packed into windows, as in training, and nothing is decoded: many times faster than transcribing them,
+    and a smooth function of λ. The weights are used in the number format that decoding takes.
+
+    Args:
+        base: the base's folder.
+        speech: dev clips, language and task, one entry for each.
+        precision: ``"auto"`` (bf16 where it pays), ``"bf16"`` or ``"fp32"``.
+        size: windows that go through the model at once.
+    """
+    device = best_device()
+    bf16 = precision == "bf16" or (precision == "auto" and bf16_pays(device))
+    whisper = models.load_model(base).to(device, torch.bfloat16 if bf16 else torch.float32)
+    windows = [sorted(pack(*part, None), key=_label_length) for part in speech]
+    given = [list(batches(base, own, torch.device("cpu"), size)) for own in windows]
+
+    @torch.inference_mode()
+    def losses(state: Mapping[str, Tensor]) -> list[Loss]:
+        whisper.load_state_dict(state, strict=False)  # all but the tied head
+        found = []
+        for (_, _, task), own in zip(speech, given, strict=True):
+            nats = -sum(float(log_likelihood(whisper, _moved(batch, whisper))) for batch in own)
+            found.append(Loss(task, nats, sum(int((batch["labels"] != IGNORED).sum()) for batch in own)))
+        return found
+
+    return losses
+
+
+def _label_length(window: Window) -> int:
+    return sum(map(len, window.texts))
+
+
+def _moved(batch: Mapping[str, Tensor], whisper: WhisperForConditionalGeneration) -> dict[str, Tensor]:
+    """Return a batch on the model's device, its frames in the model's number format."""
+    own = {key: value.to(whisper.device) for key, value in batch.items()}
+    return own | {"input_features": own["input_features"].to(whisper.dtype)}
+
+
+def dev_loss(losses: Sequence[Loss]) -> float:
+    """Return nats a token over all languages; of a model that does both tasks the mean of the two."""
+    tasks = dict.fromkeys(one.task for one in losses)
+    own = [[one for one in losses if one.task == task] for task in tasks]
+    return sum(sum(x.nats for x in part) / sum(x.tokens for x in part) for part in own) / len(own)
 
 
 def differentiator(

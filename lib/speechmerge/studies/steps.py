@@ -18,7 +18,7 @@ from ..evaluation.decoding import Decoder, Decoding, write_predictions
 from ..evaluation.resampling import dev_error, weighted
 from ..files import atomic_folder
 from ..finetuning import training
-from ..merging import engine, measuring, overlaps, task_vectors
+from ..merging import engine, measuring, overlaps, searching, task_vectors
 from ..packages import artefact
 from ..whisper import models
 from .plans import Step, result
@@ -180,7 +180,10 @@ def evaluation_clips(
 
 
 def _tune(spec: dict, inputs: Inputs, folder: Path) -> None:
-    """Pick the grid point with the lowest dev error; the first of equals."""
+    """Pick a parameter's value on dev: by loss where the step says what to search, else the grid's lowest error."""
+    if "search" in spec:
+        write(folder, _searched(spec, inputs))
+        return
     many = len(inputs) // len(spec["grid"])
     tried = []
     for i, point in enumerate(spec["grid"]):
@@ -194,6 +197,38 @@ def _tune(spec: dict, inputs: Inputs, folder: Path) -> None:
         tried[-1]["error"] = dev_error(rates)
     best = min(range(len(tried)), key=lambda i: tried[i]["error"])
     write(folder, {"params": spec["grid"][best], "error": tried[best]["error"], "tried": tried})
+
+
+def _searched(spec: dict, inputs: Inputs) -> dict:
+    """Search one parameter of a merge by teacher-forced dev loss; decode the best few values and choose by error.
+
+    λ is searched as a continuous number, any other parameter over the step's values. All dev clips count.
+    """
+    base, name, cells = models.base_model(spec["base"]), spec["search"]["parameter"], spec["cells"]
+    experts = tuple(expert(path) for step, path in inputs if step.kind == "choose")
+    params = _resolved(spec["model"]["params"], inputs)
+    told = json.dumps(spec["model"].get("speech") and [spec["model"]["speech"], spec["decoding"]])
+    heard = [(_dev(cell), cell["language"], cell["task"]) for cell in cells]
+    losses, started = measuring.listener(base, heard), time.perf_counter()
+
+    def state(value: float) -> dict[str, Tensor]:
+        return _merged(spec["model"]["method"], base, experts, json.dumps(params | {name: value}), told)[0]
+
+    def loss(value: float) -> float:
+        return measuring.dev_loss(losses(state(value)))
+
+    if name == "scaling":
+        tried = searching.minimum(loss)
+        best = searching.finalists(tried)
+    else:
+        tried = sorted(((value, loss(value)) for value in spec["search"]["values"]), key=lambda pair: pair[1])
+        best = [value for value, _ in tried[: searching.FINALISTS]]
+    seconds, decoder = time.perf_counter() - started, _decoder(base, Decoding(**spec["decoding"]), False)
+    del losses
+    errors = {value: measuring.decoded_error(decoder, state(value), heard) for value in best}
+    rows = [{name: value, "loss": found, **errors.get(value, {})} for value, found in tried]
+    chosen = min(best, key=lambda value: errors[value]["error"])
+    return {"params": {name: chosen}, "error": errors[chosen]["error"], "tried": rows, "loss_seconds": round(seconds, 1)}
 
 
 def _match(spec: dict, inputs: Inputs, folder: Path) -> None:
