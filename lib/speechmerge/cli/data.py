@@ -39,6 +39,32 @@ def fetch_corpora(names: tuple[str, ...], accept_noncommercial: bool) -> None:
             click.echo(f"{name} {code}: {len(clips)} clips, {sum(c.seconds for c in clips) / 60:.1f} minutes")
 
 
+@click.command(epilog=example("speechmerge splits"))
+@click.option("--write", is_flag=True, help="Replace the table of splits by what the fetched corpora give.")
+def splits(write: bool) -> None:
+    """Keep near-equal sentences of all packaged corpora in one split, and say which clips that moves.
+
+    Ends with exit code 1 if the table differs and is not replaced.
+    """
+    from .. import corpora
+    from ..corpora import nearness
+
+    known = corpora.packaged()
+    domains = [name for corpus in corpora.registry().values() for name in corpus.domains]
+    found = nearness.assign(known, domains)
+    moved, new = nearness.changes(found)
+    for (corpus, language, domain), sizes in nearness.sizes(found, domains).items():
+        told = ", ".join(f"{sizes[split]} {split}" for split in corpora.SPLITS)
+        click.echo(f"{'/'.join(filter(None, (corpus, domain)))} {language}: {told}")
+    for clip, before in moved[:20]:
+        click.echo(f"{clip.source} {clip.language} {clip.id}: {before} -> {clip.split}")
+    click.echo(f"{len(found)} clips, {len(moved)} in another split than before, {len(new)} new")
+    if write:
+        nearness.write_table(found)
+    elif moved or new:
+        raise SystemExit(1)
+
+
 @click.command(epilog=example("speechmerge cards --update"))
 @click.option("--update", is_flag=True, help="Rewrite the generated numbers instead of only checking them.")
 def cards(update: bool) -> None:

@@ -9,6 +9,7 @@ each held-out transcript to the nearest training text, so that no corpus needs t
 import csv
 import functools
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -122,7 +123,7 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def write_table(clips: Sequence[Clip], path: Path = TABLE) -> None:
+def write_table(clips: Sequence[Clip]) -> None:
     """Write the split of every transcript, by its hash, and the similarity of held-out ones.
 
     Raises:
@@ -131,17 +132,17 @@ def write_table(clips: Sequence[Clip], path: Path = TABLE) -> None:
     nearest, rows, names = similarities(clips), {}, {}
     for clip in clips:
         key = transcript_key(clip.text)
-        row = (clip.split, f"{nearest[key]:.2f}" if key in nearest else "")
+        row = (clip.split, f"{math.floor(1000 * nearest[key]) / 1000:.3f}" if key in nearest else "")
         if names.setdefault(_hash(key), key) != key or rows.setdefault(_hash(key), row) != row:
             raise CorpusError(f"{clip.text!r} and {names[_hash(key)]!r} share a hash or stand in two splits.")
     lines = [f"{name},{split},{similarity}\n" for name, (split, similarity) in sorted(rows.items())]
-    path.write_text("sentence,split,similarity\n" + "".join(lines))
+    TABLE.write_text("sentence,split,similarity\n" + "".join(lines))
 
 
 @functools.cache
-def table(path: Path = TABLE) -> dict[str, tuple[str, float | None]]:
+def table() -> dict[str, tuple[str, float | None]]:
     """Return split and similarity of every known transcript, by its hash."""
-    with path.open(newline="") as stream:
+    with TABLE.open(newline="") as stream:
         return {
             row["sentence"]: (row["split"], float(row["similarity"]) if row["similarity"] else None)
             for row in csv.DictReader(stream)
@@ -169,7 +170,16 @@ def applied(clips: Sequence[Clip]) -> list[Clip]:
     ]
 
 
-def moved(clips: Sequence[Clip], before: dict[str, tuple[str, float | None]]) -> list[tuple[Clip, str]]:
-    """Return the clips whose split differs from that of an earlier table, with the split they had there."""
-    was = [(clip, before.get(_hash(transcript_key(clip.text)))) for clip in clips]
-    return [(clip, row[0]) for clip, row in was if row is not None and row[0] != clip.split]
+def changes(clips: Sequence[Clip]) -> tuple[list[tuple[Clip, str]], list[Clip]]:
+    """Return the clips whose split the table has otherwise, each with that split, and those it does not have."""
+    known = table() if TABLE.is_file() else {}
+    was = [(clip, known.get(_hash(transcript_key(clip.text)))) for clip in clips]
+    return [(c, row[0]) for c, row in was if row and row[0] != c.split], [c for c, row in was if row is None]
+
+
+def sizes(clips: Sequence[Clip], domains: Iterable[str] = ()) -> dict[Cell, Counter[str]]:
+    """Return how many clips each split of a cell has."""
+    domains, found = set(domains), defaultdict(Counter)
+    for clip in clips:
+        found[cell_of(clip, domains)][clip.split] += 1
+    return dict(found)
