@@ -183,3 +183,39 @@ def test_the_same_predictions_are_the_same_bytes(tmp_path, monkeypatch):
 def test_plain_predictions_are_read_too(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"id": "a", "text": "uno"}\n{"id": "b", "text": "dos", "cut": true}\n')
     assert read_predictions(tmp_path / "p.jsonl") == [Prediction("a", "uno"), Prediction("b", "dos", cut=True)]
+
+
+LOOP = "te " * 60
+
+
+def test_what_ran_away_is_sampled_again_until_it_ends(decoder, clips, monkeypatch):
+    asked = []
+
+    def batch(part, languages, task, temperature=0.0):
+        asked.append(([c.id for c in part], temperature))
+        loops = temperature < 0.6
+        return [Prediction(c.id, LOOP if loops and c is clips[1] else "fine", False, temperature) for c in part]
+
+    monkeypatch.setattr(decoder, "settings", dataclasses.replace(SHORT, guard=True))
+    monkeypatch.setattr(decoder, "_batch", batch)
+    found = decoder.decode(clips[:3], "es", "asr", progress=False)
+    assert [p.temperature for p in found] == [0.0, 0.6, 0.0] and not any(p.runaway for p in found)
+    assert asked[1:] == [([clips[1].id], temperature) for temperature in (0.2, 0.4, 0.6)]
+    monkeypatch.setattr(decoder, "_batch", lambda part, *_: [Prediction(c.id, "cut", True) for c in part])
+    assert all(p.runaway for p in decoder.decode(clips[:1], "es", "asr", progress=False))  # the last is kept, and counted
+
+
+def test_sampling_is_the_clips_own_whatever_is_decoded_with_it(decoder, clips, monkeypatch):
+    monkeypatch.setattr(decoder, "settings", dataclasses.replace(SHORT, guard=True))  # 20 tokens cut every hypothesis
+    before = torch.random.get_rng_state()
+    together = decoder.decode(clips[:3], "es", "asr", progress=False)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert [decoder.decode([c], "es", "asr", progress=False)[0] for c in clips[:3]] == together
+    assert all(p.temperature == decoding.TEMPERATURES[-1] for p in together)
+
+
+def test_the_temperature_is_kept_where_there_was_one(tmp_path):
+    path = tmp_path / "kept.jsonl"
+    plain, sampled = Prediction("a", "text"), Prediction("b", "text", False, 0.4)
+    write_predictions([plain, sampled], path.with_suffix(".jsonl.gz"))
+    assert read_predictions(path.with_suffix(".jsonl.gz")) == [plain, sampled]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from speechmerge import corpora
 from speechmerge.audio import SAMPLE_RATE
+from speechmerge.errors import TrainingError
 from speechmerge.finetuning import objective, training
 from speechmerge.finetuning.training import Recipe, Source, train
 from speechmerge.finetuning.training_recipe import draw_minutes
@@ -184,3 +185,39 @@ def test_the_rate_warms_up_and_falls_to_zero():
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4] == 1.0 and np.all(np.diff(rates[4:]) < 0) and rates[-1] == pytest.approx(1 / 16)
     assert objective.rate(20, 20, 0.2) == 0 and objective.rate(0, 1, 0.0) == 1
+
+
+def test_patience_ends_a_training_that_no_longer_gains(tmp_path, monkeypatch):
+    losses = iter([5.0, 4.0, 4.5, 4.2, 3.0, 9.0, 9.0])
+    monkeypatch.setattr(training._Run, "_dev_loss", lambda *_: next(losses))
+    recipe = dataclasses.replace(RECIPE, epochs=50, patience=2, minutes=0.1)
+    log = train(recipe, tmp_path / "es", progress=False)
+    assert log.dev_loss == [5.0, 4.0, 4.5, 4.2] and log.best_epoch == 1
+    assert 0 < log.best_step < log.steps
+
+
+def test_with_patience_the_rate_rises_for_an_epoch_and_stays():
+    rates = [objective.rate(step, 4, 1.0, decays=False) for step in range(40)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0] and set(rates[3:]) == {1.0}
+
+
+def test_rows_of_tokens_that_no_text_uses_are_kept_if_wanted(finished, tmp_path):
+    log, folder = finished
+    kept = train(dataclasses.replace(RECIPE, unseen_rows="kept"), tmp_path / "kept", progress=False)
+    table = "model.decoder.embed_tokens.weight"
+    base, trained, own = (
+        load_file(f / "model.safetensors")[table] for f in (models.base_model("smoke"), folder, tmp_path / "kept")
+    )
+    unseen = (own == base).all(1)
+    assert 0.5 < unseen.float().mean() < 1 and not (trained == base).all(1).any()
+    assert not unseen[models.load_tokenizer(folder).eos_token_id]
+    share = (trained - base)[unseen].double().square().sum() / (trained - base).double().square().sum()
+    assert log.in_unseen_rows / log.in_table == pytest.approx(share.item(), rel=1e-4)
+    assert kept.in_unseen_rows == 0 < kept.in_table < log.in_table and 0 < kept.update < log.update
+
+
+def test_an_unknown_choice_about_rows_is_refused():
+    with pytest.raises(TrainingError, match=r"unseen_rows is 'kpt'.*'kept'"):
+        dataclasses.replace(RECIPE, unseen_rows="kpt")
+    with pytest.raises(TrainingError, match="patience is 0"):
+        dataclasses.replace(RECIPE, patience=0)

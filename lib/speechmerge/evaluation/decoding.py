@@ -165,8 +165,10 @@ class Decoder:
         for temperature in TEMPERATURES:
             if not found.runaway:
                 break
-            torch.manual_seed(int.from_bytes(hashlib.sha256(f"{clip.id}|{temperature}".encode()).digest()[:8]) >> 1)
-            found = self._batch([clip], [language], task, temperature)[0]
+            seed = int.from_bytes(hashlib.sha256(f"{clip.id}|{temperature}".encode()).digest()[:8], "big") >> 1
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                found = self._batch([clip], [language], task, temperature)[0]
         return found
 
     @torch.inference_mode()
