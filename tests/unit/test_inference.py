@@ -76,6 +76,12 @@ def test_translations_are_resampled_too(translations, view):
     assert rate == scores.rate and interval(samples)[0] < rate < interval(samples)[1]
 
 
+def test_bleu_is_not_compared_with_chrf(translations):
+    scores, *_ = translations
+    with pytest.raises(ScoringError, match=r"not scored alike.*'chrF2, nrefs"):
+        Bootstrap(("es",)).difference(([{"es": scores}], [{"es": scores.by_chrf()}]))
+
+
 def test_chrf_is_sacrebleus_of_the_whole_and_of_redrawn_utterances(translations):
     scores, said, english = translations
     assert 100 * scores.by_chrf().rate == pytest.approx(scores.chrf, abs=1e-9)
@@ -95,7 +101,7 @@ def test_chrf_of_short_texts(pair):
     assert 100 * chrf(character_matches(*pair)) == pytest.approx(CHRF().corpus_score([pair[0]], [[pair[1]]]).score)
 
 
-def test_seeds_widen_the_interval_by_what_theory_says(systems):
+def test_seeds_widen_the_interval_by_what_theory_says():
     """Seeds that shift a system's rate: the variance of the mean over seeds is added to that of the clips."""
     words = np.full(400, 10)
     model = np.random.default_rng(0).binomial(words, 0.3)

@@ -108,7 +108,7 @@ class Matches:
 
     def by_chrf(self) -> CharacterMatches:
         """Return the same translations with chrF in the place of BLEU."""
-        return CharacterMatches(self.ids, self.characters, self.signature)
+        return CharacterMatches(self.ids, self.characters, f"chrF2, {self.signature}")
 
     def resampled(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return BLEU as a fraction of redrawn utterances, and ones; ``draws`` as for :meth:`Counts.resampled`."""
