@@ -27,15 +27,19 @@ def _resampled(scores: Scores, seed: int, index: int) -> tuple[np.ndarray, np.nd
     return scores.resampled(_draws(len(scores.ids), seed, index))
 
 
-def resampled_rates(scores: Sequence[Scores], *, macro: bool = False, seed: int = 0) -> np.ndarray:
+def resampled_rates(
+    scores: Sequence[Scores], *, macro: bool = False, seed: int = 0, places: Sequence[int] | None = None
+) -> np.ndarray:
     """Bootstrap rates, shape ``[RESAMPLES]``: utterances are redrawn within each language.
 
     Args:
         scores: one entry per language; the same seed redraws the same utterances for every system.
         macro: average the languages' rates instead of pooling their words; BLEU is always averaged.
         seed: of the resampling.
+        places: of the languages in a longer list whose draws they take; their places here if not given.
     """
-    tops, bottoms = zip(*(_resampled(one, seed, i) for i, one in enumerate(scores)), strict=True)
+    places = range(len(scores)) if places is None else places
+    tops, bottoms = zip(*(_resampled(one, seed, i) for i, one in zip(places, scores, strict=True)), strict=True)
     if macro:
         return np.mean([t / np.maximum(b, 1) for t, b in zip(tops, bottoms, strict=True)], axis=0)
     return np.sum(tops, axis=0) / np.maximum(np.sum(bottoms, axis=0), 1)
@@ -90,13 +94,18 @@ def compare(first: Sequence[Scores], second: Sequence[Scores], *, seed: int = 0)
     if len(first) != len(second):
         raise ScoringError(f"the systems were scored on {len(first)} and {len(second)} languages; score both on all.")
     for a, b in zip(first, second, strict=True):
-        if a.ids != b.ids or a.normaliser != b.normaliser:
-            raise ScoringError(
-                f"the systems were not scored alike: {len(a.ids)} and {len(b.ids)} utterances, normalisers "
-                f"{a.normaliser!r} and {b.normaliser!r}; score both on the same references."
-            )
+        check_alike(a, b)
     samples = resampled_rates(first, seed=seed) - resampled_rates(second, seed=seed)
     return comparison(pooled(first) - pooled(second), samples)
+
+
+def check_alike(first: Scores, second: Scores) -> None:
+    """Refuse scores of different utterances or with different normalisers."""
+    if first.ids != second.ids or first.normaliser != second.normaliser:
+        raise ScoringError(
+            f"the systems were not scored alike: {len(first.ids)} and {len(second.ids)} utterances, normalisers "
+            f"{first.normaliser!r} and {second.normaliser!r}; score both on the same references."
+        )
 
 
 def comparison(difference: float, samples: np.ndarray) -> Comparison:

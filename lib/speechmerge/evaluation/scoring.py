@@ -14,6 +14,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from ..corpora import Clip
 from ..errors import ScoringError
 from ..text import NORMALISER, normalise
+from .chrf import CharacterMatches, character_matches
 from .decoding import Prediction
 
 
@@ -71,6 +72,7 @@ class Matches:
         statistics: for each utterance the matches of orders 1 to 4, the n-grams of orders 1 to 4, the lengths of
             hypothesis and reference in tokens; shape ``[n, 10]``.
         chrf: chrF2 of the whole, 0 to 100.
+        characters: n-grams of characters for each utterance, from which chrF is summed; shape ``[n, 6, 3]``.
         words: of the references.
         runaway: hypotheses that ran away into repetition.
         signature: sacrebleu's.
@@ -79,6 +81,7 @@ class Matches:
     ids: tuple[str, ...]
     statistics: np.ndarray
     chrf: float
+    characters: np.ndarray
     words: int
     runaway: int
     signature: str
@@ -100,12 +103,16 @@ class Matches:
         """What the texts went through before they were compared: sacrebleu's own tokens."""
         return self.signature
 
+    def by_chrf(self) -> CharacterMatches:
+        """Return the same translations with chrF in the place of BLEU."""
+        return CharacterMatches(self.ids, self.characters, f"chrF2, {self.signature}")
+
     def resampled(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return BLEU as a fraction of redrawn utterances, and ones; ``draws`` as for :meth:`Counts.resampled`."""
         return np.array([_bleu(row) / 100 for row in draws @ self.statistics]), np.ones(len(draws))
 
 
-Scores = Counts | Matches
+Scores = Counts | Matches | CharacterMatches
 METRICS = {"asr": "wer", "st": "bleu"}
 
 
@@ -191,6 +198,7 @@ def translation(predictions: Sequence[Prediction], clips: Sequence[Clip]) -> Mat
         ids=tuple(c.id for c in clips),
         statistics=np.array([[*x.counts, *x.totals, x.sys_len, x.ref_len] for x in single]),
         chrf=CHRF().corpus_score(hypotheses, [references]).score,
+        characters=np.array([character_matches(h, r) for h, r in zip(hypotheses, references, strict=True)]),
         words=sum(len(r.split()) for r in references),
         runaway=sum(p.runaway for p in matched),
         signature=str(bleu.get_signature()),

@@ -1,0 +1,133 @@
+"""The Matched Pairs Sentence-Segment Word Error test (MAPSSWE): do two systems make as many word errors as each other?
+
+Errors close together depend on each other, those far apart hardly do. So utterances are cut into segments where both
+systems are right again, and a segment is one observation. The test is Gillick and Cox's (Some statistical issues in the
+comparison of speech recognition algorithms, ICASSP 1989), cut and numbers are NIST's (Pallett, Fisher and Fiscus, Tools
+for the analysis of benchmark speech recognition tests, ICASSP 1990; ``mtchprs.c`` and ``statdist.c`` of ``sc_stats``):
+
+- two errors, of whichever system, are in different segments if at least :data:`BUFFER` reference words stand between
+  them that both systems have right, with no error among them; the ends of an utterance end a segment too;
+- stretches that both have right are no observations;
+- ``z`` is the mean over segments of first minus second errors, by its standard error with ``n - 1`` in the variance;
+  ``z`` is taken for standard normal, which needs many segments.
+
+We deviate in two places. Alignments are jiwer's, where every edit costs one; NIST's ``sclite`` charges 4 for a
+substitution and 3 for an insertion or deletion. So it takes a deletion and an insertion where jiwer may take two
+substitutions: the same errors at other words, which can join or part segments. And where all segments differ alike
+``sc_stats`` gives ``z = 0``; here ``z`` is infinite.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import jiwer
+import numpy as np
+
+from ..corpora import Clip
+from ..errors import ScoringError
+from ..text import normalise
+from .decoding import Prediction
+from .scoring import match
+
+BUFFER = 2  # words that both systems have right part two segments: NIST's value
+LEVEL = 0.05
+FEWEST = 30  # segments below which the normal approximation is not trusted; our choice
+
+
+@dataclass(frozen=True)
+class MatchedPairs:
+    """Outcome of the test.
+
+    Attributes:
+        segments: in which either system has an error.
+        difference: mean over segments of the first system's errors minus the second's, in words.
+        z: the difference by its standard error.
+        p_value: two-sided.
+    """
+
+    segments: int
+    difference: float
+    z: float
+    p_value: float
+
+    @property
+    def verdict(self) -> str:
+        """At 5 %: ``first better``, ``second better``, ``no difference`` or, before a winner, ``too few segments``."""
+        if self.p_value >= LEVEL:
+            return "no difference"
+        if self.segments < FEWEST:
+            return "too few segments"
+        return "first better" if self.difference < 0 else "second better"
+
+
+def mapsswe(errors: np.ndarray) -> MatchedPairs:
+    """Test whether two systems differ in errors per segment; with one segment or none there is no evidence, ``p = 1``.
+
+    Args:
+        errors: of both systems, shape ``[segments, 2]``, as :func:`paired_errors` counts them; those of several
+            languages are joined for a test over all of them.
+    """
+    differences = errors[:, 0] - errors[:, 1]
+    n = len(differences)
+    mean = float(differences.mean()) if n else 0.0
+    if n < 2 or not mean:
+        return MatchedPairs(n, mean, 0.0, 1.0)
+    error = float(differences.std(ddof=1)) / math.sqrt(n)
+    z = mean / error if error else math.copysign(math.inf, mean)
+    return MatchedPairs(n, mean, z, 2 * NormalDist().cdf(-abs(z)))
+
+
+def paired_errors(
+    first: Sequence[Prediction], second: Sequence[Prediction], clips: Sequence[Clip], language: str
+) -> np.ndarray:
+    """Count errors of two systems, shape ``[segments, 2]``, after Whisper's normalisation.
+
+    Raises:
+        ScoringError: a system's predictions do not match the clips one to one.
+    """
+    references = [normalise(clip.text, language) for clip in clips]
+    hypotheses = [[normalise(p.text, language) for p in match(one, clips)] for one in (first, second)]
+    return segment_errors(references, *hypotheses)
+
+
+def segment_errors(references: Sequence[str], first: Sequence[str], second: Sequence[str]) -> np.ndarray:
+    """Count errors of two systems, shape ``[segments, 2]``, in normalised texts.
+
+    Raises:
+        ScoringError: there are not as many hypotheses as references.
+    """
+    if not len(references) == len(first) == len(second):
+        raise ScoringError(
+            f"the systems were not tested on the same utterances: {len(references)} references, {len(first)} and "
+            f"{len(second)} hypotheses; decode the same clips with both."
+        )
+    found = [_segments(_places(r, a), _places(r, b)) for r, a, b in zip(references, first, second, strict=True)]
+    return np.concatenate([np.zeros((0, 2), int), *found])
+
+
+def _places(reference: str, hypothesis: str) -> np.ndarray:
+    """Errors at each place of a reference of ``n`` words, shape ``[2n + 1]``: gaps are even, words odd.
+
+    A gap counts the words inserted there; a word counts one if it is substituted or deleted.
+    """
+    found = np.zeros(2 * len(reference.split()) + 1, int)
+    if not reference:
+        found[0] = len(hypothesis.split())
+        return found
+    for chunk in jiwer.process_words(reference, hypothesis).alignments[0]:
+        if chunk.type == "insert":
+            found[2 * chunk.ref_start_idx] += chunk.hyp_end_idx - chunk.hyp_start_idx
+        elif chunk.type != "equal":
+            found[2 * chunk.ref_start_idx + 1 : 2 * chunk.ref_end_idx : 2] = 1
+    return found
+
+
+def _segments(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Sum both systems' errors, each ``[2n + 1]``, over the segments of one utterance; shape ``[segments, 2]``."""
+    both = np.stack([first, second], axis=1)
+    wrong = np.flatnonzero(both.any(axis=1))
+    between = wrong[1:] // 2 - (wrong[:-1] + 1) // 2  # words, all of them right, from one error to the next
+    starts = np.flatnonzero(np.concatenate([[True], between >= BUFFER]))
+    return np.add.reduceat(both[wrong], starts) if len(wrong) else both[:0]
