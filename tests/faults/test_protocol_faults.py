@@ -8,7 +8,10 @@ from speechmerge.studies import protocol
 from speechmerge.studies.store import project_root
 
 SLIPS = {
-    "metric": (lambda p: p["metrics"]["asr"].update(primary="caped_wer"), "no metric 'caped_wer' for asr.*'capped_wer'"),
+    "metric": (
+        lambda p: p["metrics"]["asr"].update(primary="caped_wer"),
+        "no metric 'caped_wer' for asr.*'capped_wer'",
+    ),
     "metric of the other task": (lambda p: p["metrics"]["st"].update(primary="wer"), "no metric 'wer' for st"),
     "margin of the wrong sign": (lambda p: p["margins"].update(wer=-0.01), "margin of wer is -0.01; expected"),
     "margin of nothing": (lambda p: p["margins"].update(ber=0.01), "margins has no metric 'ber'.*'wer'"),

@@ -10,7 +10,24 @@ from rapidfuzz import fuzz
 from speechmerge.corpora import Clip, nearness
 from speechmerge.errors import CorpusError
 
-WORDS = "river stone lamp seven cloud window paper garden silver horse winter bridge market candle orange mirror".split()
+WORDS = [
+    "river",
+    "stone",
+    "lamp",
+    "seven",
+    "cloud",
+    "window",
+    "paper",
+    "garden",
+    "silver",
+    "horse",
+    "winter",
+    "bridge",
+    "market",
+    "candle",
+    "orange",
+    "mirror",
+]
 
 
 def clip(number, text, *, source="made", language="es", translation=None, domain="d"):

@@ -130,4 +130,7 @@ def test_a_file_in_parts_is_joined_once_and_checked(tmp_path, monkeypatch):
     assert (parts.fetch() / "model.bin").read_bytes() == b"one two" and parts.fetch() and fetched == ["p1", "p2"]
     with pytest.raises(SourceError, match="has SHA-256"):
         catalogue.Parts((("q1", ""), ("q2", "")), 2, "model.bin", "0" * 64).fetch()
-    assert not list((tmp_path / "cache" / "wheels").glob("*q*")) and len(list((tmp_path / "cache").rglob("model.bin"))) == 1
+    assert (
+        not list((tmp_path / "cache" / "wheels").glob("*q*"))
+        and len(list((tmp_path / "cache").rglob("model.bin"))) == 1
+    )

@@ -202,7 +202,9 @@ def test_what_ran_away_is_sampled_again_until_it_ends(decoder, clips, monkeypatc
     assert [p.temperature for p in found] == [0.0, 0.6, 0.0] and not any(p.runaway for p in found)
     assert asked[1:] == [([clips[1].id], temperature) for temperature in (0.2, 0.4, 0.6)]
     monkeypatch.setattr(decoder, "_batch", lambda part, *_: [Prediction(c.id, "cut", True) for c in part])
-    assert all(p.runaway for p in decoder.decode(clips[:1], "es", "asr", progress=False))  # the last is kept, and counted
+    assert all(
+        p.runaway for p in decoder.decode(clips[:1], "es", "asr", progress=False)
+    )  # the last is kept, and counted
 
 
 def test_sampling_is_the_clips_own_whatever_is_decoded_with_it(decoder, clips, monkeypatch):

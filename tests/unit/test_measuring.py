@@ -33,7 +33,9 @@ def test_losses_are_those_of_the_windows_one_by_one(speech):
 def test_other_weights_have_other_losses_and_the_same_tokens(speech):
     listen = measuring.listener(BASE, speech[:1], precision="fp32")
     state = load_file(BASE / "model.safetensors")
-    changed = {name: w + 0.05 * torch.randn(w.shape, generator=torch.Generator().manual_seed(1)) for name, w in state.items()}
+    changed = {
+        name: w + 0.05 * torch.randn(w.shape, generator=torch.Generator().manual_seed(1)) for name, w in state.items()
+    }
     [before], [after], [again] = listen(state), listen(changed), listen(state)
     assert before == again != after and before.tokens == after.tokens
 

@@ -1,9 +1,9 @@
 """Splits in which near-equal sentences never stand on two sides, over all corpora and languages that come as packages.
 
-Two texts are *near* if their normalised forms have an indel similarity of at least ``THRESHOLD``; transcripts and English
-translations are compared alike. Clips whose texts are near, directly or through others, form a component, and a component
-goes into one split as a whole. The outcome is kept in ``splits.csv`` by the hash of a transcript, with the similarity of
-each held-out transcript to the nearest training text, so that no corpus needs the others to be loaded.
+Two texts are *near* if their normalised forms have an indel similarity of at least ``THRESHOLD``; transcripts and
+English translations are compared alike. Clips whose texts are near, directly or through others, form a component, and a
+component goes into one split as a whole. The outcome is kept in ``splits.csv`` by the hash of a transcript, with the
+similarity of each held-out transcript to the nearest training text, so that no corpus needs the others to be loaded.
 """
 
 import csv

@@ -172,9 +172,7 @@ class Decoder:
         return found
 
     @torch.inference_mode()
-    def _batch(
-        self, clips: list[Clip], languages: list[str], task: str, temperature: float = 0.0
-    ) -> list[Prediction]:
+    def _batch(self, clips: list[Clip], languages: list[str], task: str, temperature: float = 0.0) -> list[Prediction]:
         features = torch.stack([self._frames(clip) for clip in clips])
         limits = [min(MAX_TOKENS, int(20 + self.settings.tokens_per_second * c.seconds)) for c in clips]
         beams = 1 if temperature else self.settings.beams

@@ -37,7 +37,7 @@ def scorer(base: Path, speech: Speech, settings: Decoding | None = None) -> Call
 
 
 def decoded_error(decoder: Decoder, state: Mapping[str, Tensor], speech: Speech) -> dict[str, float]:
-    """Return the ``error`` of a merged state dict on dev speech (:func:`dev_error`), and its ``wer``, ``bleu`` or both."""
+    """Return the ``error`` of a merged state dict on dev speech (:func:`dev_error`), and its ``wer`` or ``bleu``."""
     decoder.use(state)
     by_task: dict[str, list[scoring.Scores]] = {}
     for clips, language, task in speech:

