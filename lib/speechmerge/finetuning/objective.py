@@ -43,7 +43,7 @@ class TokenLoss(torch.nn.Module):
 
 
 def rate(step: int, steps: int, warmup: float, *, decays: bool = True) -> float:
-    """Share of the peak learning rate: linear warm-up over ``warmup`` of ``steps``, then linear decay to zero or none."""
+    """Share of the peak learning rate: linear warm-up over ``warmup`` of ``steps``, then a linear decay or none."""
     ramp = max(1, round(warmup * steps))
     if step < ramp:
         return (step + 1) / ramp

@@ -115,5 +115,7 @@ def _cells(table: dict, profile: str, settings: dict, names: list[str]) -> tuple
             )
     places = dict.fromkeys(place for name in names for place in sets[name])
     return tuple(
-        Cell(x, codes.get(x, x), task, tuple(settings["corpora"][x])) for task in table["tasks"] for x in places
+        Cell(x, codes.get(x, x), task, tuple(settings["corpora"][x]), settings.get("kept_apart", "equal"))
+        for task in table["tasks"]
+        for x in places
     )

@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import StudyError, nearest
 from ..evaluation.decoding import Decoding
 from ..finetuning.packing import FULL_SECONDS
-from ..merging import measuring, methods
+from ..merging import measuring, methods, searching
 from . import store
 from .partitions import Group, label, of_tasks, parts
 from .plans import Cell, Plan, System, described
@@ -30,6 +30,9 @@ DECODING = tuple(field.name for field in fields(Decoding))
 SECONDS_A_WINDOW = 17.0  # of speech in a training window, on average
 SECONDS_A_CLIP = 4.5  # of dev, on average
 TEST_CLIPS = 150  # of a cell, for estimates
+FORWARD = 3.0  # windows that go through a model in the time of training on one, for estimates
+EVALUATIONS = 12  # of a dev loss in the search of λ, for estimates
+EPOCHS = 20  # that a training with patience takes, for estimates
 
 
 class Table:
@@ -121,7 +124,9 @@ class Table:
         The rate is chosen with the first seed; other seeds train at the rate chosen there.
         """
         first, title = self.seeds[0], label(group) + self.mark
-        spec = {"base": self.settings["base"], "cells": described(group), "seed": seed, **self.settings["training"]}
+        if "rates_on" in self.settings:
+            return self.shared(group, seed)
+        spec = self._training(group, seed)
         if seed != first:
             name = self._train(f"train {title} seed {seed}", spec, group, (self.trained(group, first),))
             return self.plan.add(f"choose {title} seed {seed}", "choose", {}, (name,))
@@ -135,6 +140,41 @@ class Table:
         ]
         return self.plan.add(choice, "choose", {}, tuple(names))
 
+    def shared(self, group: Group, seed: int) -> str:
+        """Add the training of one model at the rate that all models like it share, which the first seed chose.
+
+        What was trained to choose the rate is not trained again.
+        """
+        title, rates = f"{label(group)}{self.mark}", self._rates(self._rate_name(group))
+        alike = self._alike(group) if len(rates) > 1 else []
+        tries = {part: [self._try(part, rate) for rate in rates] for part in alike}
+        needs = tuple(name for own in zip(*tries.values(), strict=True) for name in own)
+        rate = self.plan.add(self._rate_name(group), "rate", {"rates": rates}, needs)
+        if seed == self.seeds[0] and group in tries:
+            return self.plan.add(f"choose {title} seed {seed}", "choose", {}, (rate, *tries[group]))
+        name = self._train(f"train {title} seed {seed}", self._training(group, seed), group, (rate,))
+        return self.plan.add(f"choose {title} seed {seed}", "choose", {}, (name,))
+
+    def _alike(self, group: Group) -> list[Group]:
+        """Return the models that a group's rate is chosen on: itself, or the first ``rates_on`` of one language."""
+        tasks = {cell.task for cell in group}
+        if len({cell.name for cell in group}) > 1:
+            return [group]
+        own = tuple(cell for cell in self.cells if cell.task in tasks)
+        return parts(own, "language")[: self.settings["rates_on"]]
+
+    def _rate_name(self, group: Group) -> str:
+        tasks = "+".join(dict.fromkeys(cell.task for cell in group))
+        one = len({cell.name for cell in group}) == 1
+        return f"rate {f'experts {tasks}' if one else label(group)}{self.mark}"
+
+    def _try(self, group: Group, rate: float) -> str:
+        spec = self._training(group, self.seeds[0]) | {"learning_rate": rate}
+        return self._train(f"try {label(group)}{self.mark} {rate:g} seed {self.seeds[0]}", spec, group)
+
+    def _training(self, group: Group, seed: int) -> dict:
+        return {"base": self.settings["base"], "cells": described(group), "seed": seed, **self.settings["training"]}
+
     def _rates(self, choice: str) -> list[float]:
         """Return the learning rates to try: one, where the experiment ``rates_of`` has committed the choice."""
         if choice not in self.known:
@@ -142,7 +182,8 @@ class Table:
         return [min(self.known[choice], key=lambda tried: tried["dev_loss"])["learning_rate"]]
 
     def _train(self, name: str, spec: dict, group: Group, needs: tuple[str, ...] = ()) -> str:
-        windows = spec["minutes"] * 60 / SECONDS_A_WINDOW * spec["epochs"] * len(group)
+        epochs = min(spec["epochs"], EPOCHS) if spec.get("patience") else spec["epochs"]
+        windows = spec["minutes"] * 60 / SECONDS_A_WINDOW * epochs * len(group)
         return self.plan.add(name, "train", spec, needs, windows / self.settings["here"]["train_windows_per_second"])
 
     def sequenced(self, group: Group, seed: int) -> str:
@@ -215,6 +256,8 @@ class Table:
         grid: str = "",
     ) -> str:
         """Add the dev decodings of a grid and the choice of the point with the lowest error."""
+        if self.settings.get("select") == "loss":
+            return self.searched(title, parameter, group, model, needs, per_expert=per_expert)
         points = [{parameter: value} for value in self._values("grids", grid or parameter)]
         decodes = [
             self.decoded(
@@ -227,6 +270,20 @@ class Table:
         return self.plan.add(
             f"tune {title} {parameter}{self.place}", "tune", {"grid": points, "per_expert": per_expert}, tuple(decodes)
         )
+
+    def searched(
+        self, title: str, parameter: str, group: Group, model: dict, needs: tuple[str, ...], *, per_expert: bool
+    ) -> str:
+        """Add the search of a parameter by teacher-forced dev loss, which decodes the best few values only."""
+        values = None if parameter == "scaling" else self._values("grids", parameter)
+        settings, here = self.settings, self.settings["here"]
+        spec = {"base": settings["base"], "model": model, "cells": described(group), "decoding": settings["decoding"]}
+        spec |= {"search": {"parameter": parameter, "values": values}, "per_expert": per_expert}
+        clips = len(group) * TEST_CLIPS
+        heard = clips * SECONDS_A_CLIP / FULL_SECONDS / (FORWARD * here["train_windows_per_second"])
+        decoded = searching.FINALISTS * clips / here["decode_clips_per_second"]
+        seconds = heard * (len(values) if values else EVALUATIONS) + decoded
+        return self.plan.add(f"tune {title} {parameter}{self.place}", "tune", spec, needs, seconds)
 
     def described(self, merges: list[dict]) -> None:
         """Add the step that describes the task vectors of the first seed's experts, and of merges of them."""
@@ -264,7 +321,7 @@ class Table:
         method = methods.find(model["method"])
         if not method.measure:
             return 0.0
-        cells, clips = sum(map(len, model["speech"])), self.settings["dev_clips"]
+        cells, clips = sum(map(len, model["speech"])), self.settings["dev_clips"] or TEST_CLIPS
         if method.measure == "score":
             return (2 * len(model["speech"]) - 1) * cells * clips * pace
         windows = min(measuring.WINDOWS, clips * SECONDS_A_CLIP / FULL_SECONDS)

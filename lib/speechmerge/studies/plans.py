@@ -16,7 +16,7 @@ from ..files import digest
 from ..finetuning import training
 from ..packages import artefact
 
-TOLD = ("choose", "tune", "describe")  # kinds of steps whose results are committed besides the rows
+TOLD = ("choose", "rate", "tune", "describe")  # kinds of steps whose results are committed besides the rows
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Cell:
         language: Whisper's code.
         task: ``"asr"`` or ``"st"``.
         corpora: names of the corpora it is drawn from.
+        kept_apart: which sentences stand in one split only (:func:`speechmerge.corpora.load`).
     """
 
     name: str
     language: str
     task: str
     corpora: tuple[str, ...]
+    kept_apart: str = "equal"
 
     def __str__(self) -> str:
         return f"{self.name} {self.task}"
@@ -45,7 +47,7 @@ class Step:
 
     Attributes:
         name: for people, unique in a plan: ``train es asr 1e-05 seed 0``.
-        kind: ``train``, ``choose``, ``decode``, ``tune``, ``match`` or ``describe`` (see
+        kind: ``train``, ``choose``, ``rate``, ``decode``, ``tune``, ``match`` or ``describe`` (see
             :mod:`speechmerge.studies.steps`).
         spec: everything that decides the result besides the results it needs.
         needs: names of the steps whose results it reads, in order.
@@ -180,8 +182,10 @@ def reads(step: Step, models: dict[str, str]) -> list[str]:
 
 
 def described(cells: tuple[Cell, ...]) -> list[dict]:
-    """Return cells as a step's specification holds them."""
-    return [asdict(cell) | {"corpora": list(cell.corpora)} for cell in cells]
+    """Return cells as a step's specification holds them; what has its default is left out."""
+    return [
+        {k: v for k, v in asdict(cell).items() if v != "equal"} | {"corpora": list(cell.corpora)} for cell in cells
+    ]
 
 
 def narrowed(made: Plan, systems: list[str] | None) -> Plan:

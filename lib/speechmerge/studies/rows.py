@@ -15,7 +15,7 @@ from ..evaluation.scoring import Matches, Scores, score
 from ..whisper import checkpoints, models
 from . import by_language, groups, store
 from .plans import Cell, Plan, System, result
-from .steps import HYPOTHESES, evaluation_clips
+from .steps import HYPOTHESES, clips_of
 
 SUMS = ("n_utterances", "n_reference_words", "runaway", "substitutions", "deletions", "insertions")
 MEANS = ("wer", "cer", "bleu", "chrf")
@@ -58,7 +58,7 @@ def collect(plan: Plan) -> list[dict]:
         store.write_statistics(plan.profile, f"{plan.name}.by_language", changed, identity=(*identity, "language"))
     if averaged := [row | stamp for row in groups.grouped(there, scores)]:
         store.write_statistics(plan.profile, f"{plan.name}.groups", averaged, identity=groups.IDENTITY)
-    tuned = [step for step in plan.steps.values() if step.kind in ("tune", "choose")]
+    tuned = [step for step in plan.steps.values() if step.kind in ("tune", "choose", "rate") and "tried" in result(step.folder)]
     chosen = [{"step": s.name, "kind": s.kind, "tried": result(s.folder)["tried"]} | stamp for s in tuned]
     store.write_statistics(plan.profile, f"{plan.name}.chosen", chosen, identity=("step",))
     return made
@@ -97,7 +97,7 @@ def kept(plan: Plan, system: System, cell: Cell) -> Path:
 def _heard(plan: Plan) -> dict[Cell, list[Clip]]:
     """The test clips of every cell that a system is tested on."""
     cells = dict.fromkeys(cell for system in plan.systems for cell in system.decodes)
-    return {cell: evaluation_clips(cell.corpora, cell.language, cell.task, cap=plan.test_clips) for cell in cells}
+    return {cell: clips_of(asdict(cell), "test", plan.test_clips) for cell in cells}
 
 
 def _scores(plan: Plan, heard: dict[Cell, list[Clip]]) -> list[dict[Cell, Scores]]:

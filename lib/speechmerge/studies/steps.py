@@ -38,11 +38,11 @@ def train(step: Step, inputs: Inputs) -> None:
     Without a base of its own, the training goes on from the model that the first step it needs chose.
     """
     spec = dict(step.spec)
+    cells = spec.pop("cells")
     sources = tuple(
-        training.Source(corpus, cell["language"], cell["task"])
-        for cell in spec.pop("cells")
-        for corpus in cell["corpora"]
+        training.Source(corpus, cell["language"], cell["task"]) for cell in cells for corpus in cell["corpora"]
     )
+    spec |= {"kept_apart": kept for cell in cells if (kept := cell.get("kept_apart"))}
     if "learning_rate" not in spec:
         spec["learning_rate"] = result(inputs[-1][1])["learning_rate"]
     if "base" not in spec:
@@ -51,13 +51,35 @@ def train(step: Step, inputs: Inputs) -> None:
 
 
 def _choose(spec: dict, inputs: Inputs, folder: Path) -> None:
-    """Pick the training with the lowest dev loss."""
+    """Pick the training with the lowest dev loss, or the one at the rate that the first input chose."""
+    if inputs[0][0].kind == "rate":
+        rate = result(inputs[0][1])["learning_rate"]
+        inputs = [one for one in inputs[1:] if one[0].spec["learning_rate"] == rate]
     records = [json.loads((path / "training.json").read_text()) for _, path in inputs]
     losses = [min(record["log"]["dev_loss"]) for record in records]
     best = losses.index(min(losses))
     rates = [record["recipe"]["learning_rate"] for record in records]
     tried = [{"learning_rate": rate, "dev_loss": loss} for rate, loss in zip(rates, losses, strict=True)]
     write(folder, {"expert": inputs[best][0].key, "learning_rate": rates[best], "tried": tried, **records[best]})
+
+
+def _rate(spec: dict, inputs: Inputs, folder: Path) -> None:
+    """Pick the rate with the lowest dev loss over all models it was tried on, each counting alike.
+
+    Raises:
+        StudyError: it is the lowest or the highest that was tried, so that a better one may lie beyond.
+    """
+    rates, losses = spec["rates"], [0.0]
+    if inputs:
+        many = len(inputs) // len(rates)
+        found = [min(json.loads((path / "training.json").read_text())["log"]["dev_loss"]) for _, path in inputs]
+        losses = [sum(found[i : i + many]) / many for i in range(0, len(found), many)]
+    best = losses.index(min(losses))
+    if len(rates) > 2 and best in (0, len(rates) - 1):
+        told = ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in zip(rates, losses, strict=True))
+        raise StudyError(f"the best learning rate stands at the end of those tried ({told}); add one beyond it.")
+    tried = [{"learning_rate": rate, "dev_loss": loss} for rate, loss in zip(rates, losses, strict=True)]
+    write(folder, {"learning_rate": rates[best], **({"tried": tried} if inputs else {})})
 
 
 def expert(choice: Path) -> Path:
@@ -95,8 +117,7 @@ def decode(batch: list[Step], inputs: Inputs) -> None:
     found = {"params": params, "merge_seconds": round(merge_seconds, 2)}
     cells = [cell for step in batch for cell in step.spec["cells"]]
     clips = [
-        evaluation_clips(cell["corpora"], cell["language"], cell["task"], step.spec["split"], step.spec["cap"])
-        for step, cell in zip(batch, cells, strict=True)
+        clips_of(cell, step.spec["split"], step.spec["cap"]) for step, cell in zip(batch, cells, strict=True)
     ]
     spoken = [cell["language"] for cell, own in zip(cells, clips, strict=True) for _ in own]
     started = time.perf_counter()
@@ -149,7 +170,7 @@ def _line(
 
 
 def _dev(cell: dict) -> list[Clip]:
-    return evaluation_clips(cell["corpora"], cell["language"], cell["task"], "dev", cell.get("cap"))
+    return clips_of(cell, "dev", cell.get("cap"))
 
 
 def _resolved(params: dict, inputs: Inputs) -> dict[str, Any]:
@@ -165,14 +186,26 @@ def _resolved(params: dict, inputs: Inputs) -> dict[str, Any]:
     return params
 
 
+def clips_of(cell: dict, split: str, cap: int | None) -> list[Clip]:
+    """Return the clips of a cell as a step's specification holds it."""
+    kept = cell.get("kept_apart", "equal")
+    return evaluation_clips(cell["corpora"], cell["language"], cell["task"], split, cap, kept_apart=kept)
+
+
 def evaluation_clips(
-    names: list[str] | tuple[str, ...], language: str, task: str = "asr", split: str = "test", cap: int | None = None
+    names: list[str] | tuple[str, ...],
+    language: str,
+    task: str = "asr",
+    split: str = "test",
+    cap: int | None = None,
+    *,
+    kept_apart: str = "equal",
 ) -> list[Clip]:
     """Return the clips of a language over its corpora; a cap takes every n-th, so that all corpora stay represented.
 
     For translation, clips without one are left out.
     """
-    clips = [clip for name in names for clip in corpora.load(name, language, split)]
+    clips = [clip for name in names for clip in corpora.load(name, language, split, kept_apart=kept_apart)]
     clips = [clip for clip in clips if task == "asr" or clip.translation]
     if cap is None or len(clips) <= cap:
         return clips
@@ -263,6 +296,7 @@ def _describe(spec: dict, inputs: Inputs, folder: Path) -> None:
 
 ACTIONS: dict[str, Callable[[dict, Inputs, Path], None]] = {
     "choose": _choose,
+    "rate": _rate,
     "tune": _tune,
     "match": _match,
     "describe": _describe,
