@@ -255,7 +255,8 @@ def test_forgetting_takes_interrupted_trainings_too(plan, tmp_path, monkeypatch)
 
 
 def test_dev_caps_keep_all_corpora(monkeypatch):
-    monkeypatch.setattr(steps.corpora, "load", lambda name, *_: [f"{name}{i}" for i in range({"a": 30, "b": 10}[name])])
+    counts = {"a": 30, "b": 10}
+    monkeypatch.setattr(steps.corpora, "load", lambda name, *_, **__: [f"{name}{i}" for i in range(counts[name])])
     clips = steps.evaluation_clips(["a", "b"], "es", "asr", "dev", 8)
     assert clips == ["a0", "a5", "a10", "a15", "a20", "a25", "b0", "b5"]
     assert len(steps.evaluation_clips(["a", "b"], "es", "asr", "dev", 100)) == 40
