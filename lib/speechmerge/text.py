@@ -28,6 +28,7 @@ _UNSEEN = regex.compile(r"[\p{Default_Ignorable_Code_Point}ـ]")  # soft hyphens
 _APART = regex.compile(r"(?<=[\p{Latin}\p{Greek}\p{Cyrillic}\p{Arabic}\p{Hebrew}])\p{Mn}+")
 _SYMBOLS = regex.compile(r"[\p{S}\p{P}\p{Me}]|(?<![\p{L}\p{N}\p{M}])\p{M}+")
 _LETTER = regex.compile(r"[^\s\p{M}]\p{M}*")
+_MARKS = regex.compile(r"\p{M}{2,}")
 _MARKED = regex.compile(r"\p{L}\p{M}")
 
 
@@ -45,8 +46,9 @@ def _english() -> EnglishTextNormalizer:
 
 
 def _composed(text: str) -> str:
-    """Compose letters and marks (NFKC) and drop what nobody sees."""
-    return _UNSEEN.sub("", unicodedata.normalize("NFKC", text))
+    """Compose letters and marks (NFKC), drop what nobody sees, and put the marks of a letter in one order."""
+    text = _UNSEEN.sub("", unicodedata.normalize("NFKC", text))
+    return _MARKS.sub(lambda marks: "".join(sorted(marks[0])), text)  # Thai tones come before or after their vowel
 
 
 def _clean(text: str, *, marks_are_letters: bool) -> str:
@@ -56,7 +58,7 @@ def _clean(text: str, *, marks_are_letters: bool) -> str:
 
 
 def _with_points(text: str) -> str:
-    """Spell out characters made of points, such as the ellipsis, and part them from a number: so Whisper's rules fit."""
+    """Spell out characters made of points, as the ellipsis, and part them from a number: Whisper's rules expect that."""
     spelled = {c: unicodedata.normalize("NFKC", c) for c in set(text)}
     text = "".join(spelled[c] if "." in spelled[c] else c for c in text)
     return regex.sub(r"(?<=\.\.)(?=\d)", " ", text)

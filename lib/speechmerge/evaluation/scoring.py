@@ -187,8 +187,9 @@ def _procedure(language: str, marked: bool) -> str:
 @cache
 def _say_marked(language: str) -> None:
     log.warning(
-        "%s: Whisper's published normaliser cuts words at combining marks. Here they stay whole: vowel signs and tones are "
-        "kept, stress marks and points are dropped. The rates are not those of the published normaliser.",
+        "%s: Whisper's published normaliser puts a space in the place of every combining mark, which cuts words. Here "
+        "words stay whole: vowel signs and tones are kept, stress marks and points dropped. Rates may differ from "
+        "published ones.",
         language,
     )
 
