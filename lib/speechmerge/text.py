@@ -24,7 +24,7 @@ WITHOUT_SPACES = (*LETTER_BY_LETTER, "km", "bo")  # in the last two Whisper's au
 _OWN_CASES = dict.fromkeys(("tr", "az"), str.maketrans("Iİ", "ıi"))
 _MARKS_ARE_LETTERS = ("yo", "ln", "yi")  # although their scripts hold none elsewhere
 _SPELLED = str.maketrans({"’": "'", "ʼ": "'", "\u200b": " "})  # the last is a space between words that nobody sees
-_UNSEEN = regex.compile(r"[\p{Default_Ignorable_Code_Point}ـ]")  # soft hyphens, joiners; Arabic's lengthening stroke
+_UNSEEN = regex.compile(r"[\p{Default_Ignorable_Code_Point}\u0640]")  # soft hyphens, joiners; Arabic's long strokes
 _APART = regex.compile(r"(?<=[\p{Latin}\p{Greek}\p{Cyrillic}\p{Arabic}\p{Hebrew}])\p{Mn}+")
 _SYMBOLS = regex.compile(r"[\p{S}\p{P}\p{Me}]|(?<![\p{L}\p{N}\p{M}])\p{M}+")
 _LETTER = regex.compile(r"[^\s\p{M}]\p{M}*")
@@ -58,7 +58,7 @@ def _clean(text: str, *, marks_are_letters: bool) -> str:
 
 
 def _with_points(text: str) -> str:
-    """Spell out characters made of points, as the ellipsis, and part them from a number: Whisper's rules expect that."""
+    """Spell out characters made of points, as the ellipsis, and part them from a number, as Whisper's rules expect."""
     spelled = {c: unicodedata.normalize("NFKC", c) for c in set(text)}
     text = "".join(spelled[c] if "." in spelled[c] else c for c in text)
     return regex.sub(r"(?<=\.\.)(?=\d)", " ", text)
