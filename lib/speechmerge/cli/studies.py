@@ -14,7 +14,15 @@ def study() -> None:
     """Plan, run or look at the experiments of the book."""
 
 
-KINDS = ("train", "rate", "choose", "decode", "tune", "match", "describe")  # of steps, in the order in which they are told
+KINDS = (
+    "train",
+    "rate",
+    "choose",
+    "decode",
+    "tune",
+    "match",
+    "describe",
+)  # of steps, in the order in which they are told
 
 
 def _study_options(command: Callable) -> Callable:

@@ -156,17 +156,14 @@ class Table:
         return self.plan.add(f"choose {title} seed {seed}", "choose", {}, (name,))
 
     def _alike(self, group: Group) -> list[Group]:
-        """Return the models that a group's rate is chosen on: itself, or the first ``rates_on`` of one language."""
+        """Return the models a group's rate is chosen on: the first ``rates_on`` of one language, or the largest."""
         tasks = {cell.task for cell in group}
-        if len({cell.name for cell in group}) > 1:
-            return [group]
-        own = tuple(cell for cell in self.cells if cell.task in tasks)
-        return parts(own, "language")[: self.settings["rates_on"]]
+        own = tuple(cell for cell in self.plan.cells if cell.task in tasks)
+        return [own] if _joint(group) else parts(own, "language")[: self.settings["rates_on"]]
 
     def _rate_name(self, group: Group) -> str:
         tasks = "+".join(dict.fromkeys(cell.task for cell in group))
-        one = len({cell.name for cell in group}) == 1
-        return f"rate {f'experts {tasks}' if one else label(group)}{self.mark}"
+        return f"rate {'joint' if _joint(group) else 'experts'} {tasks}{self.mark}"
 
     def _try(self, group: Group, rate: float) -> str:
         spec = self._training(group, self.seeds[0]) | {"learning_rate": rate}
@@ -327,6 +324,11 @@ class Table:
         windows = min(measuring.WINDOWS, clips * SECONDS_A_CLIP / FULL_SECONDS)
         steps = method.check(model["params"], experts=len(model["speech"]))["steps"]
         return steps * cells * windows / self.settings["here"]["train_windows_per_second"]
+
+
+def _joint(group: Group) -> bool:
+    """Tell whether a model is trained on several languages or domains."""
+    return len({cell.name for cell in group}) > 1
 
 
 def _named(choice: str | list[str] | dict[str, str]) -> dict[str, str]:

@@ -183,9 +183,7 @@ def reads(step: Step, models: dict[str, str]) -> list[str]:
 
 def described(cells: tuple[Cell, ...]) -> list[dict]:
     """Return cells as a step's specification holds them; what has its default is left out."""
-    return [
-        {k: v for k, v in asdict(cell).items() if v != "equal"} | {"corpora": list(cell.corpora)} for cell in cells
-    ]
+    return [{k: v for k, v in asdict(cell).items() if v != "equal"} | {"corpora": list(cell.corpora)} for cell in cells]
 
 
 def narrowed(made: Plan, systems: list[str] | None) -> Plan:

@@ -58,7 +58,11 @@ def collect(plan: Plan) -> list[dict]:
         store.write_statistics(plan.profile, f"{plan.name}.by_language", changed, identity=(*identity, "language"))
     if averaged := [row | stamp for row in groups.grouped(there, scores)]:
         store.write_statistics(plan.profile, f"{plan.name}.groups", averaged, identity=groups.IDENTITY)
-    tuned = [step for step in plan.steps.values() if step.kind in ("tune", "choose", "rate") and "tried" in result(step.folder)]
+    tuned = [
+        step
+        for step in plan.steps.values()
+        if step.kind in ("tune", "choose", "rate") and "tried" in result(step.folder)
+    ]
     chosen = [{"step": s.name, "kind": s.kind, "tried": result(s.folder)["tried"]} | stamp for s in tuned]
     store.write_statistics(plan.profile, f"{plan.name}.chosen", chosen, identity=("step",))
     return made
@@ -193,7 +197,8 @@ def averages(scores: Sequence[Scores]) -> dict[str, dict[str, object]]:
     """Return the same fields for the averages over languages: ``pooled`` and ``macro`` WER, ``macro`` BLEU."""
     fields = [summary(one) for one in scores]
     whole = {name: sum(row[name] for row in fields) for name in SUMS if name in fields[0]}
-    whole |= {name: fields[0][name] for name in ("signature", "normaliser") if name in fields[0]}
+    alike = [name for name in ("signature", "normaliser") if name in fields[0]]
+    whole |= {name: "; ".join(dict.fromkeys(row[name] for row in fields)) for name in alike}
     mean = {name: float(np.mean([row[name] for row in fields])) for name in MEANS if name in fields[0]}
     unit = 100 if "bleu" in mean else 1
     low, high = interval(resampled_rates(scores, macro=True))

@@ -42,7 +42,7 @@ def train(step: Step, inputs: Inputs) -> None:
     sources = tuple(
         training.Source(corpus, cell["language"], cell["task"]) for cell in cells for corpus in cell["corpora"]
     )
-    spec |= {"kept_apart": kept for cell in cells if (kept := cell.get("kept_apart"))}
+    spec["kept_apart"] = cells[0].get("kept_apart", "equal")
     if "learning_rate" not in spec:
         spec["learning_rate"] = result(inputs[-1][1])["learning_rate"]
     if "base" not in spec:
@@ -116,9 +116,7 @@ def decode(batch: list[Step], inputs: Inputs) -> None:
         decoder.use(state)
     found = {"params": params, "merge_seconds": round(merge_seconds, 2)}
     cells = [cell for step in batch for cell in step.spec["cells"]]
-    clips = [
-        clips_of(cell, step.spec["split"], step.spec["cap"]) for step, cell in zip(batch, cells, strict=True)
-    ]
+    clips = [clips_of(cell, step.spec["split"], step.spec["cap"]) for step, cell in zip(batch, cells, strict=True)]
     spoken = [cell["language"] for cell, own in zip(cells, clips, strict=True) for _ in own]
     started = time.perf_counter()
     heard = iter(decoder.decode([clip for own in clips for clip in own], spoken, cells[0]["task"]))
