@@ -11,7 +11,7 @@ rate. We deviate where the published code cuts words that are whole, or counts w
 """
 
 import unicodedata
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib.metadata import version
 
 import regex
@@ -64,6 +64,7 @@ def _with_points(text: str) -> str:
     return regex.sub(r"(?<=\.\.)(?=\d)", " ", text)
 
 
+@lru_cache(maxsize=2**17)  # a reference comes back with every system, a hypothesis with every way of counting
 def normalise(text: str, language: str) -> str:
     """Normalise a reference or hypothesis before words are compared; between its words stands one space.
 

@@ -108,16 +108,21 @@ def study_run(names: tuple, profile: str, systems: tuple, seeds: tuple, recomput
 @study.command(epilog=example("speechmerge study rescore --experiment table1"))
 @_study_options
 def rescore(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
-    """Score the committed predictions again, without a model, and compare with the committed rows.
+    """Score the committed predictions again, without a model, and compare with the committed rows and verdicts.
 
     Fetches the test speech it needs. Ends with exit code 1 if a row differs.
     """
-    from ..studies.rows import rescored
-    from ..studies.store import committed
+    from ..studies.rows import judged, rescored
+    from ..studies.store import committed, unlike
 
-    plans = _plans(names, profile, systems, seeds)
-    differ = [_print_changes(made.name, "scored", committed(profile), rescored(made)) for made in plans if made.systems]
-    if any(differ):
+    differ = 0
+    for made in (made for made in _plans(names, profile, systems, seeds) if made.systems):
+        differ += _print_changes(made.name, "scored", committed(profile), rescored(made))
+        for name, found in judged(made).items():
+            other = unlike(profile, name, found)
+            click.echo(f"{name}: {len(found)} rows; {len(found) - len(other)} as committed, {len(other)} differ")
+            differ += len(other)
+    if differ:
         raise SystemExit(1)
 
 

@@ -59,6 +59,11 @@ class CharacterMatches:
         """The whole's chrF as a fraction."""
         return float(chrf(self.counts.sum(0)))
 
+    def only(self, kept: np.ndarray) -> "CharacterMatches":
+        """Leave out utterances; ``kept`` is true for those that stay, shape ``[n]``."""
+        ids = tuple(one for one, stays in zip(self.ids, kept, strict=True) if stays)
+        return CharacterMatches(ids, self.counts[kept], self.normaliser)
+
     def resampled(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return chrF of redrawn utterances, and ones; ``draws`` counts each utterance, shape ``[R, n]``."""
         return chrf(np.tensordot(draws.astype(float), self.counts, axes=1)), np.ones(len(draws))

@@ -103,8 +103,18 @@ def segment_errors(references: Sequence[str], first: Sequence[str], second: Sequ
             f"the systems were not tested on the same utterances: {len(references)} references, {len(first)} and "
             f"{len(second)} hypotheses; decode the same clips with both."
         )
-    found = [_segments(_places(r, a), _places(r, b)) for r, a, b in zip(references, first, second, strict=True)]
-    return np.concatenate([np.zeros((0, 2), int), *found])
+    return segmented(error_places(references, first), error_places(references, second))
+
+
+def error_places(references: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
+    """Errors of one system at each place of normalised texts, utterance after utterance: what it is compared by.
+
+    Gaps between words and words take turns, as :func:`_places` has them; between utterances stand words without errors,
+    enough to part segments.
+    """
+    apart = np.zeros(2 * BUFFER + 1, int)
+    found = [part for pair in zip(references, hypotheses, strict=True) for part in (_places(*pair), apart)]
+    return np.concatenate([np.zeros(0, int), *found])
 
 
 def _places(reference: str, hypothesis: str) -> np.ndarray:
@@ -124,8 +134,8 @@ def _places(reference: str, hypothesis: str) -> np.ndarray:
     return found
 
 
-def _segments(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Sum both systems' errors, each ``[2n + 1]``, over the segments of one utterance; shape ``[segments, 2]``."""
+def segmented(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Sum the errors of two systems, as :func:`error_places` has them, over segments; shape ``[segments, 2]``."""
     both = np.stack([first, second], axis=1)
     wrong = np.flatnonzero(both.any(axis=1))
     between = wrong[1:] // 2 - (wrong[:-1] + 1) // 2  # words, all of them right, from one error to the next

@@ -6,7 +6,7 @@ count, and how many there were is part of the score.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
 import jiwer
@@ -15,6 +15,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from ..corpora import Clip
 from ..errors import ScoringError
+from ..spelling import procedure, spell
 from ..text import LETTER_BY_LETTER, NORMALISER, WITHOUT_SPACES, is_marked, normalise, spaced
 from .chrf import CharacterMatches, character_matches
 from .decoding import Prediction
@@ -23,35 +24,19 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Counts:
-    """Word and character edits of the utterances of one language, in the references' order; arrays are ``[n]``.
-
-    Both are counted on normalised text, of which the single spaces between words are characters too. In languages
-    written without spaces a character is a letter with its marks, and spaces do not count; where Whisper's procedure
-    compares letter by letter, those letters are the words, and both rates are the same.
-    """
+class Errors:
+    """Word errors of the utterances of one language, in the references' order; arrays are ``[n]``."""
 
     ids: tuple[str, ...]
     errors: np.ndarray
     words: np.ndarray
-    substitutions: int
-    deletions: int
-    insertions: int
-    character_errors: int
-    characters: int
-    runaway: int
-    empty_references: int
+    _: KW_ONLY
     normaliser: str = NORMALISER
 
     @property
     def wer(self) -> float:
         """Word error rate as a fraction; may exceed 1."""
         return float(self.errors.sum() / max(1, self.words.sum()))
-
-    @property
-    def cer(self) -> float:
-        """Character error rate as a fraction."""
-        return self.character_errors / max(1, self.characters)
 
     @property
     def rate(self) -> float:
@@ -63,9 +48,13 @@ class Counts:
         """Reference words: what a rate is weighted by where languages are pooled."""
         return int(self.words.sum())
 
-    def capped(self) -> "Counts":
+    def capped(self) -> "Errors":
         """Count at most as many errors of an utterance as it has words, so that one runaway hypothesis cannot lead."""
-        return replace(self, errors=np.minimum(self.errors, self.words))
+        return Errors(self.ids, np.minimum(self.errors, self.words), self.words, normaliser=self.normaliser)
+
+    def only(self, kept: np.ndarray) -> "Errors":
+        """Leave out utterances; ``kept`` is true for those that stay, shape ``[n]``."""
+        return Errors(_ids(self.ids, kept), self.errors[kept], self.words[kept], normaliser=self.normaliser)
 
     def resampled(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return errors and words of redrawn utterances; ``draws`` counts each utterance, shape ``[R, n]``."""
@@ -73,26 +62,41 @@ class Counts:
 
 
 @dataclass(frozen=True, eq=False)
-class Matches:
+class Counts(Errors):
+    """Word and character edits of the utterances of one language.
+
+    Both are counted on normalised text, of which the single spaces between words are characters too. In languages
+    written without spaces a character is a letter with its marks, and spaces do not count; where Whisper's procedure
+    compares letter by letter, those letters are the words, and both rates are the same.
+    """
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    character_errors: int
+    characters: int
+    runaway: int
+    empty_references: int
+
+    @property
+    def cer(self) -> float:
+        """Character error rate as a fraction."""
+        return self.character_errors / max(1, self.characters)
+
+
+@dataclass(frozen=True, eq=False)
+class WordMatches:
     """N-gram matches of the translations of one language, in the references' order.
 
     Attributes:
         ids: of the utterances.
         statistics: for each utterance the matches of orders 1 to 4, the n-grams of orders 1 to 4, the lengths of
             hypothesis and reference in tokens; shape ``[n, 10]``.
-        chrf: chrF2 of the whole, 0 to 100.
-        characters: n-grams of characters for each utterance, from which chrF is summed; shape ``[n, 6, 3]``.
-        words: of the references.
-        runaway: hypotheses that ran away into repetition.
         signature: sacrebleu's.
     """
 
     ids: tuple[str, ...]
     statistics: np.ndarray
-    chrf: float
-    characters: np.ndarray
-    words: int
-    runaway: int
     signature: str
 
     @property
@@ -112,16 +116,41 @@ class Matches:
         """What the texts went through before they were compared: sacrebleu's own tokens."""
         return self.signature
 
+    def only(self, kept: np.ndarray) -> "WordMatches":
+        """Leave out utterances, as :meth:`Errors.only`."""
+        return WordMatches(_ids(self.ids, kept), self.statistics[kept], self.signature)
+
+    def resampled(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return BLEU as a fraction of redrawn utterances, and ones; ``draws`` as for :meth:`Errors.resampled`."""
+        return np.array([_bleu(row) / 100 for row in draws @ self.statistics]), np.ones(len(draws))
+
+
+@dataclass(frozen=True, eq=False)
+class Matches(WordMatches):
+    """The same with what else a row says of translations.
+
+    Attributes:
+        chrf: chrF2 of the whole, 0 to 100.
+        characters: n-grams of characters for each utterance, from which chrF is summed; shape ``[n, 6, 3]``.
+        words: of the references.
+        runaway: hypotheses that ran away into repetition.
+    """
+
+    chrf: float
+    characters: np.ndarray
+    words: int
+    runaway: int
+
     def by_chrf(self) -> CharacterMatches:
         """Return the same translations with chrF in the place of BLEU."""
         return CharacterMatches(self.ids, self.characters, f"chrF2, {self.signature}")
 
-    def resampled(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return BLEU as a fraction of redrawn utterances, and ones; ``draws`` as for :meth:`Counts.resampled`."""
-        return np.array([_bleu(row) / 100 for row in draws @ self.statistics]), np.ones(len(draws))
+
+def _ids(ids: tuple[str, ...], kept: np.ndarray) -> tuple[str, ...]:
+    return tuple(one for one, stays in zip(ids, kept, strict=True) if stays)
 
 
-Scores = Counts | Matches | CharacterMatches
+Scores = Errors | WordMatches | CharacterMatches
 METRICS = {"asr": "wer", "st": "bleu"}
 
 
@@ -187,6 +216,27 @@ def _procedure(language: str, marked: bool) -> str:
     """Name the normaliser, and what else decides which words are compared."""
     more = {"letter by letter": language in LETTER_BY_LETTER, "words not cut at marks": marked}
     return ", ".join([NORMALISER, *(name for name, holds in more.items() if holds)])
+
+
+def spelled(counts: Counts, predictions: Sequence[Prediction], clips: Sequence[Clip], language: str) -> Errors:
+    """Count word errors again with numbers in words on both sides, after :mod:`speechmerge.spelling`.
+
+    ``normaliser`` says where numbers stay as they are. Only utterances with numerals are aligned again.
+
+    Args:
+        counts: of these predictions and clips.
+        predictions: hypotheses by id.
+        clips: the references.
+        language: Whisper's code.
+    """
+    errors, words = counts.errors.copy(), counts.words.copy()
+    for i, (prediction, clip) in enumerate(zip(match(predictions, clips), clips, strict=True)):
+        texts = clip.text, prediction.text
+        told = [spell(text, language) for text in texts]
+        if any(one != text for one, text in zip(told, texts, strict=True)):
+            reference, hypothesis = (normalise(one, language) for one in told)
+            errors[i], words[i] = sum(_word_edits(reference, hypothesis)), len(reference.split())
+    return Errors(counts.ids, errors, words, normaliser=f"{counts.normaliser}, {procedure(language)}")
 
 
 @cache

@@ -58,13 +58,13 @@ def _rows(plan: Plan, scores: list[dict[Cell, Scores]], cap: bool) -> Iterator[d
                 place = _place(system, name, cells)
                 found = {"against": None, "method": system.method, "wer": rate, "ci_low": low, "ci_high": high}
                 yield {"kind": f"{prefix}average"} | place | found
-                for kind, against, other in _others(plan, key):
+                for kind, against, other in others(plan, key):
                     if other in samples:
                         found = asdict(comparison(rate - samples[other][0], drawn - samples[other][1]))
                         yield {"kind": f"{prefix}{kind}"} | place | {"against": against} | found
 
 
-def _others(plan: Plan, key: tuple[str, str, int]) -> Iterator[tuple[str, str, tuple[str, str, int]]]:
+def others(plan: Plan, key: tuple[str, str, int]) -> Iterator[tuple[str, str, tuple[str, str, int]]]:
     """Yield what a system is compared with: the kind of comparison, its name, and its system, variant and seed."""
     system, variant, seed = key
     for against in plan.experiment.get("against", []):

@@ -1,5 +1,6 @@
 """What was decided before the measuring: metrics, margins, seeds, thresholds (``experiments/protocol.yaml``)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -79,6 +80,11 @@ class Protocol(_Part):
     def margin(self, metric: str) -> float:
         """Return the difference in a metric below which two systems count as equal."""
         return self.margins[metric]
+
+
+def governs(settings: Mapping[str, object]) -> bool:
+    """Tell whether a profile is measured by the protocol: one whose splits keep near sentences apart."""
+    return settings.get("kept_apart") == "near"
 
 
 def read(path: Path | None = None) -> Protocol:

@@ -1,23 +1,22 @@
 """Finished steps become the committed record: rows with intervals, predictions, paired comparisons, choices on dev."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
-from tqdm import tqdm
 
-from .. import corpora, machine
-from ..corpora import Clip
+from .. import machine
 from ..evaluation.decoding import read_predictions, write_predictions
 from ..evaluation.resampling import compare, interval, pooled, resampled_rates
-from ..evaluation.scoring import Matches, Scores, score
+from ..evaluation.scoring import Matches, Scores
 from ..whisper import checkpoints, models
-from . import by_language, groups, store
+from . import by_language, groups, kept, measures, protocol, store, verdicts
+from .kept import Kept
 from .plans import Cell, Plan, System, result
-from .steps import HYPOTHESES, clips_of
+from .steps import HYPOTHESES
 
 SUMS = ("n_utterances", "n_reference_words", "runaway", "substitutions", "deletions", "insertions")
+FACTS = ("steps", "best_step", "update", "in_table", "in_unseen_rows")  # of a training's log
 MEANS = ("wer", "cer", "bleu", "chrf")
 
 
@@ -37,18 +36,16 @@ def collect(plan: Plan) -> list[dict]:
         return []
     for system in plan.systems:
         for cell, step in system.decodes.items():
-            write_predictions(read_predictions(plan.steps[step].folder / HYPOTHESES), kept(plan, system, cell))
-    there = _measured(plan.whole or plan, plan.systems)
-    heard = _heard(there)
-    scores = _scores(there, heard)
+            write_predictions(read_predictions(plan.steps[step].folder / HYPOTHESES), kept.path(plan, system, cell))
+    found = kept.read(plan.whole or plan, plan.systems)
+    there, scores = found.plan, found.scores()
     base = plan.settings["base"]
     common = {"base": base, "base_fingerprint": checkpoints.fingerprint(models.base_model(base)), **stamp}
-    data = {cell: corpora.fingerprint(clips) for cell, clips in heard.items()}
     made = [
         row | common
-        for system, found in zip(there.systems, scores, strict=True)
+        for system, own in zip(there.systems, scores, strict=True)
         if system in plan.systems
-        for row in _rows(plan, system, found, data)
+        for row in _rows(plan, system, own, found.fingerprints)
     ]
     store.append_rows(plan.profile, made)
     paired = [row | stamp for row in _paired(there, scores)]
@@ -58,6 +55,9 @@ def collect(plan: Plan) -> list[dict]:
         store.write_statistics(plan.profile, f"{plan.name}.by_language", changed, identity=(*identity, "language"))
     if averaged := [row | stamp for row in groups.grouped(there, scores)]:
         store.write_statistics(plan.profile, f"{plan.name}.groups", averaged, identity=groups.IDENTITY)
+    if protocol.governs(plan.settings):
+        for name, (lines, identity) in _judged(found).items():
+            store.write_statistics(plan.profile, name, [row | stamp for row in lines], identity=identity)
     tuned = [
         step
         for step in plan.steps.values()
@@ -77,42 +77,29 @@ def rescored(plan: Plan) -> list[dict]:
         ScoringError: predictions of a row are missing, damaged, or not of the references there are now.
     """
     old = {store.identity(row): row for row in store.committed(plan.profile) if row["experiment"] == plan.name}
-    there, found = _measured(plan), []
-    for system, scores in zip(there.systems, _scores(there, _heard(there)), strict=True):
-        place = {"experiment": plan.name, "system": system.system, "variant": system.variant, "seed": system.seed}
-        for _, line in _lines(there, scores):
-            found.append(old[store.identity(place | {"split": "test"} | line)] | line)
+    there, found = kept.read(plan), []
+    for system, scores in zip(there.plan.systems, there.scores(), strict=True):
+        for _, line in _lines(plan, scores):
+            found.append(old[store.identity(kept.place(plan, system) | line)] | line)
     return found
 
 
-def _measured(plan: Plan, more: Sequence[System] = ()) -> Plan:
-    """Return the plan with those of its systems that have committed rows, and these more."""
-    committed = [row for row in store.committed(plan.profile) if row["experiment"] == plan.name]
-    known = {(row["system"], row["variant"], row["seed"]) for row in committed}
-    return replace(plan, systems=[s for s in plan.systems if s in more or (s.system, s.variant, s.seed) in known])
+def judged(plan: Plan) -> dict[str, list[dict]]:
+    """Measure and compare by the protocol, from the committed predictions; return the rows of each table by its name.
+
+    Raises:
+        ScoringError: as :func:`rescored`.
+    """
+    if not protocol.governs(plan.settings):
+        return {}
+    return {name: found for name, (found, _) in _judged(kept.read(plan)).items()}
 
 
-def kept(plan: Plan, system: System, cell: Cell) -> Path:
-    """Where the committed predictions behind a row are."""
-    where = (plan.name, system.system, cell.task, cell.name, system.seed, system.variant)
-    return store.predictions_path(plan.profile, *where)
-
-
-def _heard(plan: Plan) -> dict[Cell, list[Clip]]:
-    """The test clips of every cell that a system is tested on."""
-    cells = dict.fromkeys(cell for system in plan.systems for cell in system.decodes)
-    return {cell: clips_of(asdict(cell), "test", plan.test_clips) for cell in cells}
-
-
-def _scores(plan: Plan, heard: dict[Cell, list[Clip]]) -> list[dict[Cell, Scores]]:
-    """Score every system's kept predictions, cell by cell."""
-    return [
-        {
-            cell: score(read_predictions(kept(plan, system, cell)), heard[cell], cell.language, cell.task)
-            for cell in system.decodes
-        }
-        for system in tqdm(plan.systems, desc="score", leave=False)
-    ]
+def _judged(there: Kept) -> dict[str, tuple[list[dict], tuple[str, ...]]]:
+    """Return measures and comparisons by the protocol, each with the fields that tell their rows apart."""
+    measured, compared = verdicts.rows(measures.Table(there, protocol.read()))
+    tables = {"measures": (measured, measures.IDENTITY), "comparisons": (compared, verdicts.IDENTITY)}
+    return {f"{there.plan.name}.{name}": table for name, table in tables.items()}
 
 
 def _own(plan: Plan, found: dict[Cell, Scores], task: str) -> list[Scores]:
@@ -138,8 +125,7 @@ def _paired(plan: Plan, scores: list[dict[Cell, Scores]]) -> list[dict]:
 def _lines(plan: Plan, found: dict[Cell, Scores]) -> Iterator[tuple[list[Cell], dict]]:
     """Yield what scoring says of a system: one line a cell, and for each task the averages over the table's own."""
     for cell, scores in found.items():
-        place = {"task": cell.task, "language": cell.language, "domain": "+".join(cell.corpora)}
-        yield [cell], place | summary(scores)
+        yield [cell], kept.where(cell) | summary(scores)
     for task in dict.fromkeys(cell.task for cell in found if cell in plan.cells):
         cells = [cell for cell in found if cell.task == task and cell in plan.cells]
         for name, fields in averages([found[cell] for cell in cells]).items():
@@ -166,14 +152,18 @@ def _shared(plan: Plan, system: System) -> dict:
     for need in dict.fromkeys(need for step in steps for need in step.needs):
         if plan.steps[need].kind == "choose":
             record = result(plan.steps[need].folder)
+            log, recipe = record["log"], record["recipe"]
             trainings[need] = {
                 "learning_rate": record["learning_rate"],
-                "minutes": record["log"]["minutes_of_speech"],
-                "best_epoch": record["log"]["best_epoch"] + 1,
-                "epochs": record["recipe"]["epochs"],
-                "windows": record["log"]["windows"],
-                "seconds": round(record["log"]["seconds"], 1),
+                "minutes": log["minutes_of_speech"],
+                "best_epoch": log["best_epoch"] + 1,
+                "epochs": recipe["epochs"],
+                "windows": log["windows"],
+                "seconds": round(log["seconds"], 1),
             }
+            trainings[need] |= {fact: log[fact] for fact in FACTS if fact in log}  # older logs have none
+            if recipe.get("patience"):
+                trainings[need]["patience"] = recipe["patience"]
     return dict.fromkeys(store.ROW_FIELDS) | {
         "experiment": plan.name, "profile": plan.profile, "system": system.system, "variant": system.variant,
         "method": system.method, "experts": list(system.experts), "split": "test",

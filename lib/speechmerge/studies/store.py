@@ -130,7 +130,18 @@ def statistics(profile: str, name: str) -> pd.DataFrame:
 
 def choices(profile: str, experiment: str) -> dict[str, list[dict]]:
     """Return what was tried on dev by each committed choice of an experiment; nothing where it was not measured."""
-    return {row["step"]: row["tried"] for row in _read(results_folder(profile) / f"{experiment}.chosen.jsonl")}
+    return {row["step"]: row["tried"] for row in lines(profile, f"{experiment}.chosen")}
+
+
+def lines(profile: str, name: str) -> list[dict]:
+    """Return the rows of a committed table as they stand in its file; none where it was not measured."""
+    return _read(results_folder(profile) / f"{name}.jsonl")
+
+
+def unlike(profile: str, name: str, found: Iterable[dict]) -> list[dict]:
+    """Return the rows that the committed table does not hold so, whatever their stamps."""
+    known = {_said(row) for row in lines(profile, name)}
+    return [row for row in found if _said(row) not in known]
 
 
 def write_statistics(profile: str, name: str, found: Iterable[dict], *, identity: tuple[str, ...] = ()) -> None:
