@@ -16,8 +16,8 @@ RESAMPLES = 10_000
 def _draws(n: int, seed: int, index: int) -> np.ndarray:
     """How often each of ``n`` utterances is redrawn, ``[RESAMPLES, n]``: the same for every system.
 
-    Counts are about one, so 16 bits hold them; 32 of these arrays are kept, more than a table has cells, for systems are scored
-    one after another.
+    Counts are about one, so 16 bits hold them; 32 of these arrays are kept, more than a table has cells, for systems
+    are scored one after another.
     """
     return np.random.default_rng([seed, index]).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.uint16)
 

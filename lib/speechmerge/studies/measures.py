@@ -70,6 +70,10 @@ class Table:
             for model, seeds in self.said.items()
         }
         self.words = {cell: np.array([_words(cell, clip) for clip in clips]) for cell, clips in self.clips.items()}
+        self.runaway = {
+            model: {cell: sum(np.array([p.runaway for p in one[cell]], int) for one in seeds) for cell in seeds[0]}
+            for model, seeds in self.said.items()
+        }
         self.spread = spread(self.plan.profile, rules) if len(self.seeds) == 1 else {}
 
     def _complete(self, said: Sequence[Said]) -> Iterator[tuple[Model, list[Said]]]:
@@ -135,8 +139,6 @@ class Table:
     def measures(self, place: dict, found: Mapping[Model, dict[str, Sampled]], kept: Counting) -> Iterator[dict]:
         """Yield a row for each model and group."""
         for model, by_group in found.items():
-            ran = {cell: sum(np.array([p.runaway for p in one[cell]]) for one in self.said[model]) for cell in kept
-                   if cell in self.said[model][0]}  # fmt: skip
             for group, own in by_group.items():
                 row = {"system": model[0], "variant": model[1], "method": self.method[model], "group": group, **place}
                 row |= {"value": rounded(own.value), "by_seed": list(map(rounded, own.by_seed))}
@@ -144,7 +146,7 @@ class Table:
                 row |= {"seeds": list(self.seeds), "n_cells": len(own.cells)}
                 row |= {
                     name: int(sum(many[cell][kept[cell]].sum() for cell in own.cells))
-                    for name, many in (("n_clips", kept), ("n_words", self.words), ("runaway", ran))
+                    for name, many in (("n_clips", kept), ("n_words", self.words), ("runaway", self.runaway[model]))
                 }
                 yield row
 

@@ -1,0 +1,229 @@
+"""Measures and verdicts by the protocol, from trainings of two seeds to rows, on the smallest of models."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from speechmerge.evaluation.inference import EQUIVALENT, FAILS, HOLDS, Bootstrap
+from speechmerge.evaluation.resampling import RESAMPLES, interval
+from speechmerge.evaluation.scoring import count
+from speechmerge.finetuning import training
+from speechmerge.studies import experiments, groups, kept, measures, protocol, rows, store, study, verdicts
+
+TABLE = {
+    "experiment": "judged", "kind": "systems", "title": "Judged", "languages": "domains", "tasks": ["asr", "st"],
+    "groups": {"everything": ["domains"]}, "by_language": "Base", "against": ["Base", "Merged", "Merged again"],
+    "systems": [
+        {"system": "Base", "model": "base"}, {"system": "Own", "train": "cell"},
+        {"system": "Merged", "method": "task_arithmetic", "tune": ["scaling"]},
+        {"system": "Merged again", "method": "task_arithmetic", "tuned_as": "Merged"},
+    ],
+}  # fmt: skip
+CHANGED = {
+    "kept_apart": "near", "select": "loss", "rates_on": 1, "seeds": [0, 1], "dev_clips": None, "test_clips": 9,
+    "training": {"minutes": 0.2, "epochs": 2, "batch": 4, "precision": "fp32", "patience": 1, "unseen_rows": "kept"},
+    "decoding": {"beams": 1, "precision": "fp32", "tokens_per_second": 1.0},
+}  # fmt: skip
+CELLS = {"es", "it"}
+
+
+@pytest.fixture(scope="module")
+def rules():
+    return protocol.read().model_copy(
+        update={"seeds": {"judged": (0, 1), "every": (0,)}, "below_the_floor": {"domains": ("st",)}}
+    )
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory, rules):
+    """The table, measured; two of three test clips are novel."""
+    profile = experiments.profiles()["smoke"] | CHANGED
+    clips_of = kept.clips_of
+
+    def compared(*place):
+        return [replace(clip, similarity=0.5 if i % 3 else 0.9) for i, clip in enumerate(clips_of(*place))]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPEECHMERGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SPEECHMERGE_RESULTS", str(tmp_path_factory.mktemp("results")))
+        for module in (study, training):
+            patch.setattr(module, "release_memory", lambda: None)
+        patch.setattr(experiments, "profiles", lambda: {"smoke": profile})
+        patch.setattr(experiments, "experiments", lambda: {"judged": TABLE})
+        patch.setattr(groups, "grouped", lambda *_: [])  # knows error rates only
+        patch.setattr(protocol, "read", lambda: rules)
+        patch.setattr(kept, "clips_of", compared)
+        made = experiments.plan("judged", "smoke")
+        study.run(made)
+        yield made
+
+
+def table(name, *fields):
+    return {tuple(row[field] for field in fields): row for row in store.lines("smoke", f"judged.{name}")}
+
+
+def judged_with_one_seed(plan, rules):
+    return measures.Table(kept.read(plan), rules.model_copy(update={"seeds": {"every": (0,)}}))
+
+
+def test_every_metric_group_and_kind_of_clips_has_a_row(plan, rules):
+    found = table("measures", *measures.IDENTITY)
+    metrics = {(task, name) for task, m in rules.metrics.items() for name in (m.primary, *m.secondary)}
+    systems, groups = {entry["system"] for entry in TABLE["systems"]}, {measures.OWN, "everything", *CELLS}
+    expected = itertools.product(systems, [""], groups, ["all", "novel"], metrics)
+    assert set(found) == {(s, v, task, g, clips, metric) for s, v, g, clips, (task, metric) in expected}
+    for row in found.values():
+        assert row["ci_low"] <= row["value"] <= row["ci_high"] and row["seeds"] == [0, 1]
+        assert row["value"] == pytest.approx(np.mean(row["by_seed"]), abs=1e-6)
+        assert row["wide_low"] is row["wide_high"] is None
+
+
+def test_novel_clips_are_some_of_all(plan):
+    found = table("measures", *measures.IDENTITY)
+    for (*place, _, metric), row in found.items():
+        everything = found[*place, "all", metric]
+        cells = row["n_cells"]
+        assert everything["n_clips"] == 9 * cells and row["n_clips"] == (9 if row["clips"] == "all" else 6) * cells
+        assert row["n_words"] <= everything["n_words"] and row["runaway"] <= everything["runaway"]
+
+
+def test_a_cap_never_adds_errors(plan):
+    found = table("measures", *measures.IDENTITY)
+    pairs = [(row, found[*place, "wer"]) for (*place, metric), row in found.items() if metric == "capped_wer"]
+    assert pairs and all(capped["value"] <= raw["value"] for capped, raw in pairs)
+
+
+def test_the_other_way_round_a_comparison_is_the_opposite(plan):
+    found = table("comparisons", *verdicts.IDENTITY)
+    opposite, mirrored = {HOLDS: FAILS, FAILS: HOLDS}, 0
+    for (system, variant, *place, against, other), row in found.items():
+        back = found.get((against, other, *place, system, variant))
+        if back:
+            mirrored += 1
+            assert row["difference"] == -back["difference"] and row["p_value"] == back["p_value"]
+            assert row["ci_low"] == pytest.approx(-back["ci_high"], abs=2e-6)
+            assert row["verdict"] == opposite.get(back["verdict"], back["verdict"])
+            assert row.get("z") == (-back["z"] if back.get("z") else back.get("z"))
+    assert mirrored
+
+
+def test_pairs_are_those_the_experiment_names(plan):
+    found = table("comparisons", "system", "against", "group")
+    several, single = {measures.OWN, "everything"}, CELLS
+    others = [(a, b) for a in ("Base", "Own", "Merged", "Merged again") for b in TABLE["against"] if a != b]
+    expected = {(a, b, group) for a, b in others for group in several | (single if b == "Base" else set())}
+    assert set(found) == expected
+
+
+def test_a_copy_differs_by_nothing(plan):
+    for row in store.lines("smoke", "judged.comparisons"):
+        if {row["system"], row["against"]} == {"Merged", "Merged again"}:
+            assert row["difference"] == row["ci_low"] == row["ci_high"] == 0 and row["p_value"] == 1
+            assert row["verdict"] == (EQUIVALENT if row["task"] == "asr" else verdicts.UNTESTABLE)
+
+
+def test_matched_pairs_stand_beside_word_error_rates_of_domains(plan):
+    for row in store.lines("smoke", "judged.comparisons"):
+        assert ("mapsswe_p" in row) == (row["metric"] == "wer" and row["clips"] == "all")
+        if "mapsswe_p" in row and row["system"] == "Merged" and row["against"] == "Merged again":
+            assert row["z"] == 0 and row["mapsswe_p"] == 1 and row["segments"] > 0
+
+
+def test_comparisons_are_those_of_the_joint_bootstrap(plan, rules):
+    found = kept.read(plan)
+    whole = measures.Table(found, rules)
+    cells = [cell for cell in plan.cells if cell.task == "asr"]
+    scores = {
+        name: [
+            {c: count(said[c], found.clips[c], c.language) for c in cells}
+            for system, said in zip(found.plan.systems, found.predictions, strict=True)
+            if system.system == name
+        ]
+        for name in ("Own", "Merged")
+    }
+    difference, samples = Bootstrap(tuple(cells), 2).difference((scores["Own"], scores["Merged"]))
+    row = table("comparisons", *verdicts.IDENTITY)["Own", "", "asr", measures.OWN, "all", "wer", "Merged", ""]
+    assert (row["difference"], row["ci_low"], row["ci_high"]) == pytest.approx(
+        (difference, *interval(samples)), abs=1e-6
+    )
+    assert set(whole.seeds) == {0, 1}
+
+
+def test_with_one_seed_intervals_are_those_of_the_rows(plan, rules):
+    measured, compared = verdicts.rows(judged_with_one_seed(plan, rules))
+    old = store.rows("smoke", "judged").set_index(["system", "task", "language", "seed"])
+    paired = store.statistics("smoke", "judged.paired").set_index(["system", "against", "task", "seed"])
+    names = {"wer": "pooled", "macro_wer": "macro", "bleu": "macro"}
+    seen = 0
+    for row in measured:
+        if row["clips"] == "all" and row["group"] == measures.OWN and row["metric"] in names:
+            same = old.loc[(row["system"], row["task"], names[row["metric"]], 0)]
+            assert (row["ci_low"], row["ci_high"]) == pytest.approx((same["ci_low"], same["ci_high"]), abs=1e-6)
+            assert row["runaway"] == same["runaway"] and row["n_words"] == same["n_reference_words"]
+            seen += 1
+    for row in compared:
+        if row["clips"] == "all" and row["group"] == measures.OWN and row["metric"] == "wer":
+            same = paired.loc[(row["system"], row["against"], "asr", 0)] if row["system"] != "Base" else None
+            if same is not None and row["against"] != "Base":
+                ours = row["difference"], row["ci_low"], row["ci_high"], row["p_value"]
+                theirs = same["difference"], same["ci_low"], same["ci_high"], same["p_value"]
+                assert ours == pytest.approx(theirs, abs=1e-6)
+                seen += 1
+    assert seen > 12
+
+
+def test_kept_predictions_give_measures_and_comparisons_again(plan):
+    found = rows.judged(plan)
+    assert set(found) == {"judged.measures", "judged.comparisons"}
+    assert all(store.unlike("smoke", name, lines) == [] and lines for name, lines in found.items())
+    other = [row | {"value": row["value"] + 1e-6} for row in found["judged.measures"][:2]]
+    assert store.unlike("smoke", "judged.measures", other) == other
+
+
+def test_a_profile_without_the_protocol_has_no_measures(plan, monkeypatch):
+    assert rows.judged(replace(plan, settings=plan.settings | {"kept_apart": "equal"})) == {}
+
+
+def test_a_system_without_all_seeds_is_left_out_and_named(plan, rules, caplog):
+    short = replace(plan, systems=[s for s in plan.systems if (s.system, s.seed) != ("Own", 1)])
+    found = measures.Table(kept.read(short), rules)
+    assert ("Own", "") not in found.said and ("Merged", "") in found.said
+    assert "Own  is not measured with the seeds [1] yet" in caplog.text
+
+
+def test_the_deviation_between_seeds_widens_what_has_one_seed(plan, rules):
+    values = {"Base": [0.5, 0.5], "A": [0.2, 0.3], "B": [0.3, 0.2]}
+    place = {"variant": "", "task": "asr", "group": measures.OWN, "clips": "all", "metric": "wer", "seeds": [0, 1]}
+    lines = [
+        place | {"system": name, "by_seed": own, "n_cells": 5, "method": "none" if name == "Base" else "dare"}
+        for name, own in values.items()
+    ]
+    store.write_statistics("smoke", "three.measures", lines)
+    rules = rules.model_copy(update={"seeds": {"every": (0,), "three": (0, 1)}})
+    deviation = np.std([0.2, 0.3], ddof=1)
+    assert measures.spread("smoke", rules) == pytest.approx(
+        {("wer", "all", True, 1): deviation, ("wer", "all", True, 2): 2 * deviation}
+    )
+    measured, compared = verdicts.rows(measures.Table(kept.read(plan), rules))
+    for row in measured + compared:
+        known = row["metric"] == "wer" and row["clips"] == "all" and row["group"] in (measures.OWN, "everything")
+        trained = {row["system"], row.get("against", "Base")} != {"Base"}
+        assert (row["wide_low"] is not None) == (known and trained)
+        if row["wide_low"] is not None:
+            assert row["wide_low"] < row["ci_low"] and row["ci_high"] < row["wide_high"]
+
+
+def test_what_trainings_did_stands_beside_every_expert(plan):
+    found = store.rows("smoke", "judged")
+    logs = [log for one in found[found["system"] == "Merged"]["training"] for log in one.values()]
+    assert logs
+    for log in logs:
+        assert 0 < log["best_step"] <= log["steps"] and 0 < log["update"] < 1 and log["patience"] == 1
+        assert log["in_unseen_rows"] == 0 <= log["in_table"] <= 1  # such rows were kept at the base
+
+
+def test_the_protocol_asks_for_the_bootstrap_there_is():
+    found = protocol.read().inference
+    assert (found.resamples, found.confidence) == (RESAMPLES, 0.95)
