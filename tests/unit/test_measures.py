@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from speechmerge.cli.studies import study as cli_study
 from speechmerge.evaluation.inference import EQUIVALENT, FAILS, HOLDS, Bootstrap
 from speechmerge.evaluation.resampling import RESAMPLES, interval
 from speechmerge.evaluation.scoring import count
@@ -182,6 +184,19 @@ def test_kept_predictions_give_measures_and_comparisons_again(plan):
     assert store.unlike("smoke", "judged.measures", other) == other
 
 
+def test_rescore_names_measures_that_differ(plan):
+    call = ["rescore", "--profile", "smoke", "--experiment", "judged"]
+    done = CliRunner().invoke(cli_study, call)
+    many = len(store.lines("smoke", "judged.measures"))
+    assert done.exit_code == 0 and f"judged.measures: {many} rows; {many} as committed, 0 differ" in done.output
+    path = store.results_folder("smoke") / "judged.measures.jsonl"
+    content = path.read_text()
+    path.write_text(content.replace('"n_clips": 9,', '"n_clips": 8,', 1))
+    done = CliRunner().invoke(cli_study, call)
+    path.write_text(content)
+    assert done.exit_code == 1 and f"{many - 1} as committed, 1 differ" in done.output
+
+
 def test_a_profile_without_the_protocol_has_no_measures(plan, monkeypatch):
     assert rows.judged(replace(plan, settings=plan.settings | {"kept_apart": "equal"})) == {}
 
@@ -190,7 +205,7 @@ def test_a_system_without_all_seeds_is_left_out_and_named(plan, rules, caplog):
     short = replace(plan, systems=[s for s in plan.systems if (s.system, s.seed) != ("Own", 1)])
     found = measures.Table(kept.read(short), rules)
     assert ("Own", "") not in found.said and ("Merged", "") in found.said
-    assert "Own  is not measured with the seeds [1] yet" in caplog.text
+    assert "judged: Own is not measured with the seeds [1] yet" in caplog.text
 
 
 def test_the_deviation_between_seeds_widens_what_has_one_seed(plan, rules):

@@ -86,7 +86,8 @@ class Table:
             if not self.trained(model):
                 by_seed = dict.fromkeys(self.seeds, next(iter(by_seed.values())))
             if missing := [seed for seed in self.seeds if seed not in by_seed]:
-                log.warning("%s: %s is not measured with the seeds %s yet", self.plan.name, " ".join(model), missing)
+                name = " ".join(filter(None, model))
+                log.warning("%s: %s is not measured with the seeds %s yet", self.plan.name, name, missing)
             else:
                 yield model, [by_seed[seed] for seed in self.seeds]
 
