@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..whisper.checkpoints import Checkpoint, header, read_entry, read_json
+from ..whisper.weight_files import holds_model
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PLACE = re.compile(r"^base_model\.model\.(.+)$")
@@ -20,7 +21,7 @@ _PART = re.compile(r"^(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(?:
 
 def is_adapter(folder: Path) -> bool:
     """Tell whether a folder holds a peft adapter instead of a model."""
-    return (folder / CONFIG).is_file() and not (folder / "model.safetensors").is_file()
+    return (folder / CONFIG).is_file() and not holds_model(folder)
 
 
 def open_adapter(folder: Path, base: Checkpoint) -> Checkpoint:
