@@ -42,7 +42,7 @@ def read_json(path: Path) -> dict:
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} is not readable as JSON ({error}); copy the file again.") from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}, expected names with values; copy the file again.")
+        raise CheckpointError(f"{path} holds a {type(found).__name__}, expected names with values; copy it again.")
     return found
 
 

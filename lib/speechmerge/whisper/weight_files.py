@@ -83,7 +83,7 @@ def _nothing(folder: Path) -> str:
     pickles = [name for name in names if name.endswith(_PICKLES) and not name.startswith(_STATES)]
     others = [name for name in names if name.endswith(".safetensors")]
     if (folder / ADAPTER).is_file():
-        return f"{folder} holds an adapter and no model; it can be an expert. Elsewhere give the model it is merged into."
+        return f"{folder} holds an adapter and no model; it can only be an expert. Merge it into its model first."
     if pickles:
         return (
             f"{folder} holds {pickles[0]}, a pickle, which can run code when opened and is refused; save the model "
