@@ -70,8 +70,11 @@ def tokens(folder: Path) -> dict[int, str]:
     known = read_json(folder / "vocab.json") if not whole.is_file() and (folder / "vocab.json").is_file() else {}
     if whole.is_file():
         content = read_json(whole)
-        known = dict((content.get("model") or {}).get("vocab") or {})
-        known |= {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
+        try:
+            known = dict(content["model"]["vocab"])
+            known |= {token["content"]: token["id"] for token in content.get("added_tokens", ())}
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{whole}: the tokenizer cannot be loaded ({error!r}); copy it again.") from error
     if known and added.is_file():  # transformers adds what the other files lack
         known = read_json(added) | known
     return {i: RENAMED.get(name, name) for name, i in known.items()}
