@@ -114,8 +114,10 @@ def settings(
     if found.get("forced_decoder_ids") or config.get("forced_decoder_ids"):
         said.append("forced_decoder_ids, which fix a language and a task, are left out")
     _check_tokens(kept, whole, tokenizer, where)
-    if nameless := unnamed(tokenizer, config, where):
-        kept["suppress_tokens"] = sorted({*(kept.get("suppress_tokens") or ()), *nameless})
+    suppressed = {i for i in kept.get("suppress_tokens") or () if 0 <= i < config["vocab_size"]}
+    if nameless := set(unnamed(tokenizer, config, where)) - suppressed:
+        said.append(f"{len(nameless)} rows of the token table stand for no token and are suppressed")
+    kept["suppress_tokens"] = sorted(suppressed | nameless) or None
     return _given(kept), said
 
 
@@ -127,7 +129,7 @@ def _check_tokens(found: Mapping[str, Any], whole: Mapping[str, Any], tokenizer:
     """Raise if settings and tokenizer disagree about a token's id."""
     known = tokenizer.get_vocab()
     pairs = [(key, found[key], whole[key]) for key in ("decoder_start_token_id", "no_timestamps_token_id")]
-    pairs += [(name, i, known.get(name)) for name, i in (found.get("lang_to_id") or {}).items()]
+    pairs += [(name, i, known.get(name, i)) for name, i in (found.get("lang_to_id") or {}).items()]
     for name, told, right in pairs:
         if told != right:
             raise CheckpointError(
