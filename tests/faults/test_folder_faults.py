@@ -66,6 +66,11 @@ def pickled_adapter_beside(folder: Path) -> None:
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
 
 
+def pickled_model_beside_its_adapter(folder: Path) -> None:
+    adapter_beside(folder)
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+
+
 def other_file_named(folder: Path) -> None:
     (folder / "best.safetensors").write_bytes((folder / WEIGHTS).read_bytes())
     edit(folder / "config.json", transformers_weights="best.safetensors")
@@ -126,6 +131,7 @@ REFUSED = {
     adapter_beside: r"a whole model, model\.safetensors, and an adapter, adapter_model\.safetensors",
     pickled_adapter_beside: r"a whole model, model\.safetensors, and an adapter, adapter_model\.bin",
     adapter_beside_shards: r"a whole model, model\.safetensors\.index\.json, and an adapter, adapter_model",
+    pickled_model_beside_its_adapter: r"holds pytorch_model\.bin, a pickle",
     other_file_named: r"holds model\.safetensors, but its config\.json names best\.safetensors",
     tensor_in_two_shards: r"is in model-0000[12]-of-\d+\.safetensors and in model-0000[12]-",
     tensor_in_no_shard: r"the index places 'model\..*' in model-00001-of-\d+\.safetensors, which lacks it",

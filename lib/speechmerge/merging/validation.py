@@ -127,7 +127,8 @@ def _check_tokens(base: str, expert: str, ours: Mapping[int, str], theirs: Mappi
     """Raise at the first token that differs; either tokenizer may leave out the timestamps."""
     for i in sorted(ours.keys() | theirs.keys()):
         one, other = ours.get(i), theirs.get(i)
-        if one != other and not TIMESTAMP.fullmatch(one or other or ""):
+        absent = None in (one, other) and TIMESTAMP.fullmatch(one or other)
+        if one != other and not absent:
             raise CheckpointError(
                 f"{expert}: token {i} of its tokenizer is {other!r}, the base {base} has {one!r} there; models with "
                 "different tokens (such as an English-only and a multilingual Whisper) cannot be merged."

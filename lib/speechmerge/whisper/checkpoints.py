@@ -158,7 +158,7 @@ def _entries(folder: Path) -> dict[str, Entry]:
             )
         found[entry.stored_name] = entry
     promised = {} if files == [folder / SINGLE] else read_json(folder / INDEX)["weight_map"]
-    for name in promised.keys() - found.keys():
+    for name in sorted(promised.keys() - found.keys()):
         raise CheckpointError(
             f"{folder}: the index places {name!r} in {promised[name]}, which lacks it; index and shards come from two "
             "savings. Copy all of them again."

