@@ -82,13 +82,14 @@ def line(method: str, base: Source, experts: Sequence[Source], **options: Any) -
 
 
 def _collect(merge: Merge, base: Source) -> dict[str, Tensor]:
-    """Stream into a dict, with the tied head if a base in memory stored it."""
+    """Stream into a dict; where a base in memory stored the tied head, so does the result, beside the table."""
     found = dict(merge.stream())
     names = list(merge.base.shapes)
     if merge.base.head and isinstance(base, Mapping):
         head, table = merge.base.head
         found[head] = found[table]
         names = [strip_wrappers(name) for name in base]
+        names += [table] if table not in names else []
     return {name: found[name] for name in names}
 
 
