@@ -6,11 +6,11 @@ by row, for most rows are never trained. What did change keeps expert - base who
 a step, and one expert with λ = 1 gives itself.
 
 A base of fewer digits than the expert is either where the training started, so that all differences are real, or a
-rounded copy of that. The encoder's sinusoid, which nobody trains, shows which: it equals the base's or it does so at
-the base's precision only. It also shows an expert or base that was rounded and then stored in a wider format. Where it
-cannot tell (no sinusoid, or stored in another format than the tensor) differences are real, but for maps and tables of
-at least :data:`MANY` scalars that equal the base at its precision: training a map moves its smallest entries out of
-their rounding cells, while layer norms near 1 may stay inside.
+rounded copy of that. The encoder's sinusoid, which nobody trains, tells: it equals the base's, or does so at the base's
+precision only. It also shows models that were rounded and then stored in a wider format. Where it cannot tell (there is
+none, or it was left out when the rest was rounded) differences are real, but for maps and tables of at least
+:data:`MANY` scalars that equal the base at its precision: training a map moves its smallest entries out of their
+rounding cells, while layer norms near 1 may stay inside.
 """
 
 import logging
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..whisper.checkpoints import BLOCK, Checkpoint
-from ..whisper.number_formats import loses, passages, rounded
+from ..whisper.number_formats import held, loses, passages, rounded
 from .parameter_classes import EMBEDDING, FROZEN, classify
 from .validation import SAMPLE, sample
 
@@ -37,6 +37,20 @@ class Rounding(NamedTuple):
 
     backward: bool  # the base is the copy, not the expert
     via: torch.dtype
+    kind: torch.dtype  # what the numbers before were by nature
+
+    def copied(self, start: Tensor, tuned: Tensor) -> Tensor:
+        """Tell for each scalar of base and expert whether it was rounded in this way and not changed."""
+        values, copy = (tuned, start) if self.backward else (start, tuned)
+        return rounded(values, copy, self.via, self.kind)
+
+
+class Witness(NamedTuple):
+    """What the sinusoid tells of base and expert, ``None`` where it is not there or does not tell."""
+
+    stored: tuple[torch.dtype | None, torch.dtype | None] = (None, None)
+    kinds: tuple[torch.dtype | None, torch.dtype | None] = (None, None)  # formats by nature
+    copied: bool | None = None  # whether the base is a rounded copy of what the expert started from
 
 
 def unrounded(base: Checkpoint, expert: Checkpoint) -> Checkpoint:
@@ -45,14 +59,15 @@ def unrounded(base: Checkpoint, expert: Checkpoint) -> Checkpoint:
     Each tensor in another format than the base's is looked at once, when it is first read; formats that are equal cost
     nothing but a look at the sinusoid. The tensors of both must be the same by name and shape.
     """
-    proof = _proof(base, expert)
-    if proof is None and all(expert.dtypes[name] == base.dtypes[name] for name in base.shapes):
+    witness = _witness(base, expert)
+    ways = {name: _roundings(base, expert, name, witness) for name in base.shapes}
+    if not any(ways.values()):
         return expert
     found: dict[str, bool | Tensor] = {}
 
     def reader(name: str, start: int, stop: int, room: Tensor | None = None) -> Tensor:
         if name not in found:
-            found[name] = _unchanged(base, expert, name, _roundings(base, expert, name, proof))
+            found[name] = _unchanged(base, expert, name, ways[name])
         kept = found[name]
         if kept is True:
             return base.reader(name, start, stop, room)
@@ -68,37 +83,42 @@ def unrounded(base: Checkpoint, expert: Checkpoint) -> Checkpoint:
     return replace(expert, reader=reader, stored=expert)
 
 
-def _proof(base: Checkpoint, expert: Checkpoint) -> Rounding | None:
-    """Return how the sinusoid says that one model was rounded; ``None`` where it says nothing."""
+def _witness(base: Checkpoint, expert: Checkpoint) -> Witness:
+    """Look at the sinusoid of both."""
     name = next((name for name, shape in base.shapes.items() if classify(name, shape) == FROZEN), None)
     if name is None or not base.dtypes[name].is_floating_point:
-        return None
+        return Witness()
     start, tuned = base.read(name), expert.read(name)
-    if torch.equal(start, tuned) and not loses(tuned.dtype, start.dtype):
-        return None
-    ways = [Rounding(False, via) for via in passages(start.dtype)] + [
-        Rounding(True, via) for via in passages(tuned.dtype)
-    ]
-    return next((way for way in ways if _copied(start, tuned, way).all()), None)
+    about = Witness((start.dtype, tuned.dtype), (held(start), held(tuned)))
+    forward, backward = _ways(False, start.dtype, about.kinds[0]), _ways(True, tuned.dtype, about.kinds[1])
+    if torch.equal(start, tuned) or any(way.copied(start, tuned).all() for way in forward):
+        return about._replace(copied=False)
+    return about._replace(copied=any(bool(way.copied(start, tuned).all()) for way in backward) or None)
 
 
-def _roundings(base: Checkpoint, expert: Checkpoint, name: str, proof: Rounding | None) -> list[Rounding]:
+def _ways(backward: bool, stored: torch.dtype, kind: torch.dtype) -> list[Rounding]:
+    return [Rounding(backward, via, kind) for via in passages(stored)]
+
+
+def _kinds(base: Checkpoint, expert: Checkpoint, name: str, witness: Witness) -> list[torch.dtype]:
+    """Return the formats of a tensor by nature, as far as the sinusoid shows them, in base and expert."""
+    pairs = zip((base.dtypes[name], expert.dtypes[name]), witness.stored, witness.kinds, strict=True)
+    return [kind if own == stored else own for own, stored, kind in pairs]
+
+
+def _roundings(base: Checkpoint, expert: Checkpoint, name: str, witness: Witness) -> list[Rounding]:
     """Return the ways in which rounding alone may have made an expert's tensor differ from the base's."""
     start, tuned, shape = base.dtypes[name], expert.dtypes[name], base.shapes[name]
     if not start.is_floating_point:
         return []
-    found = [proof] if proof else []
-    if loses(start, tuned):
-        found += [Rounding(False, via) for via in passages(start)]
-    shown = proof.backward if proof else len(shape) > 1 and math.prod(shape) >= MANY
-    if loses(tuned, start) and shown:
-        found += [Rounding(True, via) for via in passages(tuned)]
-    return list(dict.fromkeys(found))
-
-
-def _copied(start: Tensor, tuned: Tensor, way: Rounding) -> Tensor:
-    """Tell for each scalar of base and expert whether it was rounded in this way and not changed."""
-    return rounded(tuned, start, way.via) if way.backward else rounded(start, tuned, way.via)
+    kinds, copied, found = _kinds(base, expert, name, witness), witness.copied, []
+    if loses(start, tuned) or loses(*kinds):
+        found += _ways(False, start, kinds[0])
+    if copied is None or (copied is False and loses(witness.stored[0], start)):  # the sinusoid was not rounded so far
+        copied = len(shape) > 1 and math.prod(shape) >= MANY
+    if copied and (loses(tuned, start) or loses(*kinds[::-1])):
+        found += _ways(True, tuned, kinds[1])
+    return found
 
 
 def _unchanged(base: Checkpoint, expert: Checkpoint, name: str, ways: Sequence[Rounding]) -> bool | Tensor:
@@ -110,7 +130,7 @@ def _unchanged(base: Checkpoint, expert: Checkpoint, name: str, ways: Sequence[R
     for start in range(0, size if ways else 0, step):
         part = (name, start, min(start + step, size))
         pair = base.reader(*part), expert.reader(*part)
-        same = [_copied(*pair, way) for way in ways]
+        same = [way.copied(*pair) for way in ways]
         if table:
             rows.append(torch.stack([one.view(-1, width).all(1) for one in same]).any(0))
         else:
@@ -138,9 +158,9 @@ class Remaining:
 
     def sentence(self, expert: str, base: str) -> str:
         """Say it of an expert and its base."""
-        what = f"{expert} is stored" if self.rounded == "expert" else f"{base} is the base of {expert}, stored"
+        what = f"{expert} is" if self.rounded == "expert" else f"{base}, the base of {expert}, is"
         return (
-            f"{what} in {self.precision}: rounding is about {self.rounding:.2%} of the base's norm, the whole update "
+            f"{what} rounded to {self.precision}: about {self.rounding:.2%} of the base's norm, in an update of "
             f"{self.update:.2%}. What rounding alone changed is left out, but every trained tensor carries it, and a "
             f"sum over experts adds it up; give the {self.rounded} in float32 if there is one."
         )
@@ -162,27 +182,20 @@ def remaining(base: Checkpoint, expert: Checkpoint) -> Remaining | None:
     """
     if expert.stored is None:
         return None
-    proof, formats, squares = _proof(base, expert.stored), {}, torch.zeros(3, dtype=torch.float64)
+    witness, formats, squares = _witness(base, expert.stored), {}, torch.zeros(3, dtype=torch.float64)
+    backward = witness.copied is True
     for name in sample(base):
         part = (name, 0, min(SAMPLE[1], math.prod(base.shapes[name])))
-        start, tuned, stored = (model.block(*part).cpu() for model in (base, expert, expert.stored))
-        way = next((way for way in _roundings(base, expert.stored, name, proof) if proof or not way.backward), None)
-        lost = _lost(start, stored, way) * (tuned != start) if way else torch.zeros(1)
-        squares += torch.stack([x.double().square().sum() for x in (start, tuned.double() - start.double(), lost)])
-        if lost.any():
-            formats[_coarser(way.via, (start if way.backward else stored).dtype)] = None
+        start, tuned, fine = (
+            m.block(*part).cpu().double() for m in (base, expert, expert.stored if backward else base)
+        )
+        squares[:2] += torch.stack([start.square().sum(), (tuned - start).square().sum()])
+        kind = _kinds(base, expert.stored, name, witness)[0 if backward else 1]
+        lost = ((fine.to(kind) - fine) * (tuned != start)).square().sum()
+        if lost and any(way.backward == backward for way in _roundings(base, expert.stored, name, witness)):
+            squares[2] += lost
+            formats[str(kind).removeprefix("torch.")] = None
     if not formats:
         return None
     update, rounding = (squares[1:] / squares[0].clamp(min=1e-300)).sqrt().tolist()
-    return Remaining("base" if proof and proof.backward else "expert", " and ".join(formats), rounding, update)
-
-
-def _lost(start: Tensor, tuned: Tensor, way: Rounding) -> Tensor:
-    """Return what rounding in this way does to numbers such as these, fp64."""
-    values, copy = (tuned, start) if way.backward else (start, tuned)
-    return values.to(way.via).to(copy.dtype).double() - values.double()
-
-
-def _coarser(one: torch.dtype, other: torch.dtype) -> str:
-    """Name the format with the larger steps."""
-    return str(max(one, other, key=lambda kind: torch.finfo(kind).eps)).removeprefix("torch.")
+    return Remaining("base" if backward else "expert", " and ".join(formats), rounding, update)
