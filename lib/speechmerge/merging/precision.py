@@ -17,6 +17,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ from .validation import SAMPLE, sample
 
 log = logging.getLogger(__name__)
 LARGE = 0.05  # of the update's norm: less rounding than that is not worth a warning
+PEEK = 16  # scalars that are looked at first
 MANY = 1024  # scalars; of so many some are small enough to show any training
 
 
@@ -123,21 +125,31 @@ def _roundings(base: Checkpoint, expert: Checkpoint, name: str, witness: Witness
 
 def _unchanged(base: Checkpoint, expert: Checkpoint, name: str, ways: Sequence[Rounding]) -> bool | Tensor:
     """Tell whether rounding alone changed a tensor, for a table row by row ``[rows]``."""
-    shape = base.shapes[name]
-    table = len(shape) == 2 and classify(name, shape) == EMBEDDING
-    size, width = math.prod(shape), max(1, shape[-1]) if table else 1
-    step, rows = max(width, BLOCK // width * width), []
-    for start in range(0, size if ways else 0, step):
-        part = (name, start, min(start + step, size))
-        pair = base.reader(*part), expert.reader(*part)
-        same = [way.copied(*pair) for way in ways]
-        if table:
-            rows.append(torch.stack([one.view(-1, width).all(1) for one in same]).any(0))
-        else:
-            ways = [way for way, one in zip(ways, same, strict=True) if one.all()]
+    shape, size = base.shapes[name], math.prod(base.shapes[name])
+    table = len(shape) == 2 and classify(name, shape) == EMBEDDING and size > 0
+    step = max(shape[-1], BLOCK // shape[-1] * shape[-1]) if table else BLOCK
+    starts = range(0, size, step) if table else [0, *range(min(PEEK, size), size, step)]
+    rows = []
+    for start, stop in pairwise([*starts, size]):
         if not ways:
-            break
+            return False
+        pair = base.reader(name, start, stop), expert.reader(name, start, stop)
+        if table:
+            rows.append(_unchanged_rows(*(x.view(-1, shape[-1]) for x in pair), ways))
+        else:
+            ways = [way for way in ways if way.copied(*pair).all()]
     return torch.cat(rows) if rows else bool(ways)
+
+
+def _unchanged_rows(start: Tensor, tuned: Tensor, ways: Sequence[Rounding]) -> Tensor:
+    """Tell it of each row of a table ``[rows, n]``; a few scalars show most rows that were trained."""
+    same = torch.zeros(len(start), dtype=torch.bool, device=tuned.device)
+    start = start.to(tuned.device)
+    for way in ways:
+        near = (~same).nonzero()[:, 0]
+        near = near[way.copied(start[near, :PEEK], tuned[near, :PEEK]).all(1)]
+        same[near] = way.copied(start[near], tuned[near]).all(1)
+    return same
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,13 @@ def rounded(values: Tensor, copy: Tensor, via: torch.dtype, kind: torch.dtype) -
     those made from what both were made of).
     """
     values = values.to(copy.device)
-    if torch.finfo(kind).eps < max(torch.finfo(via).eps, torch.finfo(copy.dtype).eps):
+    same = (values.to(via).to(copy.dtype) == copy) & torch.isfinite(copy)
+    if not same.all() and torch.finfo(kind).eps < max(torch.finfo(via).eps, torch.finfo(copy.dtype).eps):
         values = values.to(kind)
         ends = (torch.nextafter(values, values.new_tensor(end)) for end in (-math.inf, math.inf))
         low, high = (end.to(via).to(copy.dtype) for end in ends)
         return (low <= copy) & (copy <= high) & torch.isfinite(copy)
-    return (values.to(via).to(copy.dtype) == copy) & torch.isfinite(copy)
+    return same
 
 
 def alike(one: Tensor, other: Tensor) -> bool:
