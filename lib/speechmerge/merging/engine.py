@@ -110,7 +110,8 @@ def merge_folders(
     (:mod:`speechmerge.merging.resuming`); one that needs ``extras`` starts afresh.
 
     The folder holds the weights, the base's configuration and tokenizer files, a model card and ``merge_recipe.json``
-    with the recipe and the fingerprints of base, experts and result.
+    with the recipe and the fingerprints of base, experts and result, and of models stored in few digits how much
+    rounding is left in the experts' task vectors (:class:`speechmerge.merging.precision.Remaining`).
 
     Args:
         method: name in the registry.

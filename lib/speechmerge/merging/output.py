@@ -105,7 +105,7 @@ def _opened(path: Path, shard: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 def write_companions(folder: Path, base: Path, dtype: torch.dtype) -> None:
-    """Copy the base's configuration and tokenizer files, and state the weights' dtype in the configuration."""
+    """Copy the base's configuration and tokenizer files; the configuration then states dtype and tied head."""
     for name in COMPANIONS:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)

@@ -36,8 +36,8 @@ class Checkpoint:
         head: ``(name, token table)`` of a tied head that the source stores, beside the table or in its place.
         reader: returns a range of a tensor's scalars in row order, ``(name, start, stop)``, in their stored dtype; a
             tensor given as ``room`` may be written to and returned.
-        stored: the model as it is stored, where ``reader`` leaves out what rounding alone changed
-            (:mod:`speechmerge.merging.precision`).
+        stored: the model as it is stored, if ``reader`` gives the base's numbers, in the base's dtype, for what
+            rounding alone changed (:mod:`speechmerge.merging.precision`).
     """
 
     label: str
@@ -83,7 +83,8 @@ def open_checkpoint(source: Path | str | Mapping[str, Tensor], label: str = "mod
     """Open a folder or a dict of tensors.
 
     Raises:
-        CheckpointError: the folder is missing, damaged, incomplete, holds pickles only, or its output head is not tied.
+        CheckpointError: the folder is missing, damaged, incomplete, holds pickles only, or its output head is not tied;
+            a tensor has a number format that cannot be merged.
     """
     if isinstance(source, Mapping):
         plain = _strip({name: name for name in source}, label)
