@@ -86,7 +86,8 @@ def check_base(where: Path, named: str | None, base: Checkpoint) -> None:
 def _differences(wanted: Mapping[str, int], have: Mapping[str, int]) -> list[str]:
     """Say where two descriptions differ; a vocabulary padded to a multiple of 64 is not another one."""
     found = [key for key in have if wanted.get(key, have[key]) != have[key]]
-    padded = have.get("vocab_size", 1) % 64 == 0 and 0 < have["vocab_size"] - wanted.get("vocab_size", 0) < 64
+    small, large = sorted((have.get("vocab_size", 0), wanted.get("vocab_size", 0)))
+    padded = large % 64 == 0 and large - small < 64
     return [f"{key} {wanted[key]} and not {have[key]}" for key in found if not (padded and key == "vocab_size")]
 
 

@@ -6,6 +6,7 @@ Run in an environment with peft, with this repository's ``lib`` on the path:
 
 import contextlib
 import copy
+import dataclasses
 import json
 import logging
 import shutil
@@ -126,6 +127,8 @@ def main() -> None:
         found = made(dict(settings), seed, folder)
         cases[case] = json.loads((folder / "found" / "adapter_config.json").read_text())
         cases[case]["base_model_name_or_path"] = None
+        if isinstance(targets := cases[case]["target_modules"], list):  # a set's order, another one each time
+            targets.sort()
         for name, values in load_file(folder / "found" / "adapter_model.safetensors").items():
             vectors[f"{case}/adapter/{name}"] = values
         changed = {n: x for n, x in found.items() if not torch.equal(x, start[n])}
@@ -133,7 +136,10 @@ def main() -> None:
         shutil.rmtree(folder)
     (here / "cases.json").write_text(json.dumps(cases, indent=1, sort_keys=True) + "\n")
     versions = {name: version(name) for name in ("peft", "torch", "transformers")}
-    save_file(vectors, here / "vectors.safetensors", metadata={"format": "pt", **versions})
+    lists = {"methods": " ".join(method.value for method in peft.PeftType)}
+    lists["fields"] = " ".join(field.name for field in dataclasses.fields(LoraConfig))
+    save_file(vectors, here / "vectors.safetensors", metadata={"format": "pt", **versions, **lists})
+    (here / "vectors.safetensors").chmod(0o644)
 
 
 if __name__ == "__main__":
