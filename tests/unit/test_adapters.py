@@ -157,7 +157,11 @@ def test_a_statement_that_may_change_numbers_is_refused_by_its_name(field, base,
         ({HEAD: torch.zeros(9, 4)}, {"modules_to_save": ["proj_out"]}, "head 'proj_out.weight' was trained apart"),
         ({HEAD: torch.ones(9, 4), TABLE: torch.zeros(9, 4)}, {}, "was trained apart"),
         ({TABLE: torch.zeros(9, 4)}, {"modules_to_save": ["embed_tokens"]}, "'proj_out.weight' left as the base's"),
-        ({FIRST.replace(MAP, "proj_out"): torch.zeros(2, 4)}, {}, "update of the output head 'proj_out' is stored"),
+        (
+            {FIRST.replace(MAP, "proj_out"): torch.zeros(2, 4)},
+            {},
+            "update of the output head 'proj_out.weight' is stored",
+        ),
         (pair(Q), {"peft_type": "LORA", "base_model_name_or_path": "openai/whisper-tiny"}, "is another Whisper"),
     ],
 )

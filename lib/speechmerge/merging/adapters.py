@@ -89,11 +89,7 @@ def _tie(folder: Path, config: dict, stored: Stored, base: Checkpoint) -> None:
         return
     module, place = head.removesuffix(".weight"), table.removesuffix(".weight")
     if module in stored.parts or module in stored.rows:
-        raise CheckpointError(
-            f"{folder}: an update of the output head {module!r} is stored, but Whisper's head is the token table "
-            f"{table!r}: peft's merge adds it to the table, even to one that has it already (ensure_weight_tying), and "
-            f"makes another model than was trained. Train without {module} in target_modules."
-        )
+        raise _head_update(folder, config, head, table)
     own, now = stored.whole.pop(head, None), stored.whole.get(table)
     names = config.get("modules_to_save") or ()
     copied = any(saved_whole(folder, name, m) for name in names for m in (module, place))
@@ -109,9 +105,23 @@ def _tie(folder: Path, config: dict, stored: Stored, base: Checkpoint) -> None:
         if not left:
             how = f"the output head {head!r} was trained apart from the token table {table!r}"
         raise CheckpointError(
-            f"{folder}: {how} (modules_to_save), but Whisper's head is tied to the table, so no Whisper is the model "
-            "that was trained. Train again with ensure_weight_tying=True, or without the two in modules_to_save."
+            f"{folder}: {how}, but Whisper's head is tied to the table, so no Whisper is the model that was trained. "
+            "Train again with ensure_weight_tying=True, or without the two in modules_to_save."
         )
+
+
+def _head_update(folder: Path, config: dict, head: str, table: str) -> CheckpointError:
+    """Return the refusal of A and B, or of rows, for the output head."""
+    how = "too, which was not trained that way. Train without the head in target_modules."
+    if config.get("ensure_weight_tying"):
+        how = (
+            "once more, though it is the table's own (ensure_weight_tying). Take the head's tensors out of the file "
+            "and set ensure_weight_tying to false, to have it once."
+        )
+    return CheckpointError(
+        f"{folder}: an update of the output head {head!r} is stored, but Whisper's head is the token table {table!r}, "
+        f"so peft's merge adds it to the table {how}"
+    )
 
 
 def _same(one: Entry | None, other: Entry | None, base: Checkpoint, table: str) -> bool:

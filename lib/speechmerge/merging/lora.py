@@ -35,7 +35,7 @@ class Pair:
     def added_to(self, start: Tensor) -> Tensor:
         """Return a tensor with the update: W + s·BA, or with DoRA m·(W + s·BA) / ‖W + s·BA‖ (arXiv 2402.09353)."""
         a, b = read(self.first, start.dtype).flatten(1), read(self.second, start.dtype).flatten(1)
-        product = self.scale * (b @ a)
+        product = (b @ a).mul_(self.scale)
         moved = start + (product.mT if self.table else product).reshape(start.shape)
         if self.magnitude is None:
             return moved
