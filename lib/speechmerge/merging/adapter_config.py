@@ -37,6 +37,7 @@ WAYS = {
     "convert": "Save it again with save_pretrained(..., path_initial_model_for_weight_conversion=...), which writes a "
     "plain LoRA, or merge it into the model it was trained on and give that one.",
     "merge": "Make a full model of it and give that folder: {command}",
+    "trainer": "Merge it into its model with the library that trained it, and give that model's folder.",
     "none": "No full model computes the same, so it cannot be merged.",
 }
 METHODS = {  # by what peft can do with them; LoRA and DoRA are read here
@@ -99,9 +100,9 @@ FIELDS = {
     "use_bdlora": Field("A or B is stored in diagonal blocks", EMPTY, "merge"),
     "kasa_config": Field("it belongs to a base whose smallest singular values were removed", EMPTY, "merge"),
     "target_parameters": Field("A and B belong to bare parameters", EMPTY, "merge"),
-    "enable_lora": Field("A and B belong to slices of a map", EMPTY, "none"),
-    "use_qalora": Field("A reads groups of inputs of a quantised map", EMPTY, "none"),
-    "megatron_config": Field("A and B belong to Megatron's split maps", EMPTY, "none"),
+    "enable_lora": Field("A and B belong to slices of a map", EMPTY, "trainer"),
+    "use_qalora": Field("A reads groups of inputs of a quantised map", EMPTY, "trainer"),
+    "megatron_config": Field("A and B belong to Megatron's split maps", EMPTY, "trainer"),
     "alora_invocation_tokens": Field("the update works only from certain tokens on", EMPTY, "none"),
     "arrow_config": Field("each input chooses between several updates", EMPTY, "none"),
     "layer_replication": Field("it repeats layers, so the model is not the base's shape", EMPTY, "none"),
