@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..errors import CheckpointError, MethodError
 from ..whisper import checkpoints
 from ..whisper.checkpoints import BLOCK, Checkpoint, most_precise, open_checkpoint
-from . import adapters, applying, fitting, parameter_classes, precision, validation
+from . import adapter_file, adapters, applying, fitting, parameter_classes, precision, validation
 from .methods import Method, find
 from .parameter_classes import EMBEDDING, FROZEN, classify, depths, select
 
@@ -126,8 +126,10 @@ class Merge:
 
     def _expert(self, source: Source, label: str) -> Checkpoint:
         """Open an expert: a model, or an adapter of the base."""
-        if not isinstance(source, Mapping) and adapters.is_adapter(Path(source)):
-            return adapters.open_adapter(Path(source), self.base)
+        if not isinstance(source, Mapping):
+            if adapters.is_adapter(Path(source)):
+                return adapters.open_adapter(Path(source), self.base)
+            adapter_file.refuse_several(Path(source))
         return open_checkpoint(source, label)
 
     def prepare(self) -> None:
