@@ -64,6 +64,7 @@ def read(folder: Path) -> Companions:
     generation, said = settings(read_json(path) if path.is_file() else {}, tokenizer, config, str(folder))
     config = {key: value for key, value in config.items() if key not in NOT_OF_THE_MODEL}
     config |= {"suppress_tokens": None, "begin_suppress_tokens": None}
+    config["tie_word_embeddings"] = True  # whatever is stored, one table is read and written for both
     table = folder / "normalizer.json"
     return Companions(
         config, tokenizer, extractor, generation, read_json(table) if table.is_file() else None, tuple(said)
