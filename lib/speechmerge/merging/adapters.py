@@ -59,7 +59,7 @@ def open_adapter(folder: Path, base: Checkpoint) -> Checkpoint:
     for module, entry in stored.rows.items():
         rows = token_rows(folder, config, module, entry.shape, base.shapes[f"{module}.weight"])
         changes.setdefault(f"{module}.weight", []).append(partial(_with_rows, entry, rows))
-    if any(tied_head(["proj_out.weight", f"{module}.weight"]) for module in stored.parts):
+    if any(tied_head([f"{module}.weight"])[1] for module in stored.parts):
         log.warning("%s updates the token table; as in peft's merge, the tied output head is updated too.", folder)
     return _patched(base, folder, stored.whole, changes)
 
@@ -85,8 +85,9 @@ def _tie(folder: Path, config: dict, stored: Stored, base: Checkpoint) -> None:
         CheckpointError: head and table would differ.
     """
     weights = [*stored.whole, *(f"{module}.weight" for module in (*stored.parts, *stored.rows))]
-    head, table = tied_head([*weights, *base.shapes]) or tied_head(["proj_out.weight", *base.shapes]) or ("", "")
-    if not head or head in base.shapes:
+    head, table = tied_head([*weights, *base.shapes])
+    head = head or "proj_out.weight"
+    if table not in base.shapes or head in base.shapes:
         return
     module, place = head.removesuffix(".weight"), table.removesuffix(".weight")
     if module in stored.parts or module in stored.rows:
