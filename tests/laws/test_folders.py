@@ -252,7 +252,9 @@ def test_merging_decoding_and_transformers_read_the_same_weights(made, form):
     opened = open_checkpoint(folder)
     read = {name: opened.read(name) for name in opened.shapes}
     model = models.load_model(folder)
-    assert same(read, model.state_dict()) and same(read, theirs(folder).state_dict())
+    assert same(read, model.state_dict())
+    if form is not adapter_config_left:  # which transformers reads as the model, or not at all where peft is installed
+        assert same(read, theirs(folder).state_dict())
     assert fingerprint(models.base_model(folder)) == fingerprint(folder)
     assert spoken(model).shape[0] == 2
 
