@@ -297,6 +297,13 @@ def test_what_was_changed_in_the_settings_is_said(made, tmp_path, caplog):
     assert json.loads((out / "generation_config.json").read_text())["alignment_heads"] == [[1, 0]]
 
 
+def test_a_changed_file_is_read_again(made):
+    folder = made("model")
+    assert models.load_model(folder).generation_config.suppress_tokens != [5]
+    edit(folder / "generation_config.json", suppress_tokens=[5])
+    assert models.load_model(folder).generation_config.suppress_tokens == [5]
+
+
 def test_a_padded_row_is_never_spoken(made, make_clip):
     folder = made("model", 1, padded)
     state = load_file(folder / WEIGHTS)

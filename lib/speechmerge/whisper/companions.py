@@ -5,6 +5,7 @@ older folders hold ``vocab.json`` and ``merges.txt``. Converters to other format
 ``added_tokens.json`` and ``preprocessor_config.json``. What is written here holds all of these.
 """
 
+import functools
 import json
 import re
 import shutil
@@ -49,9 +50,20 @@ class Companions:
 def read(folder: Path) -> Companions:
     """Read what lies beside the weights, and check that it belongs to one model that can generate.
 
+    What was read is kept until a file changes: building a tokenizer takes ten times as long as mapping the weights of a
+    small model. It must not be changed.
+
     Raises:
         CheckpointError: a file is missing or damaged, or they belong to different models.
     """
+    files = [
+        path for path in sorted(folder.absolute().glob("*")) if path.suffix in (".json", ".txt") and path.is_file()
+    ]
+    return _read(folder, tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+@functools.lru_cache(maxsize=4)
+def _read(folder: Path, _: tuple[tuple[str, int, int], ...]) -> Companions:
     config = read_config(folder)
     tokenizer = load_tokenizer(folder)
     extractor = load_feature_extractor(folder)
