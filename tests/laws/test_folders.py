@@ -135,9 +135,9 @@ def old_dtype(folder: Path) -> None:
     edit(folder / "config.json", dtype=None, torch_dtype="float16")
 
 
-def odd_suppression(folder: Path) -> None:
-    """Ids that are no rows, which transformers passes over."""
-    edit(folder / "generation_config.json", suppress_tokens=[-1, 5, 99999])
+def odd_settings(folder: Path) -> None:
+    """Ids that are no rows, which transformers passes over, and a temperature without sampling."""
+    edit(folder / "generation_config.json", suppress_tokens=[-1, 5, 99999], temperature=0.5, top_p=0.9)
 
 
 def padded(folder: Path) -> None:
@@ -182,7 +182,7 @@ def renamed_tokens(folder: Path) -> None:
 WHOLE = [
     shards, single_over_shards, other_weights_beside, adapter_config_left, head_stored, whole_processor,
     no_preprocessor, old_tokenizer, oldest_tokenizer, short_tokenizer, forced, forced_in_config, old_settings,
-    no_settings, half, old_dtype, odd_suppression, padded, links, renamed_tokens,
+    no_settings, half, old_dtype, odd_settings, padded, links, renamed_tokens,
 ]  # fmt: skip
 ALONE = [form for form in WHOLE if form not in (half, padded)]  # the others are of one kind or shape
 
@@ -257,6 +257,7 @@ def test_merging_decoding_and_transformers_read_the_same_weights(made, form):
         assert same(read, theirs(folder).state_dict())
     assert fingerprint(models.base_model(folder)) == fingerprint(folder)
     assert spoken(model).shape[0] == 2
+    model.save_pretrained(folder.with_name("trained"))  # as training does after an epoch
 
 
 @pytest.mark.parametrize("form", WHOLE, ids=lambda form: form.__name__)

@@ -17,6 +17,7 @@ TASKS = ("translate", "transcribe")
 END_OF_ENGLISH_ONLY = 50256  # id of <|endoftext|> in GPT-2's vocabulary, which the .en models keep
 ALWAYS = ("eos_token_id", "is_multilingual")  # said by every settings of today
 OLD = ("forced_decoder_ids", "_from_model_config")  # of older files; they override what else is said
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")  # idle without sampling, and then refused on saving
 
 # Symbols that no transcript contains; the rule is that of openai/whisper, tokenizer.py, ``non_speech_tokens``.
 SYMBOLS = (
@@ -107,7 +108,8 @@ def settings(
         CheckpointError: they belong to another tokenizer.
     """
     whole = generation_config(tokenizer, config["max_target_positions"]).to_dict()
-    kept, said = {key: value for key, value in found.items() if key not in OLD}, []
+    left_out = OLD if found.get("do_sample") else (*OLD, *SAMPLING)
+    kept, said = {key: value for key, value in found.items() if key not in left_out}, []
     if missing := [*lacking(found), *(key for key in ALWAYS if found.get(key) is None)]:
         kept = {key: value for key, value in (whole | _given(kept)).items() if key not in OLD}
         said.append(f"generation_config.json lacks {', '.join(missing)}, made anew from the tokenizer")
