@@ -63,7 +63,7 @@ class Recipe:
             others = [e for name, e in zip(self.experts, merge.experts, strict=True) if name != self.base]
             validation.check_tokenizers(merge.base, others)
             validation.check_updates(merge.base, others, self.options.get("max_update", validation.MAX_UPDATE))
-        validation.check_generation(merge.base.folder)
+        validation.check_companions(merge.base.folder)
         return merge
 
     def run(self, output: Path, *, resolve: Callable[[str], Path] = Path, **more: Any) -> Path:
