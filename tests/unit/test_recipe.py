@@ -56,7 +56,12 @@ def test_mergekits_own_names_and_numbers(place):
     [
         ("linear", {"normalize": True}, "weight_average", {}),
         ("dare_linear", {"density": 0.5}, "dare", {"flavour": "mergekit", "density": 0.5}),
-        ("nuslerp", {"weight": 1}, "slerp", {"flavour": "paper", "space": "deltas", "t": 0.5}),
+        (
+            "nuslerp",
+            {"weight": 1},
+            "slerp",
+            {"flavour": "mergekit", "straight_above": 1.0, "floor": 1e-7, "space": "deltas", "t": 0.5},
+        ),
         ("multislerp", {}, "multi_slerp", {"space": "deltas"}),
         ("breadcrumbs", {"gamma": 0.02}, "breadcrumbs", {"flavour": "mergekit", "density": 1.0, "outliers": 0.02}),
         (
@@ -98,7 +103,7 @@ def test_checking_finds_a_missing_model_without_merging(place):
     ("content", "words"),
     [
         ({"merge_method": "tis"}, "Did you mean 'ties'"),
-        ({"slices": []}, "'slices' is not supported"),
+        ({"slices": [{"sources": []}]}, "'slices' is not supported .* list the sources under models"),
         ({"models": []}, "models is missing"),
         ({"dtype": "float23"}, "Did you mean 'float32'"),
         ({"parameters": {"densty": 0.2}}, "Did you mean 'density'"),
@@ -130,13 +135,12 @@ def test_checking_finds_a_missing_model_without_merging(place):
         ({"parameters": {"weight": [1, 2], "flavour": "paper"}}, "weight is a list"),
         ({"parameters": {"density": "much"}}, "'much', expected a number in"),
         ({"parameters": {"lambda": True}}, "lambda is True; expected a number"),
-        ({"parameters": {"rescale": True}}, "ties with rescale: true is not supported; leave it out"),
+        ({"parameters": {"rescale": True, "density": 0.5}}, "ties with rescale: true is not supported; leave it out"),
         ({"parameters": {"include": 3}}, "include is 3; expected a part or pattern"),
         ({"parameters": {"policy": {"EMB": 3}}}, "policy is {'EMB': 3}; expected a treatment"),
         ({"parameters": {"lines": {"alfa": 1}}}, "lines has no 'alfa'. Did you mean 'alpha'"),
         ({"parameters": {"lines": {"order": "up"}}}, "order of lines is 'up'"),
         ({"merge_method": "nuslerp", "parameters": {"weight": 0}}, "nuslerp has weights"),
-        ({"tokenizer_source": "union"}, "'tokenizer_source' is not supported"),
     ],
 )
 def test_what_is_refused(content, words, place):
@@ -149,7 +153,7 @@ def test_what_is_refused(content, words, place):
     [
         (b"- just\n- a list", "is no recipe: it holds a list"),
         (b"", "is no recipe: it holds None"),
-        (b"{", "not readable as a recipe .* expected a YAML file with merge_method, base_model, models"),
+        (b"{", "not readable as a recipe .* expected a YAML file with merge_method, models"),
         (b"merge_method: !!python/object:os.system x", "not readable"),
         (bytes(range(256)), "not readable"),
     ],
