@@ -160,7 +160,7 @@ def _parameter(path: str, method: Method, key: str, value: Any, *, layered: bool
     words = {p.name for p in method.parameters.values() if p.kind is str}
     if name not in ("include", "policy", "lines") and (layered or isinstance(value, dict)):
         value = constant(path, key, value)
-    if name in ("scaling", "max_update", "max_growth") or name in method.parameters and name not in words:
+    if name in ("scaling", "max_update", "max_growth") or (name in method.parameters and name not in words):
         kind = method.parameters[name].kind if name in method.parameters else float
         value = switch(value) if kind is bool and switch(value) is not None else number(value, kind)
     if name in ENGINE and value is not None:

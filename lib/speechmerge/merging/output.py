@@ -16,6 +16,7 @@ from torch import Tensor
 from ..files import digest
 from ..whisper.checkpoints import Checkpoint, fingerprint, read_json
 from ..whisper.tensor_files import DTYPES
+from . import lengths
 from .resuming import Journal
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def write_record(folder: Path, merge: "Merge", options: Mapping[str, Any], *, fi
     record = {
         "library": f"speechmerge {version('speechmerge')}",
         "recipe": recipe(merge, options),
+        "growth": lengths.rounded(merge),
         "fingerprints": {"base": marks[0], "experts": marks[1:-1], "result": marks[-1]},
     }
     (folder / "merge_recipe.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")

@@ -180,7 +180,8 @@ def _based(path: str, word: str, base: str | None, models: list[dict]) -> tuple[
     for (model, adapter), entry in zip(pairs, models, strict=True):
         if adapter and Path(model) != Path(reference):
             raise MethodError(
-                f"{path}: {entry['model']} is an adapter of another model than {reference}; {_full_model(model, adapter)}."
+                f"{path}: {entry['model']} is an adapter of another model than {reference}; "
+                f"{_full_model(model, adapter)}."
             )
         if not base and not adapter and adapters.is_adapter(Path(model).expanduser()):
             raise MethodError(f"{path}: {model} is an adapter; name its base as base_model, or write BASE+{model}.")
@@ -234,7 +235,7 @@ def _check_tokens(path: str, content: Mapping[str, Any], models: Sequence[str]) 
     more = [key for key, value in asked.items() if key != "source" and value]
     if more:
         raise MethodError(
-            f"{path}: tokenizer has {', '.join(map(str, more))}; tokens stay as they are in the base, so leave that out."
+            f"{path}: tokenizer has {', '.join(map(str, more))}, but tokens stay the base's; leave that out."
         )
     for source in (asked.get("source"), content.get("tokenizer_source")):
         if source not in (None, "base", "union", *models):
