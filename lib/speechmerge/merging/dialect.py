@@ -113,7 +113,8 @@ def options(
     theirs = "mergekit" in method.flavours and "flavour" not in shared
     found = {"flavour": "mergekit"} | DEFAULTS.get(method.name, {}) if theirs else {}
     if word in ("nuslerp", "multislerp"):
-        found |= {"space": space(word, shared, based=based)} | (ARC if word == "nuslerp" else {})
+        found |= {"space": space(word, shared, based=based)}
+        found |= ARC if word == "nuslerp" and shared.get("flavour") != "paper" else {}
     if word == "nuslerp":
         found["t"] = _position(path, shared, own)
         shared, *own = [{k: v for k, v in given.items() if k != "weight"} for given in (shared, *own)]

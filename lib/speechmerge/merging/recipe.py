@@ -172,9 +172,10 @@ def _based(path: str, word: str, base: str | None, models: list[dict]) -> tuple[
     if base and _parted(base)[1]:
         raise MethodError(f"{path}: base_model is a model with an adapter, {base}; {_full_model(*_parted(base))}.")
     if not base and word not in WITHOUT_BASE:
+        use = "goes from it to the other one" if word == "slerp" else "merges what the models changed in it"
         raise MethodError(
-            f"{path}: base_model is missing, expected {FIELDS['base_model'][1]}: {word} merges what the models changed "
-            f"in it. Without one work {', '.join(WITHOUT_BASE[:4])}."
+            f"{path}: base_model is missing, expected {FIELDS['base_model'][1]}: {word} {use}. Without one work "
+            f"{', '.join(WITHOUT_BASE[:4])}."
         )
     reference = base or next((model for model, adapter in pairs if adapter), pairs[0][0])
     for (model, adapter), entry in zip(pairs, models, strict=True):

@@ -121,15 +121,21 @@ def dare_ties(
     return elect(draw(deltas, _even(density, len(deltas)), generators, rescale), merge=merge, weights=weights)
 
 
-def _magprune(deltas: Tensor, density: object, window: object, rescale: str, along: str, generators) -> Tensor:
-    """Drop with a probability that falls with the magnitude's rank in its row, from d + ε to d - ε kept."""
-    values, widths = per_expert(density, len(deltas)), per_expert(window, len(deltas))
+def _ranked(density: object, window: object, experts: int) -> Callable[[int, Tensor], Tensor]:
+    """Return :func:`draw`'s ``chance``: it rises with the magnitude's rank in each row, from d - ε to d + ε."""
+    values, widths = per_expert(density, experts), per_expert(window, experts)
 
     def chance(t: int, rows: Tensor) -> Tensor:
         size, spread = rows.shape[-1], min(widths[t], 1 - values[t])
         share = ranks(rows).to(rows.dtype) / (size - 1) if size > 1 else torch.full_like(rows, 0.5)
         return (values[t] + spread * (2 * share - 1)).clamp_(min=1e-3)
 
+    return chance
+
+
+def _magprune(deltas: Tensor, density: object, window: object, rescale: str, along: str, generators) -> Tensor:
+    """Mask and rescale as :func:`draw` does, by the rank of magnitudes along one dimension of each expert's tensor."""
+    chance = _ranked(density, window, len(deltas))
     if along == "last" or deltas.dim() < 4:
         return draw(deltas, chance, generators, rescale)
     return draw(deltas.transpose(2, -1).contiguous(), chance, generators, rescale).transpose(2, -1)
