@@ -259,7 +259,12 @@ def test_checking_finds_a_missing_model_without_merging(place):
         ({"models": [{"model": "a", "parameters": {"normalize": True}}]}, "normalize cannot differ between models"),
         ({"models": [{"model": "a", "parameters": {"wait": 1}}]}, "no parameter 'wait'. Did you mean 'weight'"),
         ({"models": ["base"]}, "at least one other model"),
-        ({"models": ["base", "base", "a"]}, "the base base at most once"),
+        ({"models": ["base", "base", "a"]}, "models names base twice"),
+        ({"merge_method": "linear", "base_model": None, "models": ["a", "a"]}, "names a twice; name it once, with the"),
+        (
+            {"merge_method": "slerp", "parameters": {"t": [{"filter": "mlp", "value": [0, 1]}, {"value": 0.5}]}},
+            "t has filters; .* include or policy",
+        ),
         ({"parameters": [1, 2]}, "parameters is a list, expected names with values"),
         (
             {"parameters": {"density": [0.1, 0.2]}},

@@ -19,11 +19,9 @@ def constant(path: str, key: str, value: Any) -> Any:
     if not isinstance(value, list):
         return value
     if value and all(isinstance(item, dict) and "value" in item for item in value):  # the first that fits counts
-        if value[0].get("filter") in (None, "*"):
-            return constant(path, key, value[0]["value"])
-        values = [constant(path, key, item["value"]) for item in value]
-        if value[-1].get("filter") in (None, "*") and all(item == values[0] for item in values):
-            return values[0]
+        values, last = [item["value"] for item in value], value[-1].get("filter")
+        if value[0].get("filter") in (None, "*") or (last in (None, "*") and all(x == values[0] for x in values)):
+            return constant(path, key, values[0])
         raise MethodError(
             f"{path}: {key} has filters; give one value, and use include or policy for parts of the model."
         )
@@ -31,7 +29,7 @@ def constant(path: str, key: str, value: Any) -> Any:
         return value[0] if value else None
     raise MethodError(
         f"{path}: {key} is a list, which the file format reads as one value for each layer and is not supported; "
-        "give one value, or each model its own under models; lines scales a merge by depth."
+        "give one value (lines scales a merge by depth), or each model its own under models where it has one."
     )
 
 

@@ -148,7 +148,10 @@ def _recipe(path: str, content: Mapping[str, Any], models: list[dict]) -> Recipe
     word, given, shared = content["merge_method"], content.get("base_model"), content.get("parameters") or {}
     method = method_of(path, word)
     base, models = _based(path, word, given, models)
-    _check_tokens(path, content, [base, *(entry["model"] for entry in models)])
+    names = [entry["model"] for entry in models]
+    if twice := next((name for number, name in enumerate(names) if name in names[:number]), None):
+        raise MethodError(f"{path}: models names {twice} twice; name it once, with the sum of its weights if need be.")
+    _check_tokens(path, content, [base, *names])
     if given:
         models = _counted(path, word, base, models, shared)
     found = options(path, word, shared, models, based=bool(given))
@@ -209,8 +212,8 @@ def _counted(path: str, word: str, base: str, models: list[dict], shared: Mappin
     """Return the models that are merged: with the base where it counts as one, else without."""
     method, own = method_of(path, word).name, {"model": base, "parameters": {}}
     others = [entry for entry in models if entry["model"] != base]
-    if not others or len(models) - len(others) > 1:
-        raise MethodError(f"{path}: models must name the base {base} at most once, and at least one other model.")
+    if not others:
+        raise MethodError(f"{path}: models must name at least one other model than the base {base}.")
     if method not in COUNTED or space(word, shared, based=True) == "deltas":
         return others
     if method == "slerp" and len(others) == 1:  # from the base to the model, in whatever order they stand

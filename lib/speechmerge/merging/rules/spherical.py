@@ -116,8 +116,8 @@ def multi_slerp(
     gives="merged",
     scale="mean",
     deviations="Angles come from fp64 inner products; mergekit's fp32 arccos skips angles below 3e-4, most of those "
-    "between fine-tunes. Directions that cancel out start from the first expert. A recipe for karcher counts its base_model as "
-    "one more model, as mergekit does; leave it out to merge the others.",
+    "between fine-tunes. Directions that cancel out start from the first expert. A recipe for karcher counts its "
+    "base_model as one more model, as mergekit does; leave it out to merge the others.",
 )
 def karcher(
     deltas: Tensor,
