@@ -83,7 +83,7 @@ def test_what_is_published_is_neither_refused_nor_warned_of(method, options, cap
     assert not caplog.text
 
 
-def test_a_long_update_of_the_whole_model_is_said(caplog):
+def test_a_long_update_is_said(caplog):
     merge_state_dicts("task_arithmetic", BASE, experts(drawn(1, 0.01)), scaling=50)
     assert "50 times as long as those of all experts together" in caplog.text
 

@@ -1,5 +1,6 @@
 """Recipe files: mergekit's shape, the library's own names, and what is refused."""
 
+import itertools
 import json
 
 import pytest
@@ -118,12 +119,12 @@ def test_a_written_merge_can_be_repeated_from_its_own_record(place):
 
 
 @pytest.mark.parametrize("word", [*dialect.READS, *dialect.LACKING])
-@pytest.mark.parametrize("key", sorted(dialect.WORDS))
-def test_every_word_of_mergekits_is_taken_or_refused_with_another(word, key, place):
-    for value in (0.5, True, False, "1e-8", [0.5, 1], [{"filter": "mlp", "value": 1}, {"value": 2}]):
-        content = {"merge_method": word, "parameters": {key: value}, "models": ["a"] if word == "slerp" else ["a", "b"]}
+def test_every_word_of_mergekits_is_taken_or_refused_with_another(word, place):
+    values = (0.5, True, False, "1e-8", [0.5, 1], [{"filter": "mlp", "value": 1}, {"value": 2}])
+    models = ["a"] if word == "slerp" else ["a", "b"]
+    for key, value in itertools.product(sorted(dialect.WORDS), values):
         try:
-            found = recipe.read(write(place, **content))
+            found = recipe.read(write(place, merge_method=word, models=models, parameters={key: value}))
         except MethodError as error:
             assert f"Did you mean {key!r}" not in str(error)
             assert f"Did you mean {word!r}" not in str(error)
@@ -225,7 +226,16 @@ def test_checking_finds_a_missing_model_without_merging(place):
         ({"parameters": {"density": 2.0}}, r"outside \[0, 1\]"),
         ({"parameters": {"density": [{"filter": "mlp", "value": 0.5}]}}, "density has filters"),
         ({"models": [{"model": "a", "parameters": {"zeros": "positive"}}]}, "zeros cannot differ between models"),
-        ({"merge_method": "linear", "parameters": {"normalize": False}}, "weights that sum to 1, here 3; use task_ar"),
+        (
+            {"merge_method": "linear", "parameters": {"normalize": False}},
+            "has weights that sum to 3; make that 1, or use task_ar",
+        ),
+        ({"merge_method": "tsvm", "parameters": {"normalize": True}}, "true is not supported; scale with lambda"),
+        ({"merge_method": "multi_slerp", "parameters": {"normalize": False}}, "has weights that sum to 2; make that 1"),
+        (
+            {"merge_method": "dare_linear", "parameters": {"normalize": True, "weight": "much"}},
+            "'much', expected a num",
+        ),
         ({"merge_method": "ram"}, "mergekit's ram is not among the methods here; localize_and_stitch keeps"),
         ({"merge_method": "nuslerp", "parameters": {"nuslerp_flatten": False}}, "merged whole here, so leave it out"),
         ({"merge_method": "multislerp", "parameters": {"eps": 0.1}}, "eps is 0.1, which would shift directions"),

@@ -93,7 +93,7 @@ def own_words(shared: Mapping[str, Any]) -> bool:
 
 def options(
     path: str, word: str, shared: Mapping[str, Any], models: Sequence[Mapping[str, Any]], *, based: bool = True
-):
+) -> dict[str, Any]:
     """Return the options of a merge that a file describes.
 
     Args:
@@ -219,26 +219,26 @@ def _switched(
 ) -> dict[str, Any]:
     """Say mergekit's switches in the library's terms: what weights are divided by, whether thinned experts grow."""
     weights = per_expert(found.get("weights"), experts)
-    total = math.fsum(weights)
+    total = math.fsum(weights) if all(map(_number, weights)) else 1.0  # what is no number is refused later
     if key == "rescale":
         return _rescaled(path, method, value, found)
     if "merge" in method.parameters:
         return {"merge": "mean" if value else "sum"}
-    if method.scale == "mean":
-        if value or abs(total - 1) < 1e-9:
-            return {}
-        if method.name == "multi_slerp" and found["space"] == "deltas":  # the mean update times the sum of weights
-            return {"scaling": found.get("scaling", 1.0) * total}
-        raise MethodError(
-            f"{path}: {word} with {key}: false needs weights that sum to 1, here {total:g}; use task_arithmetic with "
-            "base_model to add weighted updates to it."
-        )
-    if value and abs(total) >= 1e-8:
-        return {"weights": [weight / total for weight in weights]}
-    return {}
+    if (value if method.scale == "mean" else not value) or abs(total - 1) < 1e-9:
+        return {}
+    if method.scale == "sum" and "weights" in method.parameters:
+        return {"weights": [weight / total for weight in weights]} if abs(total) >= 1e-8 else {}
+    if method.name == "multi_slerp" and found.get("space") == "deltas":  # the mean update times the sum of weights
+        return {"scaling": found.get("scaling", 1.0) * total}
+    more = (
+        f"has weights that sum to {total:g}; make that 1, or use task_arithmetic with base_model to add updates to it"
+    )
+    more = "is not supported; scale with lambda" if method.scale == "sum" else more
+    raise MethodError(f"{path}: {word} with {key}: {str(value).lower()} {more}.")
 
 
 def _rescaled(path: str, method: Method, value: bool, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Say whether what is left of a thinned expert is enlarged."""
     if "rescale" in method.parameters:
         return {} if value else {"rescale": "none"}
     whole = method.name == "task_arithmetic" or all(d == 1 for d in per_expert(found.get("density", 0.0), 1))

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_GROWTH = 100.0  # of one tensor; thinning to a density d and rescaling alone makes it up to 1/√d times as long
-TOLD = 10.0  # of the whole model; no published method comes near it
+TOLD = 10.0  # of one tensor; no published method comes near it on tensors of a model's size
 
 
 def squares(rows: Tensor) -> list[float]:
@@ -38,10 +39,12 @@ class Lengths:
         self.merged[name] = self.merged.get(name, 0.0) + merged
         self.experts[name] = [a + b for a, b in zip(before, experts, strict=True)]
 
-    def growth(self, scaling: float) -> float:
-        """Return λ‖τ‖ / Σ‖τ_t‖ over all tensors so far."""
-        experts = [math.fsum(column) for column in zip(*self.experts.values(), strict=True)]
-        return _ratio(abs(scaling) * math.sqrt(math.fsum(self.merged.values())), sum(map(math.sqrt, experts)))
+    def growth(self, scaling: float, names: Iterable[str] | None = None) -> float:
+        """Return λ‖τ‖ / Σ‖τ_t‖ over some tensors, or all so far."""
+        names = self.merged if names is None else list(names)
+        merged = math.fsum(self.merged[name] for name in names)
+        experts = [math.fsum(column) for column in zip(*(self.experts[name] for name in names), strict=True)]
+        return _ratio(abs(scaling) * math.sqrt(merged), sum(map(math.sqrt, experts)))
 
 
 def _ratio(merged: float, experts: float) -> float:
@@ -64,10 +67,11 @@ def check(merge: "Merge", name: str) -> None:
     experts = sum(w * math.sqrt(x) for w, x in zip(sizes, merge.lengths.experts[name], strict=True))
     growth = _ratio(scaling * math.sqrt(merge.lengths.merged[name]), experts)
     if growth > limit:
+        paper = "" if merge.parameters.get("flavour", "paper") == "paper" else ", for example flavour='paper'"
         raise MethodError(
             f"{merge.method.name} made an update of {name!r} that is {growth:.3g} times as long as those of all "
             f"experts together, expected under {limit:g}; nothing was written. Some methods do so where experts cancel "
-            "out: take another method, other parameters or flavour: paper, or raise max_growth if it is meant."
+            f"out: take another method or other parameters{paper}, or raise max_growth if it is meant."
         )
 
 
@@ -77,11 +81,12 @@ def rounded(merge: "Merge") -> float | None:
 
 
 def tell(merge: "Merge") -> None:
-    """Log a warning where the whole merged update is far longer than its experts'."""
-    growth = merge.lengths.growth(merge.scaling)
-    if growth > TOLD:
+    """Log a warning where the merged update, or that of a tensor, is far longer than its experts'."""
+    each = {name: merge.lengths.growth(merge.scaling, [name]) for name in merge.lengths.merged}
+    worst = max(each, key=each.get, default=None)
+    if worst and each[worst] > TOLD:
         log.warning(
-            "%s: the merged update is %.3g times as long as those of all experts together; such a model has left "
-            "their neighbourhood.",
-            *(merge.method.name, growth),
+            "%s: the merged update is %.3g times as long as those of all experts together, that of %s %.3g times; such "
+            "a model has left their neighbourhood.",
+            *(merge.method.name, merge.lengths.growth(merge.scaling), worst, each[worst]),
         )
