@@ -103,6 +103,12 @@ def test_the_record_says_how_long_the_update_is(tmp_path):
     assert json.loads((out / "merge_recipe.json").read_text())["growth"] == pytest.approx(expected.item(), rel=1e-2)
 
 
+def test_a_model_merged_again_and_again_is_measured_once():
+    merge = Merge("task_arithmetic", BASE, experts(drawn(1, 0.01)), scaling=0.5)
+    once = [dict(merge.stream()) and merge.lengths.growth(0.5) for _ in range(3)]
+    assert once == [pytest.approx(0.5)] * 3
+
+
 def test_a_merge_taken_up_again_does_not_claim_a_length():
     merge = Merge("task_arithmetic", BASE | {"x": torch.ones(3)}, [experts(drawn(1))[0] | {"x": torch.ones(3)}])
     list(merge.stream(skip=["x"]))

@@ -33,11 +33,11 @@ class Lengths:
         self.experts: dict[str, list[float]] = {}
         self.complete = True  # not where a merge was taken up again
 
-    def add(self, name: str, merged: float, experts: list[float]) -> None:
-        """Add a block of a tensor."""
-        before = self.experts.get(name, [0.0] * len(experts))
-        self.merged[name] = self.merged.get(name, 0.0) + merged
-        self.experts[name] = [a + b for a, b in zip(before, experts, strict=True)]
+    def add(self, name: str, start: int, merged: float, experts: list[float]) -> None:
+        """Add a block of a tensor; the one that starts at 0 is the first, also of a tensor that is merged again."""
+        before = (0.0, [0.0] * len(experts)) if start == 0 else (self.merged[name], self.experts[name])
+        self.merged[name] = before[0] + merged
+        self.experts[name] = [a + b for a, b in zip(before[1], experts, strict=True)]
 
     def growth(self, scaling: float, names: Iterable[str] | None = None) -> float:
         """Return λ‖τ‖ / Σ‖τ_t‖ over some tensors, or all so far."""

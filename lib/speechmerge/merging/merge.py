@@ -226,7 +226,8 @@ class Merge:
 
     def _put(self, result: Tensor, name: str, start: int, base: Tensor, change: Tensor, squares: list[float]) -> None:
         """Write θ0 + λτ of a block into ``result``, note its length, and keep θ0 and τ if they are wanted again."""
-        self.lengths.add(name, lengths.squares(change[None])[0] * self._depth_scaling(name) ** 2, squares)
+        square = lengths.squares(change[None])[0] * self._depth_scaling(name) ** 2
+        self.lengths.add(name, start, square, squares)
         if self.kept is not None:
             self.kept.setdefault(name, []).append((start, base.clone(), change.clone()))
         self._add(result, name, start, base, change)
