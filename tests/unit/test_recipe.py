@@ -173,6 +173,7 @@ def test_weights_that_mergekit_reads_past_are_read_past_and_said(place, caplog):
     assert "weights" not in found.options
     assert "no parameter 'weight' in mergekit" in caplog.text
     assert "or write weights" in caplog.text
+    assert recipe.read(write(place, merge_method="karcher", models=models)).experts == ("a", "b", "base")
 
 
 def test_an_adapter_may_stand_behind_its_base(place):

@@ -220,7 +220,8 @@ def _counted(path: str, word: str, base: str, models: list[dict], shared: Mappin
         return [own, *others]
     if len(others) < len(models) or own_words(shared) or word not in ("linear", "karcher"):
         return models
-    if "weight" not in shared and any("weight" in entry["parameters"] for entry in models):
+    weighed = word == "linear" and any("weight" in entry["parameters"] for entry in models)
+    if weighed and "weight" not in shared:
         raise MethodError(
             f"{path}: base_model {base} is not listed and has no weight, but counts as one more model in {word}; leave "
             "base_model out, or list it with a weight."
