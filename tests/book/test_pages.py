@@ -6,7 +6,7 @@ import re
 import nbformat
 import pytest
 
-from speechmerge.book import notebooks, pages
+from speechmerge.book import building, pages
 from speechmerge.errors import BookError
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
@@ -107,26 +107,26 @@ class TestSources:
         assert pages.table_of_contents(root)[0] == "a"
 
     def test_agreeing_sources_pass(self, root):
-        assert [source.stem for source in notebooks.listed_sources(root)] == ["page"]
+        assert [source.stem for source in building.listed_sources(root)] == ["page"]
 
     def test_a_page_without_source_is_named(self, root):
         (root / "intro.md").unlink()
         (root / "notebooks" / "page.ipynb").rename(root / "notebooks" / "other.ipynb")
         with pytest.raises(BookError, match="lists page, intro, which has no source"):
-            notebooks.listed_sources(root)
+            building.listed_sources(root)
 
     def test_a_notebook_outside_the_contents_is_named(self, root):
         write_notebook(root / "notebooks" / "new.ipynb", 'profile = "speech"')
         with pytest.raises(BookError, match="lacks book/executed/new"):
-            notebooks.listed_sources(root)
+            building.listed_sources(root)
 
     def test_a_notebook_may_wait_for_its_rows_outside_the_contents(self, root):
         write_notebook(root / "notebooks" / "new.ipynb", 'profile = "speech"\nexperiment = "table9"')
-        assert [source.stem for source in notebooks.listed_sources(root)] == ["page"]
+        assert [source.stem for source in building.listed_sources(root)] == ["page"]
         (root / "results" / "speech").mkdir(parents=True)
         (root / "results" / "speech" / "rows.jsonl").write_text('{"experiment": "table9"}\n')
         with pytest.raises(BookError, match="lacks book/executed/new"):
-            notebooks.listed_sources(root)
+            building.listed_sources(root)
 
 
 class TestBuild:

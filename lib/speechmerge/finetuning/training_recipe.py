@@ -86,7 +86,7 @@ class Recipe:
 
 @dataclass
 class TrainingLog:
-    """What happened: dev loss per epoch (nats a token), the epoch kept, and the cost."""
+    """What happened: dev loss per epoch (nats a token), the epoch kept, the cost, and steps done of those planned."""
 
     dev_loss: list[float] = field(default_factory=list)
     train_loss: list[float] = field(default_factory=list)
@@ -95,6 +95,8 @@ class TrainingLog:
     seconds: float = 0.0
     minutes_of_speech: float = 0.0
     data: str = ""
+    steps: int = 0
+    planned: int = 0
 
     @property
     def windows_per_second(self) -> float:
