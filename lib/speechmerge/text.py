@@ -1,20 +1,26 @@
-"""Whisper's own text normalisers, and the version string that rows carry so that scores are never mixed."""
+"""Whisper's own text normalisers, and the version string that rows carry so that scores are never mixed.
 
+The normalisers are imported when they are used: who only reads rows need not wait for them.
+"""
+
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
-
-from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
 NORMALISER = f"whisper (transformers {version('transformers')})"
 
 
 @cache
-def _basic() -> BasicTextNormalizer:
+def _basic() -> Callable[[str], str]:
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
+
     return BasicTextNormalizer()
 
 
 @cache
-def _english() -> EnglishTextNormalizer:
+def _english() -> Callable[[str], str]:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
     return EnglishTextNormalizer({})
 
 

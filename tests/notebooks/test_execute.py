@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from speechmerge.book import notebooks
+from speechmerge.book import building, notebooks, watching
 from speechmerge.errors import BookError
 
 
@@ -140,16 +140,16 @@ class TestBook:
         (tmp_path / "book" / "_static" / "mathjax").mkdir(parents=True)
         (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/executed/page\n")
         make(tmp_path / "notebooks", "profile", parameters="profile = 'speech'")
-        monkeypatch.setattr(notebooks.pages, "build_html", lambda root: root / "index.html")
+        monkeypatch.setattr(building.pages, "build_html", lambda root: root / "index.html")
         return tmp_path
 
     def test_an_unchanged_notebook_is_not_run_again(self, root, monkeypatch):
-        notebooks.build_book("speech", root=root)
+        building.build_book("speech", root=root)
         monkeypatch.setattr(notebooks.papermill, "execute_notebook", lambda *a, **k: pytest.fail("was run again"))
-        assert notebooks.build_book("speech", root=root) == root / "index.html"
+        assert building.build_book("speech", root=root) == root / "index.html"
 
     def test_another_profile_runs_it_with_that_profile(self, root):
-        notebooks.build_book("smoke", root=root)
+        building.build_book("smoke", root=root)
         executed = nbformat.read(root / "book" / "executed" / "page.ipynb", as_version=4)
         assert executed.cells[-1].outputs[0]["data"]["text/plain"] == "'smoke'"
 
@@ -159,15 +159,15 @@ class TestBook:
         code = f"from pathlib import Path\nPath({str(rows)!r}).touch()"
         make(root / "notebooks", code, parameters="profile = 'speech'")
         with pytest.raises(BookError, match=r"page\.ipynb is out of date"):
-            notebooks.build_book("speech", root=root)
+            building.build_book("speech", root=root)
 
     def test_a_missing_copy_is_noticed(self, root):
         with pytest.raises(BookError, match=r"page\.ipynb is missing"):
-            notebooks.check_current(root, "speech")
+            building.check_current(root, "speech")
 
     def test_a_damaged_copy_is_made_again(self, root):
         copy = root / "book" / "executed" / "page.ipynb"
         copy.parent.mkdir()
         copy.write_text('{"cells": [')
-        notebooks.build_book("speech", root=root)
+        building.build_book("speech", root=root)
         assert notebooks.recorded(copy)["key"]

@@ -24,6 +24,7 @@ ENGINE = "watched"  # its name in papermill's registry
 HEARTBEAT = 60.0  # seconds between two lines of the log about the same notebook
 STAND_STILL = 600.0  # seconds without a sign of life after which a cell is stopped
 LOOKS = 60  # in that time
+PATIENCE = 600  # seconds for a kernel to answer for the first time, and for the last output of a cell to arrive
 PATIENT = {
     "OMP_WAIT_POLICY": "passive"
 }  # threads that wait for one another sleep; on busy cores spinning costs most time
@@ -128,8 +129,8 @@ class _Engine(Engine):
             config=config,
             log=logging.getLogger("papermill"),
             resources={"metadata": {"path": str(folder)}},  # papermill itself would move the whole process there
-            startup_timeout=int(STAND_STILL),
-            iopub_timeout=int(STAND_STILL),
+            startup_timeout=PATIENCE,
+            iopub_timeout=PATIENCE,
         ).execute(env=PATIENT | os.environ)
 
 

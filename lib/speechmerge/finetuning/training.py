@@ -35,7 +35,6 @@ __all__ = ["Recipe", "Source", "TrainingLog", "state_folder", "train"]
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raise when a change alters trained weights, so that stored experts are not mistaken for new ones
 TOKENIZER_FILES = ("*.json", "*.txt")
 # What is told in the base's folder about the base alone.
 RECORDS = ("speechmerge.json", "training.json", "merge_recipe.json", "model.safetensors.index.json")
@@ -69,7 +68,7 @@ def train(recipe: Recipe, output: Path, *, seconds: float | None = None, progres
     identity = {
         "recipe": asdict(recipe),
         "data": training_recipe.fingerprint(train_sets + dev_sets),
-        "version": VERSION,
+        "version": training_recipe.VERSION,
     }
     if recipe.base not in NAMED and Path(recipe.base).expanduser().is_dir():  # a name stands for its weights
         identity["base"] = fingerprint(folder)

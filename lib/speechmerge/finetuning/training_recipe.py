@@ -12,6 +12,8 @@ from ..errors import TrainingError, nearest
 from ..files import digest
 from .packing import TASK_NAMES
 
+VERSION = 1  # raise when a change alters trained weights, so that stored experts are not mistaken for new ones
+
 
 @dataclass(frozen=True)
 class Source:
