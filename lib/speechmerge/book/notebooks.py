@@ -27,6 +27,18 @@ TOOLS = ("ipykernel", "matplotlib", "numpy", "pandas", "torch", "transformers") 
 NOT_READ = {"figures", "predictions"}  # folders of results/PROFILE that pages do not read
 
 
+def read(source: Path) -> nbformat.NotebookNode:
+    """Read a notebook.
+
+    Raises:
+        BookError: the file is none.
+    """
+    try:
+        return nbformat.read(source, as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError, KeyError, TypeError) as error:
+        raise BookError(f"{source} is not a notebook ({str(error).partition(chr(10))[0][:80]}).") from error
+
+
 def declared_parameters(source: Path) -> dict[str, object]:
     """Return the parameters of a notebook and their defaults, in order.
 
@@ -34,11 +46,7 @@ def declared_parameters(source: Path) -> dict[str, object]:
         BookError: the file is no notebook, or not exactly one cell is tagged ``parameters``, or it holds more than
             plain assignments of literals.
     """
-    try:
-        notebook = nbformat.read(source, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
-        raise BookError(f"{source} is not a notebook: {str(error).partition(chr(10))[0]}") from error
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    cells = [cell for cell in read(source).cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
         raise BookError(f"{source} has {len(cells)} cells tagged 'parameters'; a notebook of the book has exactly one.")
     found: dict[str, object] = {}

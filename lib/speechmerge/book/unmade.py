@@ -5,6 +5,9 @@ from pathlib import Path
 
 import nbformat
 
+from ..errors import BookError
+from . import notebooks
+
 SHOWN = 400  # characters of the reason
 MADE_BY_CODE = ("{glue", "{numref")  # roles whose targets only an executed chapter has
 
@@ -33,9 +36,9 @@ def unmade_page(source: Path, why: str) -> nbformat.NotebookNode:
 
 
 def _prose(source: Path) -> str:
-    """The text of a notebook's pages, empty if the file is no notebook."""
+    """The text of a notebook's page, empty if the file is no notebook."""
     try:
-        notebook = nbformat.read(source, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError):
+        cells = notebooks.read(source).cells
+    except BookError:
         return ""
-    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")

@@ -4,6 +4,7 @@ Nothing here has a limit of time: on a slow or busy machine a cell may take as l
 that for minutes its processes used no processor time and it wrote nothing.
 """
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -122,7 +123,7 @@ class _Engine(Engine):
     def execute_managed_notebook(
         cls, nb_man: object, kernel_name: str, *, watch: Watch, folder: Path, config: Config, **_: object
     ) -> None:
-        _Client(
+        client = _Client(
             nb_man,
             watch=watch,
             kernel_name=kernel_name,
@@ -131,7 +132,12 @@ class _Engine(Engine):
             resources={"metadata": {"path": str(folder)}},  # papermill itself would move the whole process there
             startup_timeout=PATIENCE,
             iopub_timeout=PATIENCE,
-        ).execute(env=PATIENT | os.environ)
+        )
+        try:
+            client.execute(env=PATIENT | os.environ)
+        finally:
+            if threading.current_thread() is not threading.main_thread():
+                asyncio.get_event_loop().close()  # the client made one for this thread and leaves it open
 
 
 papermill_engines.register(ENGINE, _Engine)
