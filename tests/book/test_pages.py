@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 from speechmerge.book import building, pages
+from speechmerge.book.unmade import unmade_page
 from speechmerge.errors import BookError
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
@@ -164,6 +165,15 @@ class TestBuild:
         text = (stale / "intro.html").read_text()
         assert "1.25" in text and "2020" in text and "_static/mathjax/tex-mml-chtml.js" in text
         assert sorted(p.name for p in (root / "_build").iterdir()) == ["html"]
+
+    def test_a_chapter_that_could_not_be_made_is_a_page_of_the_book(self, root):
+        self.write(root, page="## Question\n\nWhat is asked?\n\n## Answer\n\nsee {numref}`fig-none`")
+        (root / "intro.md").write_text(f"# Introduction\n\n{TEXT}\n\nSee [](page).\n")
+        why = r"page.ipynb failed: it shows \frac{1}{2}, $\tau$, {glue:text}`key`, ```, <b> and ::: " + "x" * 500
+        nbformat.write(unmade_page(root / "page.ipynb", why), root / "page.ipynb")
+        page = (pages.build_html(root).parent / "page.html").read_text()
+        assert "<h1>Page" in page and "This chapter could not be made" in page and "What is asked?" in page
+        assert "failed: it shows" in page and "fig-none" not in page
 
     def test_everything_that_is_missing_is_named_and_the_old_book_kept(self, root):
         old = root / "_build" / "html"
