@@ -30,9 +30,9 @@ def test_parameters_and_defaults_are_read_in_order(tmp_path):
     assert list(found.items()) == [("rate", 1e-5), ("languages", ["es", "it"]), ("merges", {"a": [1, {}]})]
 
 
-@pytest.mark.parametrize("cell", ["import os", "x = os.getcwd()", "a, b = 1, 2", "print(1)", "x.y = 2"])
+@pytest.mark.parametrize("cell", ["import os", "x = (", "x = os.getcwd()", "a, b = 1, 2", "print(1)", "x.y = 2"])
 def test_a_parameters_cell_with_more_than_plain_values_is_refused(tmp_path, cell):
-    with pytest.raises(BookError, match="only assignments of plain values"):
+    with pytest.raises(BookError, match=r"only assignments of plain values|is not Python"):
         notebooks.declared_parameters(make(tmp_path, parameters=cell))
 
 

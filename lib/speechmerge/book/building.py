@@ -59,7 +59,7 @@ def check_current(root: Path, profile: str, unmade: Collection[str] = ()) -> Non
     Args:
         root: the folder that holds ``_config.yml``.
         profile: the study whose rows the pages show.
-        unmade: names of notebooks whose copy is known to be none, only says that there is none.
+        unmade: names of notebooks whose place is known to be taken by a page that says so.
 
     Raises:
         BookError: a copy is missing, or a notebook, a result file or the library changed after it was made.

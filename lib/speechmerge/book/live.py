@@ -36,7 +36,8 @@ def counts(
             for language, clips in _transcribed(decoder, part).items():
                 found[name][language] += clips
         done += size
-        size = int(min(done, max(0.0, budget.left() * size / (before - budget.left()))))
+        took = max(before - budget.left(), 1e-9) / size
+        size = int(min(done, max(0.0, budget.left() / took)))
     return {
         name: [scoring.count(clips, test[x][: len(clips)], x) for x, clips in heard.items()]
         for name, heard in found.items()

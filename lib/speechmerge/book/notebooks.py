@@ -35,7 +35,7 @@ def read(source: Path) -> nbformat.NotebookNode:
     """
     try:
         return nbformat.read(source, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, nbformat.ValidationError, AttributeError, KeyError, TypeError) as error:
         raise BookError(f"{source} is not a notebook ({str(error).partition(chr(10))[0][:80]}).") from error
 
 
@@ -50,7 +50,11 @@ def declared_parameters(source: Path) -> dict[str, object]:
     if len(cells) != 1:
         raise BookError(f"{source} has {len(cells)} cells tagged 'parameters'; a notebook of the book has exactly one.")
     found: dict[str, object] = {}
-    for node in ast.parse(cells[0].source).body:
+    try:
+        nodes = ast.parse(cells[0].source).body
+    except SyntaxError as error:
+        raise BookError(f"{source}: the parameters cell is not Python ({error.msg}).") from error
+    for node in nodes:
         try:
             (target,) = node.targets
             found[target.id] = ast.literal_eval(node.value)
@@ -175,6 +179,6 @@ def _hashes(files: list[Path], folder: Path) -> dict[str, str]:
 def recorded(executed: Path) -> dict:
     """Return what an executed copy says about itself (``key``, ``parameters``); empty if there is no readable copy."""
     try:
-        return dict(nbformat.read(executed, as_version=4).metadata.get(METADATA, {}))
-    except (FileNotFoundError, nbformat.reader.NotJSONError):
+        return dict(read(executed).metadata.get(METADATA, {}))
+    except (FileNotFoundError, BookError):
         return {}

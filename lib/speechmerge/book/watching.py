@@ -26,10 +26,10 @@ HEARTBEAT = 60.0  # seconds between two lines of the log about the same notebook
 STAND_STILL = 600.0  # seconds without a sign of life after which a cell is stopped
 LOOKS = 60  # in that time
 PATIENCE = 600  # seconds for a kernel to answer for the first time, and for the last output of a cell to arrive
-PATIENT = {
-    "OMP_WAIT_POLICY": "passive"
-}  # threads that wait for one another sleep; on busy cores spinning costs most time
 IDLE = 0.005  # share of one core: a kernel that waits uses a tenth of it, one beside heavy work far more
+# Threads that wait for one another sleep. Where other work has the cores, spinning takes most of the time: a short
+# transcription beside three busy processes on two cores took 34 s instead of 5 s.
+PATIENT = {"OMP_WAIT_POLICY": "passive"}
 
 
 class Watch:
@@ -53,7 +53,7 @@ class Watch:
     def over(self, pid: int) -> Iterator[None]:
         """Watch the processes of a kernel until the block ends."""
         ended = threading.Event()
-        thread = threading.Thread(target=self._look, args=(psutil.Process(pid), ended), daemon=True)
+        thread = threading.Thread(target=self._look, args=(pid, ended), daemon=True)
         thread.start()
         try:
             yield
@@ -61,11 +61,12 @@ class Watch:
             ended.set()
             thread.join()
 
-    def _look(self, kernel: psutil.Process, ended: threading.Event) -> None:
+    def _look(self, pid: int, ended: threading.Event) -> None:
         """Look again and again; looks are counted, not seconds, for while the machine sleeps nobody works."""
         start = told = time.monotonic()
         used = 0.0
-        with contextlib.suppress(psutil.NoSuchProcess):  # the client notices a dead kernel by itself
+        with contextlib.suppress(psutil.Error):  # the client notices a dead kernel by itself
+            kernel = psutil.Process(pid)
             while not ended.wait(STAND_STILL / LOOKS):
                 now, found = time.monotonic(), processor_seconds(kernel)
                 self._looks += 1
@@ -82,7 +83,7 @@ class Watch:
         """End the kernel and what it started; a cell that hangs in native code hears no interrupt."""
         self.stopped = f"{self.cell} used no processor time and wrote nothing for {STAND_STILL / 60:.3g} minutes"
         for process in [*kernel.children(recursive=True), kernel]:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.Error):
                 process.kill()
 
 
@@ -90,7 +91,7 @@ def processor_seconds(root: psutil.Process) -> float:
     """Return the processor time that a process and its descendants have used, those that ended included."""
     total = 0.0
     for process in [root, *root.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error):
             total += sum(process.cpu_times()[:4])  # its own and that of ended children: user, system, user, system
     return total
 
