@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
+from ..budget import Budget
 from ..devices import autocast, keep_memory, release_memory
 from ..errors import CheckpointError, TrainingError
 from ..files import atomic_file, atomic_folder, check_writable, digest
@@ -34,7 +35,6 @@ __all__ = ["Recipe", "Source", "TrainingLog", "state_folder", "train"]
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raise when a change alters trained weights, so that stored experts are not mistaken for new ones
 TOKENIZER_FILES = ("*.json", "*.txt")
 # What is told in the base's folder about the base alone.
 RECORDS = ("speechmerge.json", "training.json", "merge_recipe.json")
@@ -44,34 +44,43 @@ TRIM = 16  # steps after which freed memory is given back; batches of ever other
 DISK_FACTOR = 7  # copies of the weights on disk at worst: the best epoch; model and two moments, the old and the new
 
 
-def train(recipe: Recipe, output: Path, *, progress: bool = True) -> TrainingLog:
+def train(recipe: Recipe, output: Path, *, seconds: float | None = None, progress: bool = True) -> TrainingLog:
     """Fine-tune and write the best epoch to ``output`` as a Hugging Face folder with ``training.json``.
 
     A finished output of the same recipe and data is returned as it is; an interrupted one is taken up after its last
     finished epoch and ends with the weights an uninterrupted run would have reached.
 
+    Args:
+        recipe: what to train on, from what, and how.
+        output: the folder to write.
+        seconds: a budget: the step in which it runs out is the last, and the learning rate has come down by then. How
+            many steps fit, and so the weights, then depend on the machine; the log has ``steps`` of those ``planned``.
+        progress: show a bar.
+
     Raises:
-        TrainingError: no speech for a source, a loss that is not finite, or ``output`` (or its interrupted state)
-            belongs to another recipe or to other data, or is damaged.
+        TrainingError: no speech for a source, a loss that is not finite, a budget on several processes, or ``output``
+            (or its interrupted state) belongs to another recipe, budget or other data, or is damaged.
         CorpusError: a clip stands twice among the sources, or a sentence in more than one split.
         SpeechMergeError: ``output`` cannot be written or the disk is too full; found before the work.
     """
-    output = Path(output)
+    output, budget = Path(output), Budget(seconds)
     folder = models.base_model(recipe.base)
     train_sets, dev_sets = training_recipe.load(recipe)
     identity = {
         "recipe": asdict(recipe),
         "data": training_recipe.fingerprint(train_sets + dev_sets),
-        "version": VERSION,
+        "version": training_recipe.VERSION,
     }
     if recipe.base not in NAMED and Path(recipe.base).expanduser().is_dir():  # a name stands for its weights
         identity["base"] = fingerprint(folder)
+    if seconds is not None:
+        identity["seconds"] = seconds
     identity["key"] = digest(identity)
     finished = _finished(output, identity)
     if finished is not None:
         return finished
     check_writable(output, DISK_FACTOR * open_checkpoint(folder).bytes())
-    return _Run(recipe, folder, output, identity, progress).run(train_sets, dev_sets)
+    return _Run(recipe, folder, output, identity, budget, progress).run(train_sets, dev_sets)
 
 
 def _finished(output: Path, identity: dict) -> TrainingLog | None:
@@ -99,12 +108,16 @@ def state_folder(output: Path) -> Path:
 class _Run:
     """One training in progress: model, optimiser, schedule, log, and its state on disk between epochs."""
 
-    def __init__(self, recipe: Recipe, base: Path, output: Path, identity: dict, progress: bool) -> None:
-        self.recipe, self.base, self.output, self.identity = recipe, base, output, identity
+    def __init__(
+        self, recipe: Recipe, base: Path, output: Path, identity: dict, budget: Budget, progress: bool
+    ) -> None:
+        self.recipe, self.base, self.output, self.identity, self.budget = recipe, base, output, identity, budget
         self.state = state_folder(output)
         set_seed(recipe.seed)
         keep_memory()
         self.accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=False))
+        if budget.seconds < math.inf and self.accelerator.num_processes > 1:
+            raise TrainingError("a training with a budget of seconds runs in one process, for clocks differ.")
         self.progress = progress and self.accelerator.is_main_process
         self.tokenizer = models.load_tokenizer(base)
         self.extractor = models.load_feature_extractor(base)
@@ -119,20 +132,29 @@ class _Run:
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=0.0, fused=True)
         steps = sum(len(loader) for loader in epochs)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: objective.rate(step, steps, recipe.warmup))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._rate(step, steps))
         self.model, self.optimizer, self.schedule, *epochs = accelerator.prepare(model, optimizer, schedule, *epochs)
-        first = self._resume()
+        first, self.log.planned = self._resume(), steps
         total = sum(len(loader.dataset) for loader in epochs)
         bar = tqdm(total=total, unit="window", desc=f"train {self.output.name[:40]}", disable=not self.progress)
         bar.update(sum(len(loader.dataset) for loader in epochs[:first]))
         with bar:
             for epoch in range(first, recipe.epochs):
                 self._epoch(epoch, epochs[epoch], dev, bar)
+                if self.budget.spent() >= 1:
+                    break
+        if self.log.steps < steps:
+            log.info("%s: its time was over after %d of %d steps", self.output.name, self.log.steps, steps)
         return self._finish()
 
     @property
     def _whisper(self) -> WhisperForConditionalGeneration:
         return self.accelerator.unwrap_model(self.model).whisper
+
+    def _rate(self, step: int, steps: int) -> float:
+        """Share of the peak learning rate; where time runs ahead of the steps, it falls with time."""
+        by_time = min(int(steps * self.budget.spent()), steps - 1)
+        return objective.rate(max(step, by_time), steps, self.recipe.warmup)
 
     def _windows(self, sets: DataSets, epoch: int) -> list[Window]:
         """Pack one epoch; the random numbers depend on seed and epoch alone, so a resumed run packs the same."""
@@ -146,7 +168,7 @@ class _Run:
         )
 
     def _epoch(self, epoch: int, loader: DataLoader, dev: DataLoader, bar: tqdm) -> None:
-        started, losses = time.perf_counter(), []
+        started, losses, windows = time.perf_counter(), [], 0
         self.model.train()
         for step, batch in enumerate(loader):
             if step % TRIM == 0:
@@ -160,9 +182,13 @@ class _Run:
             self.schedule.step()
             self.optimizer.zero_grad()
             losses.append(loss.item())
+            windows += len(batch["labels"]) * self.accelerator.num_processes
             bar.update(len(batch["labels"]) * self.accelerator.num_processes)
             bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", dev=f"{(self.log.dev_loss or [np.nan])[-1]:.3f}")
-        self.log.windows += len(loader.dataset)
+            if self.budget.spent() >= 1:
+                break
+        self.log.steps += len(losses)
+        self.log.windows += min(windows, len(loader.dataset))  # processes share the last ones out twice
         self.log.seconds += time.perf_counter() - started
         self.log.train_loss.append(float(np.mean(losses)))
         self.log.dev_loss.append(self._dev_loss(dev))

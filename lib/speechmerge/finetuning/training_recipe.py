@@ -12,6 +12,8 @@ from ..errors import TrainingError, nearest
 from ..files import digest
 from .packing import TASK_NAMES
 
+VERSION = 1  # raise when a change alters trained weights, so that stored experts are not mistaken for new ones
+
 
 @dataclass(frozen=True)
 class Source:
@@ -86,7 +88,7 @@ class Recipe:
 
 @dataclass
 class TrainingLog:
-    """What happened: dev loss per epoch (nats a token), the epoch kept, and the cost."""
+    """What happened: dev loss per epoch (nats a token), the epoch kept, the cost, and steps done of those planned."""
 
     dev_loss: list[float] = field(default_factory=list)
     train_loss: list[float] = field(default_factory=list)
@@ -95,6 +97,8 @@ class TrainingLog:
     seconds: float = 0.0
     minutes_of_speech: float = 0.0
     data: str = ""
+    steps: int = 0
+    planned: int = 0
 
     @property
     def windows_per_second(self) -> float:
