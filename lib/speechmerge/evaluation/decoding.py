@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from transformers import LogitsProcessor, LogitsProcessorList
 
 from ..audio import SAMPLE_RATE
 from ..corpora import Clip
@@ -19,7 +18,6 @@ from ..devices import PRECISIONS, best_device, bf16_pays, keep_memory
 from ..errors import CheckpointError, ScoringError, nearest
 from ..files import atomic_file
 from ..finetuning.packing import TASK_NAMES
-from ..whisper import models
 
 VERSION = 2  # raise when a change alters hypotheses
 STOPS = ("finished", "bound")
@@ -74,7 +72,7 @@ class Prediction:
         return self.cut or len(data) > COMPRESSION_LIMIT * len(zlib.compress(data))
 
 
-class _Suppress(LogitsProcessor):
+class _Suppress:
     """Forbid tokens, as transformers' own processor does, which searches the whole vocabulary at every step."""
 
     def __init__(self, tokens: list[int], device: torch.device) -> None:
@@ -96,6 +94,10 @@ class Decoder:
         batch: int = 32,
     ) -> None:
         """Load ``folder``; ``state`` replaces its weights (see :meth:`use`): a merge that was never written to disk."""
+        from transformers import LogitsProcessorList  # here, for who only reads predictions need not wait for it
+
+        from ..whisper import models
+
         self.settings, self.batch, self.device = settings or Decoding(), batch, best_device()
         keep_memory()
         self.tokenizer = models.load_tokenizer(folder)

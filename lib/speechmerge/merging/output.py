@@ -17,6 +17,7 @@ from torch import Tensor
 from ..files import digest
 from ..whisper.checkpoints import Checkpoint, fingerprint, read_json
 from ..whisper.tensor_files import DTYPES
+from . import lengths
 from .resuming import Journal
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ SHARD_BYTES = 5_000_000_000  # Hugging Face's customary size of one file
 COMPANIONS = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
 COMPANIONS += ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "normalizer.json")
 COMPANIONS += ("added_tokens.json", "special_tokens_map.json")
+RECORDED = ("include", "policy", "lines", "max_update", "max_growth")  # the engine's options, where they were given
 _WORDS = {dtype: word for word, dtype in DTYPES.items()}
 
 Layout = dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]]
@@ -140,6 +142,7 @@ def write_record(
     record = {
         "library": f"speechmerge {version('speechmerge')}",
         "recipe": recipe(merge, options),
+        "growth": lengths.rounded(merge),
         "fingerprints": {"base": marks[0], "experts": marks[1:-1], "result": marks[-1]},
         "changed_settings": list(said),
     }
@@ -152,7 +155,7 @@ def write_record(
 
 def recipe(merge: "Merge", options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the merge in the shape of the ecosystem's recipe files, all parameters spelt out."""
-    extra = {name: options[name] for name in ("include", "policy", "lines") if options.get(name)}
+    extra = {name: options[name] for name in RECORDED if options.get(name)}
     parameters = {**merge.parameters, "lambda": merge.scaling, **extra}
     return {
         "merge_method": merge.method.name,
