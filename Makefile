@@ -26,6 +26,8 @@ COUNT = awk -v all=$$(grep -c == requirements.lock) '/^ *(Collecting|Requirement
 SHELL := /bin/bash
 .SHELLFLAGS := -e -o pipefail -c
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Seconds between two states of a progress bar: without a terminal each is a piece of the log.
+export TQDM_MININTERVAL ?= $(shell [ -t 2 ] && echo 0.1 || echo 30)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup book test study bench lint clean

@@ -8,14 +8,16 @@ rate. We deviate where the published code cuts words that are whole, or counts w
 - whatever holds no letter or digit is no word (the published code leaves points of the one-character ellipsis);
 - characters nobody sees are dropped, curly apostrophes are apostrophes, and Turkish and Azerbaijani have their own i;
 - the British-American spelling table is left out: it belongs to a tokenizer folder, and scores would depend on it.
+
+The normalisers are imported when they are used: who only reads rows need not wait for them.
 """
 
 import unicodedata
+from collections.abc import Callable
 from functools import cache, lru_cache, partial
 from importlib.metadata import version
 
 import regex
-from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
 NORMALISER = f"whisper (transformers {version('transformers')})"
 LETTER_BY_LETTER = ("zh", "ja", "th", "lo", "my", "yue")  # the paper's five; Cantonese, written as Chinese, came later
@@ -33,15 +35,19 @@ _MARKED = regex.compile(r"\p{L}\p{M}")
 
 
 @cache
-def _basic(language: str) -> BasicTextNormalizer:
+def _basic(language: str) -> Callable[[str], str]:
     """Whisper's basic normaliser, except that it does not cut words at combining marks."""
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
+
     normaliser = BasicTextNormalizer()
     normaliser.clean = partial(_clean, marks_are_letters=language in _MARKS_ARE_LETTERS)
     return normaliser
 
 
 @cache
-def _english() -> EnglishTextNormalizer:
+def _english() -> Callable[[str], str]:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
     return EnglishTextNormalizer({})
 
 

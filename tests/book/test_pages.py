@@ -6,7 +6,8 @@ import re
 import nbformat
 import pytest
 
-from speechmerge.book import notebooks, pages
+from speechmerge.book import building, pages
+from speechmerge.book.unmade import unmade_page
 from speechmerge.errors import BookError
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
@@ -107,26 +108,26 @@ class TestSources:
         assert pages.table_of_contents(root)[0] == "a"
 
     def test_agreeing_sources_pass(self, root):
-        assert [source.stem for source in notebooks.listed_sources(root)] == ["page"]
+        assert [source.stem for source in building.listed_sources(root)] == ["page"]
 
     def test_a_page_without_source_is_named(self, root):
         (root / "intro.md").unlink()
         (root / "notebooks" / "page.ipynb").rename(root / "notebooks" / "other.ipynb")
         with pytest.raises(BookError, match="lists page, intro, which has no source"):
-            notebooks.listed_sources(root)
+            building.listed_sources(root)
 
     def test_a_notebook_outside_the_contents_is_named(self, root):
         write_notebook(root / "notebooks" / "new.ipynb", 'profile = "speech"')
         with pytest.raises(BookError, match="lacks book/executed/new"):
-            notebooks.listed_sources(root)
+            building.listed_sources(root)
 
     def test_a_notebook_may_wait_for_its_rows_outside_the_contents(self, root):
         write_notebook(root / "notebooks" / "new.ipynb", 'profile = "speech"\nexperiment = "table9"')
-        assert [source.stem for source in notebooks.listed_sources(root)] == ["page"]
+        assert [source.stem for source in building.listed_sources(root)] == ["page"]
         (root / "results" / "speech").mkdir(parents=True)
         (root / "results" / "speech" / "rows.jsonl").write_text('{"experiment": "table9"}\n')
         with pytest.raises(BookError, match="lacks book/executed/new"):
-            notebooks.listed_sources(root)
+            building.listed_sources(root)
 
 
 class TestBuild:
@@ -164,6 +165,15 @@ class TestBuild:
         text = (stale / "intro.html").read_text()
         assert "1.25" in text and "2020" in text and "_static/mathjax/tex-mml-chtml.js" in text
         assert sorted(p.name for p in (root / "_build").iterdir()) == ["html"]
+
+    def test_a_chapter_that_could_not_be_made_is_a_page_of_the_book(self, root):
+        self.write(root, page="## Question\n\nWhat is asked?\n\n## Answer\n\nsee {numref}`fig-none`")
+        (root / "intro.md").write_text(f"# Introduction\n\n{TEXT}\n\nSee [](page).\n")
+        why = r"page.ipynb failed: it shows \frac{1}{2}, $\tau$, {glue:text}`key`, ```, <b> and ::: " + "x" * 500
+        nbformat.write(unmade_page(root / "page.ipynb", why), root / "page.ipynb")
+        page = (pages.build_html(root).parent / "page.html").read_text()
+        assert "<h1>Page" in page and "This chapter could not be made" in page and "What is asked?" in page
+        assert "failed: it shows" in page and "fig-none" not in page
 
     def test_everything_that_is_missing_is_named_and_the_old_book_kept(self, root):
         old = root / "_build" / "html"

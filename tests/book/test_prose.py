@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from pybtex.database import parse_file
 
-from speechmerge.book import notebooks
+from speechmerge.book import building
 from speechmerge.studies.store import project_root
 
 ROOT = project_root()
@@ -22,7 +22,7 @@ def prose() -> dict[str, str]:
 
 
 def test_the_contents_and_the_sources_agree():
-    notebooks.listed_sources(ROOT)
+    building.listed_sources(ROOT)
 
 
 def test_every_citation_is_in_the_bibliography_and_every_entry_is_cited():

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from speechmerge.book import notebooks, pages
+from speechmerge.book import building, notebooks, pages
 from speechmerge.studies import experiments, store, study
 
 ROOT = store.project_root()
@@ -43,7 +43,7 @@ def index(root):
         executed = {Path(page).name for page in pages.table_of_contents(root)}
         for name in (name for name, table in experiments.experiments().items() if table.get("notebook") in executed):
             study.run(experiments.plan(name, "smoke"))
-        yield notebooks.build_book("smoke", root=root)
+        yield building.build_book("smoke", root=root)
 
 
 def article(index, page):
@@ -84,5 +84,5 @@ def test_a_second_build_runs_no_notebook(index, root, monkeypatch):
     monkeypatch.setattr(
         notebooks.papermill, "execute_notebook", lambda *a, **k: pytest.fail("a notebook was run again")
     )
-    monkeypatch.setattr(notebooks.pages, "build_html", lambda root: index)
-    assert notebooks.build_book("smoke", root=root) == index
+    monkeypatch.setattr(building.pages, "build_html", lambda root: index)
+    assert building.build_book("smoke", root=root) == index

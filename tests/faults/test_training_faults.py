@@ -199,7 +199,7 @@ def test_translation_without_english_text(tmp_path, no_training, monkeypatch):
 def test_a_sentence_in_train_and_dev_is_refused(tmp_path, no_training, monkeypatch):
     load = corpora.load
 
-    def overlapping(corpus, language, split):
+    def overlapping(corpus, language, split, **_):
         clips = load(corpus, language, split)
         if split == "dev":
             clips[0] = dataclasses.replace(clips[0], text=load(corpus, language, "train")[0].text)

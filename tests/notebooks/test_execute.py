@@ -1,9 +1,16 @@
-"""Running notebooks: checked parameters, whole copies or none, and keys that change with everything that matters."""
+"""Running notebooks: checked parameters, whole copies or none, kernels under watch, and keys of all that matters."""
+
+import json
+import logging
+import re
+import subprocess
+import sys
 
 import nbformat
+import psutil
 import pytest
 
-from speechmerge.book import notebooks
+from speechmerge.book import building, notebooks, watching
 from speechmerge.errors import BookError
 
 
@@ -23,9 +30,9 @@ def test_parameters_and_defaults_are_read_in_order(tmp_path):
     assert list(found.items()) == [("rate", 1e-5), ("languages", ["es", "it"]), ("merges", {"a": [1, {}]})]
 
 
-@pytest.mark.parametrize("cell", ["import os", "x = os.getcwd()", "a, b = 1, 2", "print(1)", "x.y = 2"])
+@pytest.mark.parametrize("cell", ["import os", "x = (", "x = os.getcwd()", "a, b = 1, 2", "print(1)", "x.y = 2"])
 def test_a_parameters_cell_with_more_than_plain_values_is_refused(tmp_path, cell):
-    with pytest.raises(BookError, match="only assignments of plain values"):
+    with pytest.raises(BookError, match=r"only assignments of plain values|is not Python"):
         notebooks.declared_parameters(make(tmp_path, parameters=cell))
 
 
@@ -69,13 +76,61 @@ def test_a_failing_cell_is_named_and_leaves_the_old_copy(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.ipynb", "out.ipynb", "page.ipynb"]
 
 
-@pytest.mark.parametrize("how", ["time", "death"])
-def test_a_cell_that_hangs_or_dies_is_an_error(tmp_path, monkeypatch, how):
-    monkeypatch.setattr(notebooks, "CELL_SECONDS", 1)
-    code = "import time\ntime.sleep(60)" if how == "time" else "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
-    with pytest.raises(BookError, match=r"page\.ipynb was stopped.*Nothing was written"):
-        notebooks.execute(make(tmp_path, code), tmp_path / "out.ipynb", {})
+@pytest.mark.parametrize("death", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(0)"])
+def test_a_kernel_that_dies_is_an_error_that_names_the_cell(tmp_path, death):
+    source = make(tmp_path, f"import os, signal\n{death}")
+    with pytest.raises(BookError, match=r"page\.ipynb was stopped: Kernel died \(cell 3 of 3\)"):
+        notebooks.execute(source, tmp_path / "out.ipynb", {})
     assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_threads_of_a_kernel_wait_asleep_unless_told_otherwise(tmp_path, monkeypatch):
+    source = make(tmp_path, "import os\nos.environ['OMP_WAIT_POLICY']")
+    for told, found in ((None, "passive"), ("active", "active")):
+        if told:
+            monkeypatch.setenv("OMP_WAIT_POLICY", told)
+        copy = nbformat.read(notebooks.execute(source, tmp_path / "out.ipynb", {}), as_version=4)
+        assert copy.cells[-1].outputs[0]["data"]["text/plain"] == repr(found)
+
+
+class TestWatch:
+    """A cell is ended for standing still, never for being slow; the log tells what runs."""
+
+    @pytest.fixture(autouse=True)
+    def _soon(self, monkeypatch):
+        monkeypatch.setattr(watching, "STAND_STILL", 6.0)
+        monkeypatch.setattr(watching, "HEARTBEAT", 1.0)
+
+    def test_a_cell_that_stands_still_is_stopped_with_what_it_started(self, tmp_path):
+        code = (
+            "import subprocess, sys\n"
+            "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'])\n"
+            f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
+            "child.wait()"
+        )
+        with pytest.raises(BookError, match=r"page\.ipynb was stopped: cell 3 of 3 used no processor time and wrote"):
+            notebooks.execute(make(tmp_path, code), tmp_path / "out.ipynb", {})
+        assert not (tmp_path / "out.ipynb").exists()
+        child = int((tmp_path / "pid").read_text())
+        assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "import time\nend = time.monotonic() + 12\nwhile time.monotonic() < end: pass",
+            "import time\nfor _ in range(12):\n    time.sleep(1)\n    print('.')",
+            "import subprocess, sys\n"
+            "busy = 'import time\\nend = time.monotonic() + 12\\nwhile time.monotonic() < end: pass'\n"
+            "subprocess.run([sys.executable, '-c', busy], check=True)",
+        ],
+        ids=["computes", "writes", "waits for a process that computes"],
+    )
+    def test_a_slow_cell_is_told_of_and_left_alone(self, tmp_path, caplog, code):
+        caplog.set_level(logging.INFO, "speechmerge")
+        out = notebooks.execute(make(tmp_path, code), tmp_path / "out.ipynb", {}, title="notebook 3 of 27: page")
+        assert out.exists()
+        lines = [r.message for r in caplog.records if r.name == watching.__name__]
+        assert lines and all(re.fullmatch(r"notebook 3 of 27: page, cell 3 of 3, \d+ s", line) for line in lines[1:])
 
 
 class TestKey:
@@ -140,16 +195,16 @@ class TestBook:
         (tmp_path / "book" / "_static" / "mathjax").mkdir(parents=True)
         (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/executed/page\n")
         make(tmp_path / "notebooks", "profile", parameters="profile = 'speech'")
-        monkeypatch.setattr(notebooks.pages, "build_html", lambda root: root / "index.html")
+        monkeypatch.setattr(building.pages, "build_html", lambda root: root / "index.html")
         return tmp_path
 
     def test_an_unchanged_notebook_is_not_run_again(self, root, monkeypatch):
-        notebooks.build_book("speech", root=root)
+        building.build_book("speech", root=root)
         monkeypatch.setattr(notebooks.papermill, "execute_notebook", lambda *a, **k: pytest.fail("was run again"))
-        assert notebooks.build_book("speech", root=root) == root / "index.html"
+        assert building.build_book("speech", root=root) == root / "index.html"
 
     def test_another_profile_runs_it_with_that_profile(self, root):
-        notebooks.build_book("smoke", root=root)
+        building.build_book("smoke", root=root)
         executed = nbformat.read(root / "book" / "executed" / "page.ipynb", as_version=4)
         assert executed.cells[-1].outputs[0]["data"]["text/plain"] == "'smoke'"
 
@@ -159,15 +214,123 @@ class TestBook:
         code = f"from pathlib import Path\nPath({str(rows)!r}).touch()"
         make(root / "notebooks", code, parameters="profile = 'speech'")
         with pytest.raises(BookError, match=r"page\.ipynb is out of date"):
-            notebooks.build_book("speech", root=root)
+            building.build_book("speech", root=root)
 
     def test_a_missing_copy_is_noticed(self, root):
         with pytest.raises(BookError, match=r"page\.ipynb is missing"):
-            notebooks.check_current(root, "speech")
+            building.check_current(root, "speech")
 
     def test_a_damaged_copy_is_made_again(self, root):
         copy = root / "book" / "executed" / "page.ipynb"
         copy.parent.mkdir()
         copy.write_text('{"cells": [')
-        notebooks.build_book("speech", root=root)
+        building.build_book("speech", root=root)
         assert notebooks.recorded(copy)["key"]
+
+
+class TestUnmade:
+    """One chapter that fails costs no other, and is tried again."""
+
+    CHAPTERS = ("good", "bad", "last", "live")
+    TEXT = "# The bad one\n\nA text with $\\tau$ and {glue:text}`value`.\n\n## Question\n\nWhat is asked?\n\n## More\n"
+
+    @pytest.fixture
+    def root(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("SPEECHMERGE_RESULTS", str(tmp_path / "results"))
+        (tmp_path / "notebooks").mkdir()
+        (tmp_path / "book" / "_static" / "mathjax").mkdir(parents=True)
+        toc = {"root": "book/executed/good", "chapters": [{"file": f"book/executed/{x}"} for x in self.CHAPTERS[1:]]}
+        (tmp_path / "_toc.yml").write_text(json.dumps(toc))
+        for name in self.CHAPTERS:
+            make(tmp_path / "notebooks", "1 + 1", name=name)
+        make(tmp_path / "notebooks", "2", parameters="budget = 5", name="live")
+        monkeypatch.setattr(building.pages, "build_html", lambda root: root / "index.html")
+        return tmp_path
+
+    def fail(self, root, code="raise OSError('raw \\\\tau and `ticks`')"):
+        source = make(root / "notebooks", code, name="bad")
+        notebook = nbformat.read(source, as_version=4)
+        notebook.cells[0].source = self.TEXT
+        nbformat.write(notebook, source)
+
+    def copy(self, root, name):
+        return root / "book" / "executed" / f"{name}.ipynb"
+
+    @pytest.mark.parametrize(
+        ("code", "why"),
+        [
+            ("raise OSError('broken')", r"failed in code cell 2: OSError: broken"),
+            ("import os\nos._exit(1)", r"was stopped: Kernel died"),
+            ("raise SystemExit(3)", r"failed in code cell 2: SystemExit"),
+            ("raise KeyboardInterrupt", r"failed in code cell 2: KeyboardInterrupt"),
+        ],
+    )
+    def test_the_others_are_made_and_the_error_comes_last(self, root, code, why):
+        self.fail(root, code)
+        with pytest.raises(BookError) as caught:
+            building.build_book("speech", root=root)
+        assert f"the book is at {root / 'index.html'}, but it lacks 1 of its 4 notebooks" in str(caught.value)
+        assert re.search(rf"\n  bad could not be made: notebooks/bad\.ipynb {why}", str(caught.value))
+        assert [bool(notebooks.recorded(self.copy(root, x)).get("key")) for x in self.CHAPTERS] == [1, 0, 1, 1]
+
+    def test_its_page_says_so_and_keeps_title_and_question_but_no_numbers(self, root):
+        building.build_book("speech", root=root)
+        self.fail(root)
+        with pytest.raises(BookError):
+            building.build_book("speech", root=root)
+        notebook = nbformat.read(self.copy(root, "bad"), as_version=4)
+        [cell] = notebook.cells
+        assert cell.cell_type == "markdown" and cell.source.startswith("# The bad one\n")
+        assert "{admonition} This chapter could not be made" in cell.source and "What is asked?" in cell.source
+        assert "glue" not in cell.source and "More" not in cell.source
+
+    def test_it_is_tried_again_and_alone(self, root, monkeypatch):
+        self.fail(root)
+        with pytest.raises(BookError):
+            building.build_book("speech", root=root)
+        run = []
+        execute = notebooks.execute
+        monkeypatch.setattr(
+            notebooks, "execute", lambda source, *a, **k: run.append(source.stem) or execute(source, *a, **k)
+        )
+        with pytest.raises(BookError):
+            building.build_book("speech", root=root)
+        assert run == ["bad"]
+        make(root / "notebooks", "3", name="bad")
+        assert building.build_book("speech", root=root) == root / "index.html"
+        assert notebooks.recorded(self.copy(root, "bad"))["key"]
+
+    @pytest.mark.parametrize("content", ["{", '{"cells": 3, "nbformat": 4, "nbformat_minor": 5, "metadata": {}}'])
+    def test_a_source_that_is_no_notebook_costs_its_own_page_alone(self, root, content):
+        (root / "notebooks" / "bad.ipynb").write_text(content)
+        with pytest.raises(
+            BookError, match=r"lacks 1 of its 4 notebooks.*\n  bad could not be made: .*is not a notebook"
+        ):
+            building.build_book("speech", root=root)
+
+    def test_a_page_that_cannot_be_rendered_does_not_hide_what_failed_before(self, root, monkeypatch):
+        def build_html(root):
+            raise BookError("the book did not build")
+
+        monkeypatch.setattr(building.pages, "build_html", build_html)
+        self.fail(root)
+        with pytest.raises(BookError, match=r"(?s)did not build.*bad could not be made"):
+            building.build_book("speech", root=root)
+
+    def test_the_log_says_what_runs_and_how_many_are_left(self, root, caplog):
+        caplog.set_level(logging.INFO, "speechmerge")
+        building.build_book("speech", root=root)
+        lines = [record.message for record in caplog.records if record.message.startswith("notebook")]
+        assert lines[0] == "notebook 1 of 4: live is running"
+        assert re.fullmatch(r"notebook 1 of 4: live took \d+ s; 3 left", lines[1])  # alone: nothing runs beside it
+        assert [line.rpartition("; ")[2] for line in lines if "took" in line] == [f"{n} left" for n in (3, 2, 1, 0)]
+
+
+def test_without_a_terminal_the_log_is_written_line_by_line(tmp_path):
+    """The command line's log goes through a pipe at once, not when the process ends."""
+    code = (
+        "import logging, os, sys\nfrom speechmerge.cli import cli\ncli(['study', '--help'], standalone_mode=False)\n"
+        "logging.getLogger('speechmerge.book').info('notebook 1 of 2: page is running')\nos._exit(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr == "notebook 1 of 2: page is running\n"

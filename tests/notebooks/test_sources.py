@@ -99,3 +99,16 @@ def test_every_key_it_shows_is_glued_in_it(notebook):
     used = set(re.findall(r"\{glue:text\}`([^:`]+)", text)) | set(re.findall(r"\{glue:figure\} (\S+)", text))
     assert [key for key in used if not any(re.fullmatch(pattern, key) for pattern in patterns)] == []
     assert [key for key in keys if key not in used] == [], "a figure is drawn but not shown"
+
+
+def test_no_page_needs_what_another_chapter_makes():
+    """A chapter that cannot be made must not take other pages with it."""
+    texts = {source: "\n".join(c.source for c in nbformat.read(source, as_version=4).cells) for source in SOURCES}
+    texts |= {page: page.read_text() for folder in ("book", "data_cards") for page in (ROOT / folder).glob("**/*.md")}
+    glued = [page.name for page, text in texts.items() if re.search(r"\{glue[^}]*\}`?[^`\n]*::", text)]
+    assert glued == [], "a number of another chapter is shown"
+    for source in SOURCES:
+        for label in re.findall(r"(?m)^:name: (\S+)|^\((\S+)\)=|^:label: (\S+)|\$\$ \((\S+)\)", texts[source]):
+            name = "".join(label)
+            users = [p.name for p, text in texts.items() if p != source and re.search(rf"`{name}`|\({name}\)", text)]
+            assert users == [], f"{name} of {source.name} is referred to"

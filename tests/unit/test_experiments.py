@@ -10,7 +10,7 @@ import yaml
 
 from speechmerge.errors import MethodError, StudyError
 from speechmerge.evaluation import decoding
-from speechmerge.finetuning import training
+from speechmerge.finetuning import training_recipe
 from speechmerge.merging import methods
 from speechmerge.studies import experiments, planning, plans, store
 
@@ -183,7 +183,7 @@ def test_measurements_hear_the_dev_clips_that_parameters_are_chosen_with(planned
     assert (few.key != more.key) is (few.seconds < more.seconds) is measures
 
 
-@pytest.mark.parametrize(("module", "kind"), [(training, "train"), (decoding, "decode")])
+@pytest.mark.parametrize(("module", "kind"), [(training_recipe, "train"), (decoding, "decode")])
 def test_a_new_version_of_the_code_makes_new_keys(planned, monkeypatch, module, kind):
     before = planned()
     monkeypatch.setattr(module, "VERSION", module.VERSION + 1)

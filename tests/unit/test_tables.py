@@ -1,5 +1,8 @@
 """Tables keep the experiment's order, refuse gaps, and change no number."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -176,3 +179,13 @@ def test_scored_rows_pool_words_over_languages():
     assert list(found["wer"]) == [0.25, 0.75, 5 / 12]
     assert list(found["runaway"]) == [1, 1, 2]
     assert (found["ci_low"] <= found["wer"]).all() and (found["wer"] <= found["ci_high"]).all()
+
+
+def test_who_reads_rows_does_not_wait_for_transformers():
+    """Its import takes longer than a chapter's own work, and a book has many chapters."""
+    modules = "choices, costs, curves, domains, figures, growth, leaders, provenance, series, sweeps, tables, transfer"
+    code = (
+        f"import sys\nfrom speechmerge.book import {modules}\nfrom speechmerge.studies import experiments, store\n"
+        "experiments.plan('table1', 'speech')\nsys.exit('transformers' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -118,6 +119,59 @@ def test_a_killed_training_goes_on_to_the_same_weights(finished, tmp_path, monke
     assert (log.dev_loss, log.train_loss) == (finished[0].dev_loss, finished[0].train_loss)
     assert (output / "model.safetensors").read_bytes() == (finished[1] / "model.safetensors").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["es"]
+
+
+def test_a_budget_that_is_large_enough_changes_nothing_but_the_key(finished, tmp_path):
+    log = train(RECIPE, tmp_path / "es", seconds=1e6, progress=False)
+    assert log.steps == log.planned == finished[0].steps == finished[0].planned > 0
+    assert (log.dev_loss, log.train_loss, log.windows) == (
+        finished[0].dev_loss, finished[0].train_loss, finished[0].windows
+    )  # fmt: skip
+    assert (tmp_path / "es" / "model.safetensors").read_bytes() == (finished[1] / "model.safetensors").read_bytes()
+    records = [json.loads((folder / "training.json").read_text()) for folder in (tmp_path / "es", finished[1])]
+    assert records[0]["key"] != records[1]["key"] and "seconds" not in records[1]
+
+
+def test_when_the_budget_is_over_at_once_one_step_is_made_and_told(tmp_path):
+    log = train(RECIPE, tmp_path / "es", seconds=1e-6, progress=False)
+    assert (log.steps, log.windows, len(log.dev_loss), log.best_epoch) == (1, 1, 1, 0) and log.planned > 3
+    assert json.loads((tmp_path / "es" / "training.json").read_text())["log"] == dataclasses.asdict(log)
+    assert fingerprint(tmp_path / "es") != fingerprint(models.base_model("smoke"))
+    with pytest.raises(TrainingError, match="was made by another training"):  # it is not taken for the whole
+        train(RECIPE, tmp_path / "es", progress=False)
+
+
+def test_the_learning_rate_has_come_down_when_the_time_is_over(tmp_path, monkeypatch):
+    """Half of the steps fit: the rates are those of a schedule of half the length, and the last epoch is a part."""
+    rates, steps = [], []
+
+    class Half(training.Budget):
+        def spent(self):
+            return 2 * len(steps) / whole
+
+    original = training._Run._check_finite
+    monkeypatch.setattr(training, "Budget", Half)
+    monkeypatch.setattr(
+        training._Run,
+        "_check_finite",
+        lambda run, loss, name, epoch: (
+            name == "loss" and (steps.append(1), rates.append(run.optimizer.param_groups[0]["lr"])),
+            original(run, loss, name, epoch),
+        ),
+    )
+    whole = 1e9
+    whole = train(RECIPE, tmp_path / "whole", progress=False).planned
+    rates.clear(), steps.clear()
+    log = train(RECIPE, tmp_path / "half", seconds=60, progress=False)
+    assert log.steps == math.ceil(whole / 2) and len(log.dev_loss) == math.ceil(RECIPE.epochs / 2)
+    assert rates[-1] <= 2.1 / whole * RECIPE.learning_rate < rates[1]
+    assert log.best_epoch == int(np.argmin(log.dev_loss))
+
+
+def test_a_budget_is_for_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.Accelerator, "num_processes", 2)
+    with pytest.raises(TrainingError, match="a budget of seconds runs in one process"):
+        train(RECIPE, tmp_path / "es", seconds=60, progress=False)
 
 
 def test_the_best_epoch_is_kept_when_the_last_is_worse(tmp_path, monkeypatch):

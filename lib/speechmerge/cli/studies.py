@@ -193,8 +193,11 @@ def status(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
 )
 @click.option("--profile", default="speech", show_default=True)
 def book(profile: str) -> None:
-    """Execute the notebooks that are not current, render the book, check it, and print its first page."""
-    from ..book.notebooks import build_book
+    """Execute the notebooks that are not current, render the book, check it, and print its first page.
+
+    A notebook that fails leaves a page that says so; the others are rendered, and the command ends with exit code 1.
+    """
+    from ..book.building import build_book
     from ..studies.experiments import settings_of
 
     settings_of(profile)  # a misspelt name ends here, not in the first notebook

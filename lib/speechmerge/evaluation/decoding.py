@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from transformers import LogitsProcessor, LogitsProcessorList
 
 from ..audio import SAMPLE_RATE
 from ..corpora import Clip
@@ -19,7 +18,6 @@ from ..devices import PRECISIONS, best_device, bf16_pays, keep_memory
 from ..errors import CheckpointError, ScoringError, nearest
 from ..files import atomic_file
 from ..finetuning.packing import TASK_NAMES
-from ..whisper import models
 
 VERSION = 2  # raise when a change alters hypotheses
 STOPS = ("finished", "bound")
@@ -74,7 +72,7 @@ class Prediction:
         return self.cut or len(data) > COMPRESSION_LIMIT * len(zlib.compress(data))
 
 
-class _Suppress(LogitsProcessor):
+class _Suppress:
     """Forbid tokens, as transformers' own processor does, which searches the whole vocabulary at every step."""
 
     def __init__(self, tokens: list[int], device: torch.device) -> None:
@@ -96,6 +94,10 @@ class Decoder:
         batch: int = 32,
     ) -> None:
         """Load ``folder``; ``state`` replaces its weights (see :meth:`use`): a merge that was never written to disk."""
+        from transformers import LogitsProcessorList  # here, for who only reads predictions need not wait for it
+
+        from ..whisper import models
+
         self.settings, self.batch, self.device = settings or Decoding(), batch, best_device()
         keep_memory()
         self.tokenizer = models.load_tokenizer(folder)
@@ -106,6 +108,7 @@ class Decoder:
         self.model.to(self.device, self.dtype)
         size = self.extractor.feature_size * self.extractor.nb_max_frames * self.dtype.itemsize
         self._frames = functools.lru_cache(maxsize=FRAMES_KEPT // size)(self._extract)
+        self.multilingual = self.model.generation_config.is_multilingual
         forbidden = self.model.generation_config.suppress_tokens or []
         self.processors = LogitsProcessorList([_Suppress(forbidden, self.device)] if forbidden else [])
         self.model.generation_config.suppress_tokens = None
@@ -135,8 +138,13 @@ class Decoder:
             language: Whisper's code of the spoken language, of all clips or of each.
             task: ``"asr"`` or ``"st"`` (into English).
             progress: show a bar with the time left.
+
+        Raises:
+            CheckpointError: another language or task than an English-only model knows.
         """
         spoken = [language] * len(clips) if isinstance(language, str) else list(language)
+        if not self.multilingual and (set(spoken) - {"en"} or task != "asr"):
+            raise CheckpointError(f"{self.folder} is an English-only model; it transcribes en and nothing else.")
         told = f"decode {' '.join(dict.fromkeys(spoken))} {task}"
         order = sorted(range(len(clips)), key=lambda i: -clips[i].seconds)
         found: dict[int, Prediction] = {}
@@ -178,8 +186,7 @@ class Decoder:
         beams = 1 if temperature else self.settings.beams
         ids = self.model.generate(
             features.to(self.device),
-            language=languages,
-            task=TASK_NAMES[task],
+            **({"language": languages, "task": TASK_NAMES[task]} if self.multilingual else {}),
             max_new_tokens=max(limits),
             num_beams=beams,
             early_stopping=beams > 1 and self.settings.stop == "finished",

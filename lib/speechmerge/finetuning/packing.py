@@ -7,14 +7,17 @@ that the model keeps seeing short inputs followed by silence, which is what it m
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 from ..audio import SAMPLE_RATE, WINDOW_SAMPLES
 from ..corpora import Clip
 from ..errors import TrainingError
+
+if TYPE_CHECKING:  # plans read only constants here and need not wait for transformers
+    from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 PAUSE_SECONDS = 0.3  # silence between two clips of a window
 FULL_SECONDS = 28.0  # speech in a full window; the rest stays silent
@@ -69,7 +72,7 @@ def _draw_limit(rng: np.random.Generator | None) -> float:
 
 
 def collate(
-    windows: Sequence[Window], tokenizer: WhisperTokenizer, extractor: WhisperFeatureExtractor
+    windows: Sequence[Window], tokenizer: "WhisperTokenizer", extractor: "WhisperFeatureExtractor"
 ) -> dict[str, torch.Tensor]:
     """Turn windows into the model's arguments.
 
@@ -93,7 +96,7 @@ def collate(
     }
 
 
-def prompt_ids(tokenizer: WhisperTokenizer, language: str, task: str) -> list[int]:
+def prompt_ids(tokenizer: "WhisperTokenizer", language: str, task: str) -> list[int]:
     """Return ``<|startoftranscript|><|language|><|task|><|notimestamps|>`` as token ids.
 
     Raises:

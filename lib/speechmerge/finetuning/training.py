@@ -10,8 +10,7 @@ import math
 import pickle
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
+from ..budget import Budget
 from ..devices import autocast, keep_memory, release_memory
 from ..errors import CheckpointError, TrainingError
 from ..files import atomic_file, atomic_folder, check_writable, digest
 from ..whisper import models
 from ..whisper.checkpoints import fingerprint, open_checkpoint
-from . import objective, training_recipe
+from . import objective, training_recipe, updates
 from .packing import Window, collate, pack
 from .training_recipe import DataSets, Recipe, Source, TrainingLog
 
@@ -35,44 +35,52 @@ __all__ = ["Recipe", "Source", "TrainingLog", "state_folder", "train"]
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raise when a change alters trained weights, so that stored experts are not mistaken for new ones
 TOKENIZER_FILES = ("*.json", "*.txt")
 # What is told in the base's folder about the base alone.
-RECORDS = ("speechmerge.json", "training.json", "merge_recipe.json", "model.safetensors.index.json")
-TABLE = "model.decoder.embed_tokens.weight"
+RECORDS = ("speechmerge.json", "training.json", "merge_recipe.json")
+RECORDS += ("model.safetensors.index.json", "adapter_config.json")
 NAMED = (*models.BASES, "smoke")
 TRIM = 16  # steps after which freed memory is given back; batches of ever other lengths leave gaps in it
 DISK_FACTOR = 7  # copies of the weights on disk at worst: the best epoch; model and two moments, the old and the new
 
 
-def train(recipe: Recipe, output: Path, *, progress: bool = True) -> TrainingLog:
+def train(recipe: Recipe, output: Path, *, seconds: float | None = None, progress: bool = True) -> TrainingLog:
     """Fine-tune and write the best epoch to ``output`` as a Hugging Face folder with ``training.json``.
 
     A finished output of the same recipe and data is returned as it is; an interrupted one is taken up after its last
     finished epoch and ends with the weights an uninterrupted run would have reached.
 
+    Args:
+        recipe: what to train on, from what, and how.
+        output: the folder to write.
+        seconds: a budget: the step in which it runs out is the last, and the learning rate has come down by then. How
+            many steps fit, and so the weights, then depend on the machine; the log has ``steps`` of those ``planned``.
+        progress: show a bar.
+
     Raises:
-        TrainingError: no speech for a source, a loss that is not finite, or ``output`` (or its interrupted state)
-            belongs to another recipe or to other data, or is damaged.
+        TrainingError: no speech for a source, a loss that is not finite, a budget on several processes, or ``output``
+            (or its interrupted state) belongs to another recipe, budget or other data, or is damaged.
         CorpusError: a clip stands twice among the sources, or a sentence in more than one split.
         SpeechMergeError: ``output`` cannot be written or the disk is too full; found before the work.
     """
-    output = Path(output)
+    output, budget = Path(output), Budget(seconds)
     folder = models.base_model(recipe.base)
     train_sets, dev_sets = training_recipe.load(recipe)
     identity = {
         "recipe": asdict(recipe),
         "data": training_recipe.fingerprint(train_sets + dev_sets),
-        "version": VERSION,
+        "version": training_recipe.VERSION,
     }
     if recipe.base not in NAMED and Path(recipe.base).expanduser().is_dir():  # a name stands for its weights
         identity["base"] = fingerprint(folder)
+    if seconds is not None:
+        identity["seconds"] = seconds
     identity["key"] = digest(identity)
     finished = _finished(output, identity)
     if finished is not None:
         return finished
     check_writable(output, DISK_FACTOR * open_checkpoint(folder).bytes())
-    return _Run(recipe, folder, output, identity, progress).run(train_sets, dev_sets)
+    return _Run(recipe, folder, output, identity, budget, progress).run(train_sets, dev_sets)
 
 
 def _finished(output: Path, identity: dict) -> TrainingLog | None:
@@ -100,12 +108,16 @@ def state_folder(output: Path) -> Path:
 class _Run:
     """One training in progress: model, optimiser, schedule, log, and its state on disk between epochs."""
 
-    def __init__(self, recipe: Recipe, base: Path, output: Path, identity: dict, progress: bool) -> None:
-        self.recipe, self.base, self.output, self.identity = recipe, base, output, identity
+    def __init__(
+        self, recipe: Recipe, base: Path, output: Path, identity: dict, budget: Budget, progress: bool
+    ) -> None:
+        self.recipe, self.base, self.output, self.identity, self.budget = recipe, base, output, identity, budget
         self.state = state_folder(output)
         set_seed(recipe.seed)
         keep_memory()
         self.accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=False))
+        if budget.seconds < math.inf and self.accelerator.num_processes > 1:
+            raise TrainingError("a training with a budget of seconds runs in one process, for clocks differ.")
         self.progress = progress and self.accelerator.is_main_process
         self.tokenizer = models.load_tokenizer(base)
         self.extractor = models.load_feature_extractor(base)
@@ -121,9 +133,10 @@ class _Run:
         model = objective.TokenLoss(whisper, unseen if recipe.unseen_rows == "kept" else None)
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=0.0, fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate([len(loader) for loader in epochs]))
+        counts = [len(loader) for loader in epochs]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._rate(step, counts))
         self.model, self.optimizer, self.schedule, *epochs = accelerator.prepare(model, optimizer, schedule, *epochs)
-        first = self._resume()
+        first, self.log.planned = self._resume(), sum(counts)
         total = sum(len(loader.dataset) for loader in epochs)
         bar = tqdm(total=total, unit="window", desc=f"train {self.output.name[:40]}", disable=not self.progress)
         bar.update(sum(len(loader.dataset) for loader in epochs[:first]))
@@ -132,20 +145,29 @@ class _Run:
                 if recipe.patience and epoch - self.log.best_epoch > recipe.patience:
                     break
                 self._epoch(epoch, epochs[epoch], dev, bar)
-        done = [len(loader) for loader in epochs[: len(self.log.dev_loss)]]
-        self.log.steps, self.log.best_step = sum(done), sum(done[: self.log.best_epoch + 1])
-        self._measure(unseen)
+                if self.budget.spent() >= 1:
+                    log.info(
+                        "%s: its time was over after %d of %d steps", self.output.name, self.log.steps, sum(counts)
+                    )
+                    break
+        update = updates.measured(open_checkpoint(self.base), open_checkpoint(self.state / "best"), unseen)
+        self.log = replace(self.log, **update)
         return self._finish()
-
-    def _rate(self, steps: list[int]) -> Callable[[int], float]:
-        """Return the share of the peak learning rate at each step; ``steps`` are those of the epochs."""
-        if self.recipe.patience:
-            return lambda step: objective.rate(step, steps[0], 1.0, decays=False)
-        return lambda step: objective.rate(step, sum(steps), self.recipe.warmup)
 
     @property
     def _whisper(self) -> WhisperForConditionalGeneration:
         return self.accelerator.unwrap_model(self.model).whisper
+
+    def _rate(self, step: int, counts: list[int]) -> float:
+        """Share of the peak learning rate; where time runs ahead of the steps, it falls with time.
+
+        ``counts`` are the steps of the epochs.
+        """
+        if self.recipe.patience:
+            return objective.rate(step, counts[0], 1.0, decays=False)
+        steps = sum(counts)
+        by_time = min(int(steps * self.budget.spent()), steps - 1)
+        return objective.rate(max(step, by_time), steps, self.recipe.warmup)
 
     def _windows(self, sets: DataSets, epoch: int) -> list[Window]:
         """Pack one epoch; the random numbers depend on seed and epoch alone, so a resumed run packs the same."""
@@ -159,7 +181,7 @@ class _Run:
         )
 
     def _epoch(self, epoch: int, loader: DataLoader, dev: DataLoader, bar: tqdm) -> None:
-        started, losses = time.perf_counter(), []
+        started, losses, windows = time.perf_counter(), [], 0
         self.model.train()
         for step, batch in enumerate(loader):
             if step % TRIM == 0:
@@ -173,9 +195,13 @@ class _Run:
             self.schedule.step()
             self.optimizer.zero_grad()
             losses.append(loss.item())
+            windows += len(batch["labels"]) * self.accelerator.num_processes
             bar.update(len(batch["labels"]) * self.accelerator.num_processes)
             bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", dev=f"{(self.log.dev_loss or [np.nan])[-1]:.3f}")
-        self.log.windows += len(loader.dataset)
+            if self.budget.spent() >= 1:
+                break
+        self.log.steps += len(losses)
+        self.log.windows += min(windows, len(loader.dataset))  # processes share the last ones out twice
         self.log.seconds += time.perf_counter() - started
         self.log.train_loss.append(float(np.mean(losses)))
         self.log.dev_loss.append(self._dev_loss(dev))
@@ -208,7 +234,7 @@ class _Run:
             return
         self.state.mkdir(parents=True, exist_ok=True)
         if self.log.dev_loss[-1] == min(self.log.dev_loss):
-            self.log.best_epoch = epoch
+            self.log.best_epoch, self.log.best_step = epoch, self.log.steps
             with atomic_folder(self.state / "best", overwrite=True) as best, models.without_bars():
                 self._whisper.save_pretrained(best)
         with atomic_file(self.state / "last.pt") as file:
@@ -241,21 +267,6 @@ class _Run:
         self.log = TrainingLog(**state["log"])
         log.info("%s: resumed after epoch %d", self.output.name, state["epoch"] + 1)
         return state["epoch"] + 1
-
-    def _measure(self, unseen: torch.Tensor) -> None:
-        """Note how far the best weights lie from the base, and how much of that in the token table."""
-        best, base = open_checkpoint(self.state / "best"), open_checkpoint(self.base)
-        whole, before, table = 0.0, 0.0, torch.zeros(len(unseen), dtype=torch.float64)
-        for name in base.shapes:
-            start = base.read(name).double()
-            squares = (best.read(name).double() - start).square()
-            whole, before = whole + squares.sum().item(), before + start.square().sum().item()
-            if name == TABLE:
-                table = squares.sum(1)
-        self.log.update = math.sqrt(whole / before)
-        if whole:
-            self.log.in_table = table.sum().item() / whole
-            self.log.in_unseen_rows = table[unseen].sum().item() / whole
 
     def _finish(self) -> TrainingLog:
         """Write the best epoch with the base's tokenizer files under the final name and drop the state."""

@@ -16,6 +16,8 @@ from .packing import TASK_NAMES, prompt_ids
 
 UNSEEN_ROWS = ("trained", "kept")
 
+VERSION = 1  # raise when a change alters trained weights, so that stored experts are not mistaken for new ones
+
 
 @dataclass(frozen=True)
 class Source:
@@ -103,7 +105,7 @@ class TrainingLog:
     """What happened: dev loss per epoch (nats a token), the epoch kept, the cost, and how far the weights went.
 
     Attributes:
-        steps, best_step: of the optimiser, in all and up to the epoch kept.
+        steps, best_step, planned: of the optimiser: done, up to the epoch kept, and at most.
         update: ‖τ‖/‖θ0‖ over all tensors.
         in_table: share of ‖τ‖² that lies in the token table.
         in_unseen_rows: share of ‖τ‖² that lies in rows of the table that no training text uses.
@@ -117,6 +119,7 @@ class TrainingLog:
     minutes_of_speech: float = 0.0
     data: str = ""
     steps: int = 0
+    planned: int = 0
     best_step: int = 0
     update: float = 0.0
     in_table: float = 0.0

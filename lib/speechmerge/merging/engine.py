@@ -82,13 +82,14 @@ def line(method: str, base: Source, experts: Sequence[Source], **options: Any) -
 
 
 def _collect(merge: Merge, base: Source) -> dict[str, Tensor]:
-    """Stream into a dict, with the tied head if a base in memory stored it."""
+    """Stream into a dict; where a base in memory stored the tied head, so does the result, beside the table."""
     found = dict(merge.stream())
     names = list(merge.base.shapes)
     if merge.base.head and isinstance(base, Mapping):
         head, table = merge.base.head
         found[head] = found[table]
         names = [strip_wrappers(name) for name in base]
+        names += [table] if table not in names else []
     return {name: found[name] for name in names}
 
 
@@ -109,7 +110,8 @@ def merge_folders(
     (:mod:`speechmerge.merging.resuming`); one that needs ``extras`` starts afresh.
 
     The folder holds the weights, the base's configuration and tokenizer files, a model card and ``merge_recipe.json``
-    with the recipe and the fingerprints of base, experts and result.
+    with the recipe and the fingerprints of base, experts and result, and of models stored in few digits how much
+    rounding is left in the experts' task vectors (:class:`speechmerge.merging.precision.Remaining`).
 
     Args:
         method: name in the registry.
@@ -131,7 +133,10 @@ def merge_folders(
     merge = Merge(method, base, experts, **{"strict": True} | options)
     if merge.piece == "entries":  # blocks of one size; whole tensors of many sizes would leave gaps
         keep_memory()
-    validation.check_generation(merge.base.folder)
+    about = validation.check_companions(merge.base.folder)
+    said = about.said if about else ()
+    for change in said:
+        log.warning("%s: %s.", merge.base.folder, change)
     merge.dtype = merge.dtype or most_precise([merge.base, *merge.experts])
     total = sum(math.prod(shape) * merge.dtype.itemsize for shape in merge.base.shapes.values())
     check_writable(output_folder, total)
@@ -148,8 +153,8 @@ def merge_folders(
         files = output.write_weights(work, tensors, output.layout(merge.base, merge.dtype), journal)
         for file in files:
             (work / file).rename(folder / file)
-        output.write_companions(folder, merge.base.folder, merge.dtype)
-        output.write_record(folder, merge, options, fingerprints=fingerprints)
+        output.write_companions(folder, merge.base.folder, merge.dtype, about)
+        output.write_record(folder, merge, options, fingerprints=fingerprints, said=said)
     release_memory()
     log.info("%s written in %.1f s", output_folder, time.perf_counter() - started)
     return output_folder

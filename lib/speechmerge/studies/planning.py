@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import StudyError, nearest
 from ..evaluation.decoding import Decoding
 from ..finetuning.packing import FULL_SECONDS
-from ..merging import measuring, methods, searching
+from ..merging import methods, searching
 from . import store
 from .partitions import Group, label, of_tasks, parts
 from .plans import Cell, Plan, System, described
@@ -321,6 +321,8 @@ class Table:
         cells, clips = sum(map(len, model["speech"])), self.settings["dev_clips"] or TEST_CLIPS
         if method.measure == "score":
             return (2 * len(model["speech"]) - 1) * cells * clips * pace
+        from ..merging import measuring  # which brings in what trains and decodes
+
         windows = min(measuring.WINDOWS, clips * SECONDS_A_CLIP / FULL_SECONDS)
         steps = method.check(model["params"], experts=len(model["speech"]))["steps"]
         return steps * cells * windows / self.settings["here"]["train_windows_per_second"]

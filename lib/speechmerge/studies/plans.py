@@ -13,7 +13,7 @@ from .. import corpora
 from ..errors import StudyError, nearest
 from ..evaluation import decoding
 from ..files import digest
-from ..finetuning import training
+from ..finetuning import training_recipe
 from ..packages import artefact
 
 TOLD = ("choose", "rate", "tune", "describe")  # kinds of steps whose results are committed besides the rows
@@ -152,7 +152,7 @@ class Plan:
         Raises:
             StudyError: another step has this name.
         """
-        code = {"train": training.VERSION, "decode": decoding.VERSION}.get(kind, 1)
+        code = {"train": training_recipe.VERSION, "decode": decoding.VERSION}.get(kind, 1)
         keys = [self.steps[need].key for need in needs]
         read = [*spec.get("cells", []), *(cell for own in spec.get("model", {}).get("speech", []) for cell in own)]
         data = [corpora.find(source).version for cell in read for source in cell["corpora"]]
