@@ -152,10 +152,14 @@ class Table:
                 yield row
 
     def widened(self, samples: np.ndarray, place: dict, cells: Sequence[Cell], *models: Model) -> np.ndarray | None:
-        """Widen samples of a model's value, or of a difference of two; None where it is not known by how much."""
-        trained = sum(map(self.trained, models))
-        deviation = self.spread.get((place["metric"], place["clips"], len(cells) > 1, trained)) if trained else None
-        return None if deviation is None else inference.widened(samples, deviation)
+        """Widen samples of a model's value, or of a difference of two; None where it is not known by how much.
+
+        Two models that differ on no clip are one, whatever the seed.
+        """
+        kind = place["metric"], place["clips"], len(cells) > 1, sum(map(self.trained, models))
+        if kind not in self.spread:
+            return None
+        return inference.widened(samples, self.spread[kind]) if samples.any() else samples
 
 
 def spread(profile: str, rules: Protocol) -> Spread:
