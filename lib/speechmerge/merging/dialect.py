@@ -5,6 +5,8 @@ from typing import Any
 
 from ..errors import MethodError, nearest
 from .methods import Method, find
+from .options import ENGINE, check
+from .options import number as _number
 
 NAMES = {  # mergekit's names of methods the library calls otherwise, with what they imply
     "linear": ("weight_average", {}),
@@ -37,7 +39,6 @@ SETTLED = {  # mergekit's switches that change nothing here, and the only value 
     "nuslerp_row_wise": (False,),
 }
 SWITCHES = ("normalize", "rescale")
-ENGINE = ("scaling", "include", "policy", "lines", "max_update")  # parameters in a file that are the engine's
 
 
 def options(path: str, word: str, shared: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -93,35 +94,8 @@ def _parameter(path: str, method: Method, key: str, value: Any, *, layered: bool
             "give one value, or each model its own under models."
         )
     if name in ENGINE and value is not None:
-        _check_engine(path, name, key, value)
+        check(path, name, value, called=key)
     return {} if value is None else {name: value}
-
-
-def _check_engine(path: str, name: str, key: str, value: Any) -> None:
-    """Raise unless an option of the engine has the type it needs; its values are checked with the models."""
-    words = isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
-    pairs = isinstance(value, dict) and all(isinstance(item, str) for item in value)
-    fits, expected = {
-        "include": (words, "a part or pattern, or a list of them"),
-        "policy": (
-            pairs and all(isinstance(item, str) for item in value.values()),
-            "a treatment for each class, e.g. {EMB: base}",
-        ),
-        "lines": (pairs, "{alpha: ..., beta: ..., order: stack}"),
-    }.get(name, (_number(value), "a number"))
-    if not fits:
-        raise MethodError(f"{path}: {key} is {value!r}; expected {expected}.")
-    for part, setting in value.items() if name == "lines" else ():
-        if part not in ("alpha", "beta", "order"):
-            raise MethodError(f"{path}: lines has no {part!r}.{nearest(part, ('alpha', 'beta', 'order'))}")
-        if setting not in ("stack", "continued") if part == "order" else not _number(setting):
-            raise MethodError(
-                f"{path}: {part} of lines is {setting!r}; expected numbers alpha and beta, order stack or continued."
-            )
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _switched(path: str, method: Method, key: str, value: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..errors import CheckpointError, MethodError
 from ..whisper import checkpoints
 from ..whisper.checkpoints import BLOCK, Checkpoint, most_precise, open_checkpoint
-from . import adapters, applying, fitting, parameter_classes, validation
+from . import adapters, applying, fitting, options, parameter_classes, validation
 from .methods import Method, find
 from .parameter_classes import EMBEDDING, FROZEN, classify, depths, select
 
@@ -76,20 +76,22 @@ class Merge:
         **params: Any,
     ) -> None:
         self.method: Method = find(method)
-        if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not math.isfinite(scaling):
-            raise MethodError(f"{method}: scaling is {scaling!r}, expected a finite number.")
+        given = {"scaling": scaling, "extras": extras, "include": include, "policy": policy, "lines": lines}
+        given |= {"dtype": dtype, "batched": batched, "svd_cache": svd_cache, "strict": strict}
+        for name, value in (given | {"max_update": max_update, "experts": experts}).items():
+            options.check(method, name, value)
         self.scaling, self.dtype, self.strict = float(scaling), dtype, strict
-        self.device = validation.usable_device(device)
+        self.device = options.usable_device(device)
         self.batched = self.device.type != "cpu" if batched is None else batched
         self.svd_cache = Path(svd_cache) if svd_cache else None
         self._take_parameters(params, len(experts))
         matrices = self.method.acts_on == "matrices"
         self.policy = parameter_classes.policy(matrices_only=matrices, others=self.method.others, changes=policy)
+        self.lines, order = lines, self._order(lines)
         self._open(base, experts, max_update)
         self.selected = set(select(self.base.shapes, include))  # membership only, never iterated
         self.extras = validation.check_extras(self.method, extras or {}, len(self.experts))
-        self.lines = validation.check_lines(method, lines)
-        self.depths = depths(self.base.shapes, self.options.get("depth_order", (lines or {}).get("order", "stack")))
+        self.depths = depths(self.base.shapes, order)
         self.groups = dict.fromkeys(self.base.shapes, 0)  # which row of fitted weights a tensor takes
         self.prepass: Any = None  # what the method found out about the whole model
         self.kept: dict[str, list[tuple[int, Tensor, Tensor]]] | None = None  # if a dict, what :meth:`changes` gave
@@ -107,6 +109,16 @@ class Merge:
                 f"{self.method.name}: task is {self.options['task']}, but there are {experts} experts from 0 on."
             )
         self.piece = self.method.piece(self.options)
+
+    def _order(self, lines: Mapping[str, Any] | None) -> str:
+        """Return how depth is counted: the method's own order, or that of the option ``lines``, which must agree."""
+        asked = (lines or {}).get("order")
+        order = self.options.get("depth_order", asked or "stack")
+        if asked not in (None, order):
+            raise MethodError(
+                f"{self.method.name}: depth_order is {order!r} and the order of lines {asked!r}; give both the same."
+            )
+        return order
 
     def _open(self, base: Source, experts: Sequence[Source], max_update: float) -> None:
         """Open the models, and check that they can be merged."""
