@@ -78,7 +78,7 @@ class Merge:
         self.method: Method = find(method)
         given = {"scaling": scaling, "extras": extras, "include": include, "policy": policy, "lines": lines}
         given |= {"dtype": dtype, "batched": batched, "svd_cache": svd_cache, "strict": strict}
-        for name, value in (given | {"max_update": max_update, "experts": experts}).items():
+        for name, value in (given | {"max_update": max_update, "base": base, "experts": experts}).items():
             options.check(method, name, value)
         self.scaling, self.dtype, self.strict = float(scaling), dtype, strict
         self.device = options.usable_device(device)

@@ -5,8 +5,10 @@ Python calls, recipe files and experiments all have their options checked here, 
 
 import math
 import numbers
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -48,8 +50,12 @@ def _mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
+def _model(value: Any) -> bool:
+    return isinstance(value, Mapping | str | os.PathLike)
+
+
 def _models(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(map(_model, value))
 
 
 EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -61,9 +67,10 @@ EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dtype": (_format, "torch.float32, torch.float16, torch.bfloat16 or torch.float64"),
     "batched": (_flag, "True or False"),
     "strict": (_flag, "True or False"),
-    "svd_cache": (lambda value: isinstance(value, str | Path) and not Path(value).is_file(), "a folder"),
+    "svd_cache": (lambda value: isinstance(value, str | os.PathLike) and not Path(value).is_file(), "a folder"),
     "extras": (_mapping, "a mapping with what the method needs"),
-    "experts": (_models, "a list of models"),
+    "base": (_model, "a folder, or tensors by name"),
+    "experts": (_models, "a list of folders, or of tensors by name"),
 }
 OPTIONAL = ("include", "policy", "lines", "dtype", "batched", "svd_cache", "extras")  # None is as good as nothing
 
@@ -84,7 +91,8 @@ def check(place: str, name: str, value: Any, *, called: str = "") -> None:
         return
     fits, expected = EXPECTED[name]
     if not fits(value):
-        raise MethodError(f"{place}: {called or name} is {value!r}; expected {expected}.")
+        shown = shorten(repr(value), 100, placeholder=" …")
+        raise MethodError(f"{place}: {called or name} is {shown}; expected {expected}.")
     if name == "policy":
         for kind, treatment in value.items():
             _known(f"{place}: policy has no class {kind!r}.", kind, CLASSES)
@@ -120,7 +128,16 @@ def check_all(method: Method, given: Mapping[str, Any], *, experts: int | None) 
     method.check({name: value for name, value in given.items() if name not in ENGINE}, experts=experts)
 
 
-def usable_device(name: str | int | torch.device) -> torch.device:
+def plain(value: Any) -> Any:
+    """Return an option as JSON and YAML can write it: dicts, lists, words and numbers of Python's own."""
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(part) for part in value]
+    return float(value) if number(value) else value
+
+
+def usable_device(name: str | torch.device) -> torch.device:
     """Return a device; ``"auto"`` is the GPU if there is one.
 
     Raises:
@@ -129,8 +146,8 @@ def usable_device(name: str | int | torch.device) -> torch.device:
     if str(name) == "auto":
         return best_device()
     try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError):
+        device = torch.device(str(name))
+    except RuntimeError:
         raise MethodError(f"device is {name!r}.{nearest(name, DEVICES)}") from None
     if device.type not in DEVICES:
         raise MethodError(f"device is {str(name)!r}; expected one of {', '.join(DEVICES)}.")

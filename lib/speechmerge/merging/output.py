@@ -16,6 +16,7 @@ from torch import Tensor
 from ..files import digest
 from ..whisper.checkpoints import Checkpoint, fingerprint, read_json
 from ..whisper.tensor_files import DTYPES
+from .options import plain
 from .resuming import Journal
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def write_record(folder: Path, merge: "Merge", options: Mapping[str, Any], *, fi
 
 def recipe(merge: "Merge", options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the merge in the shape of the ecosystem's recipe files, all parameters spelt out."""
-    extra = {name: options[name] for name in ("include", "policy", "lines") if options.get(name)}
+    extra = {name: plain(options[name]) for name in ("include", "policy", "lines") if options.get(name)}
     parameters = {**merge.parameters, "lambda": merge.scaling, **extra}
     return {
         "merge_method": merge.method.name,

@@ -169,8 +169,7 @@ def check_extras(method: Method, extras: Mapping[str, Any], experts: int) -> dic
         if need in method.needs and (not listed or len(found) != experts):
             raise MethodError(
                 f"{method.name} needs extras={{{key!r}: [...]}} with one item per expert ({experts}), got "
-                f"{len(found) if listed else f'a {type(found).__name__} of something else'}; collect them with the "
-                "experts' own data."
+                f"{len(found) if listed else 'no list of mappings'}; collect them with the experts' own data."
             )
     if method.measure and not callable(extras.get(method.measure)):
         raise MethodError(
