@@ -88,9 +88,9 @@ class Merge:
         matrices = self.method.acts_on == "matrices"
         self.policy = parameter_classes.policy(matrices_only=matrices, others=self.method.others, changes=policy)
         self.lines, order = lines, self._order(lines)
+        self.extras = validation.check_extras(self.method, extras or {}, len(experts))
         self._open(base, experts, max_update)
         self.selected = set(select(self.base.shapes, include))  # membership only, never iterated
-        self.extras = validation.check_extras(self.method, extras or {}, len(self.experts))
         self.depths = depths(self.base.shapes, order)
         self.groups = dict.fromkeys(self.base.shapes, 0)  # which row of fitted weights a tensor takes
         self.prepass: Any = None  # what the method found out about the whole model

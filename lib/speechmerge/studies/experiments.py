@@ -155,6 +155,8 @@ def plan(experiment: str, profile: str, seeds: Iterable[int] | None = None) -> P
     known = experiments()
     if experiment not in known:
         raise StudyError(f"there is no experiment {experiment!r}.{nearest(experiment, known)}")
+    if not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in (seeds := seeds or ())):
+        raise StudyError(f"seeds are {[*seeds]}; expected whole numbers from 0 up.")
     table, chosen = known[experiment], settings_of(profile, experiment)
     made = Plan(table, profile, chosen, *(_cells(table, profile, chosen, names) for names in _sets(table)[:2]))
     made.groups |= {name: _cells(table, profile, chosen, names) for name, names in table.groups.items()}
