@@ -1,16 +1,20 @@
 """Error rates, intervals and comparisons against cases worked out by hand."""
 
 import dataclasses
+import logging
 
 import numpy as np
 import pytest
 import sacrebleu
 from sacrebleu.metrics import BLEU, CHRF
 
+from speechmerge.cli.models import _rates
+from speechmerge.evaluation import scoring
 from speechmerge.evaluation.decoding import Prediction
 from speechmerge.evaluation.resampling import RESAMPLES, compare, interval, pooled, resampled_rates
 from speechmerge.evaluation.scoring import count, translation
-from speechmerge.studies.rows import summary
+from speechmerge.studies.rows import averages, summary
+from speechmerge.text import NORMALISER
 
 
 @pytest.fixture
@@ -71,6 +75,75 @@ def test_runaway_repetition_raises_the_rate_above_one_and_is_counted(scored, mak
 def test_english_is_compared_after_whispers_english_normaliser(scored):
     assert scored(("I won't pay twenty dollars", "I will not pay $20"), language="en").wer == 0.0
     assert scored(("I won't pay twenty dollars", "I will not pay $20"), language="es").wer > 0.5
+
+
+@pytest.mark.parametrize(
+    ("language", "reference", "hypothesis", "rate", "words"),
+    [
+        ("ja", "今日は天気がいい", "今日は天気がよい", 1 / 8, 8),
+        ("ja", "今日は 天気がいい。", "今日は、天気がいい", 0, 8),
+        ("zh", "今天天气很好", "今天天气真好", 1 / 6, 6),
+        ("yue", "廣東話係好", "廣東話好", 1 / 5, 5),
+        ("th", "สวัสดี", "สวัสดิ", 1 / 4, 4),
+        ("lo", "ສະບາຍດີ", "ສະບາຍດ", 1 / 6, 6),
+        ("my", "မြန်မာ", "မြန်မ", 1 / 3, 3),
+    ],
+)
+def test_languages_without_spaces_are_counted_letter_by_letter(scored, language, reference, hypothesis, rate, words):
+    counts = scored((reference, hypothesis), language=language)
+    assert (counts.wer, counts.cer, counts.words.sum()) == (pytest.approx(rate), counts.wer, words)
+    assert counts.normaliser.startswith(f"{NORMALISER}, letter by letter")
+    assert _rates(language).startswith("CER") and _rates(language).endswith("letters")
+
+
+def test_khmer_is_counted_in_words_as_whispers_authors_do_but_its_characters_come_first(scored):
+    counts = scored(("ភាសាខ្មែរ ល្អ", "ភាសាខ្មែរល្អ"), language="km")
+    assert (counts.wer, counts.cer, counts.characters) == (1.0, 0.0, 7)
+    assert _rates("km").startswith("CER") and _rates("km").endswith("words") and _rates("es").startswith("WER")
+
+
+@pytest.mark.parametrize(
+    ("language", "reference", "hypothesis", "rate", "words"),
+    [
+        ("tr", "İstanbul çok güzel.", "istanbul çok güzel", 0, 3),
+        ("ru", "закрыл за\u0301мок", "закрыл замок", 0, 2),
+        ("hi", "मेरा नाम राम है", "मोरा नामा रमि हैं", 1, 4),
+        ("bn", "আমার নাম", "আমার নামা", 1 / 2, 2),
+        ("ar", "كَتَبَ الولد", "كتب الولد", 0, 2),
+        ("vi", "tie\u0302\u0301ng Việt", "tiếng việt", 0, 2),
+    ],
+)
+def test_words_are_not_cut_at_marks(scored, caplog, language, reference, hypothesis, rate, words):
+    scoring._say_marked.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        counts = scored((reference, hypothesis), language=language)
+        scored((reference, hypothesis), language=language)
+    assert (counts.wer, counts.words.sum()) == (rate, words)
+    told = language != "vi"  # Unicode composes those
+    assert [record.getMessage()[:2] for record in caplog.records] == [language] * told
+    assert counts.normaliser == NORMALISER + ", words not cut at marks" * told
+
+
+@pytest.mark.parametrize("language", ["en", "es"])
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "errors", "words"),
+    [
+        ("Hold the line…", "hold the line...", 0, 3),
+        ("Hello…", "Hello", 0, 1),
+        ("…", "♪", 0, 0),
+        ("…", "no", 1, 0),
+        ("A — … no & no %", "a no no", 0, 3),
+    ],
+)
+def test_what_holds_no_letter_or_digit_is_counted_nowhere(scored, language, reference, hypothesis, errors, words):
+    counts = scored((reference, hypothesis), language=language)
+    assert (counts.errors.sum(), counts.words.sum(), counts.empty_references) == (errors, words, words == 0)
+
+
+def test_an_average_names_every_normaliser_behind_it(scored):
+    chinese, spanish = scored(("很好", "很好"), language="zh"), scored(("sol", "sol"))
+    assert averages([spanish, chinese])["pooled"]["normaliser"] == f"{NORMALISER}; {NORMALISER}, letter by letter"
+    assert averages([spanish, spanish])["macro"]["normaliser"] == NORMALISER
 
 
 def test_predictions_are_put_into_the_order_of_the_references(make_clip):

@@ -91,7 +91,9 @@ def decode(
 def score(predictions: Path, names: tuple, language: str, split: str, task: str) -> None:
     """Score kept hypotheses: WER and CER, or BLEU and chrF.
 
-    The references are those of the fetched corpus; intervals are bootstrapped over clips, 95 %.
+    The references are those of the fetched corpus; intervals are bootstrapped over clips, 95 %. Languages written
+    without spaces show CER first; where Whisper's authors compare letter by letter (zh, ja, th, lo, my), the WER is
+    the CER.
     """
     from ..evaluation.decoding import read_predictions
     from ..evaluation.scoring import score as scored
@@ -105,7 +107,16 @@ def score(predictions: Path, names: tuple, language: str, split: str, task: str)
             "{runaway} runaway  {signature}".format(**found)
         )
         return
-    click.echo(
-        "WER {wer:.2%} [{ci_low:.2%}, {ci_high:.2%}]  CER {cer:.2%}  {n_utterances} clips, "
-        "{n_reference_words} words, {runaway} runaway".format(**found)
-    )
+    click.echo((_rates(language) + ", {runaway} runaway").format(**found))
+
+
+def _rates(language: str) -> str:
+    """How error rates are shown: CER first where no spaces part the words."""
+    from ..text import LETTER_BY_LETTER, WITHOUT_SPACES
+
+    rates, units = ["WER {wer:.2%} [{ci_low:.2%}, {ci_high:.2%}]", "CER {cer:.2%}"], "words"
+    if language in LETTER_BY_LETTER:
+        rates, units = ["CER {cer:.2%} [{ci_low:.2%}, {ci_high:.2%}]", "WER the same, letter by letter"], "letters"
+    elif language in WITHOUT_SPACES:
+        rates.reverse()
+    return "  ".join([*rates, "{n_utterances} clips, {n_reference_words} "]) + units

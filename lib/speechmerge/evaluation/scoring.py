@@ -4,9 +4,11 @@ Nothing is decoded here and nothing is dropped: an empty reference, an empty hyp
 count, and how many there were is part of the score.
 """
 
+import logging
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import jiwer
 import numpy as np
@@ -14,15 +16,21 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from ..corpora import Clip
 from ..errors import ScoringError
-from ..text import NORMALISER, normalise
+from ..text import LETTER_BY_LETTER, NORMALISER, WITHOUT_SPACES, is_marked, normalise, spaced
 from .decoding import Prediction
 
+log = logging.getLogger(__name__)
 COMPRESSION_LIMIT = 2.4  # Whisper's own threshold for a repetitive hypothesis
 
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Word and character edits of the utterances of one language, in the references' order; arrays are ``[n]``."""
+    """Word and character edits of the utterances of one language, in the references' order; arrays are ``[n]``.
+
+    Both are counted on normalised text, of which the single spaces between words are characters too. In languages
+    written without spaces a character is a letter with its marks, and spaces do not count; where Whisper's procedure
+    compares letter by letter, those letters are the words, and both rates are the same.
+    """
 
     ids: tuple[str, ...]
     errors: np.ndarray
@@ -142,13 +150,19 @@ def match(predictions: Sequence[Prediction], clips: Sequence[Clip]) -> list[Pred
 
 
 def count(predictions: Sequence[Prediction], clips: Sequence[Clip], language: str) -> Counts:
-    """Align hypotheses with transcripts after Whisper's normalisation and count edits per utterance."""
+    """Align hypotheses with transcripts after Whisper's normalisation and count edits per utterance.
+
+    Where words hold combining marks it is said once for each language that the published normaliser cuts them there.
+    """
     matched = match(predictions, clips)
     references = [normalise(c.text, language) for c in clips]
     hypotheses = [normalise(p.text, language) for p in matched]
-    edits = [_edits(jiwer.process_words, r, h, len(h.split())) for r, h in zip(references, hypotheses, strict=True)]
-    letters = [_edits(jiwer.process_characters, r, h, len(h)) for r, h in zip(references, hypotheses, strict=True)]
+    edits = [_word_edits(r, h) for r, h in zip(references, hypotheses, strict=True)]
+    letters = [_letter_edits(r, h, language) for r, h in zip(references, hypotheses, strict=True)]
     substitutions, deletions, insertions = (sum(e[i] for e in edits) for i in range(3))
+    marked = any(is_marked(c.text, language) for c in clips)
+    if marked or any(is_marked(p.text, language) for p in matched):
+        _say_marked(language)
     return Counts(
         ids=tuple(c.id for c in clips),
         errors=np.array([sum(e) for e in edits]),
@@ -157,10 +171,37 @@ def count(predictions: Sequence[Prediction], clips: Sequence[Clip], language: st
         deletions=deletions,
         insertions=insertions,
         character_errors=sum(map(sum, letters)),
-        characters=sum(map(len, references)),
+        characters=sum(len(spaced(r).split() if language in WITHOUT_SPACES else r) for r in references),
         runaway=sum(p.cut or is_repetitive(p.text) for p in matched),
         empty_references=sum(not r for r in references),
+        normaliser=_procedure(language, marked),
     )
+
+
+def _procedure(language: str, marked: bool) -> str:
+    """Name the normaliser, and what else decides which words are compared."""
+    more = {"letter by letter": language in LETTER_BY_LETTER, "words not cut at marks": marked}
+    return ", ".join([NORMALISER, *(name for name, holds in more.items() if holds)])
+
+
+@cache
+def _say_marked(language: str) -> None:
+    log.warning(
+        "%s: Whisper's published normaliser puts a space in the place of every combining mark, which cuts words. Here "
+        "words stay whole: vowel signs and tones are kept, stress marks and points dropped. Rates may differ from "
+        "published ones.",
+        language,
+    )
+
+
+def _word_edits(reference: str, hypothesis: str) -> tuple[int, int, int]:
+    return _edits(jiwer.process_words, reference, hypothesis, len(hypothesis.split()))
+
+
+def _letter_edits(reference: str, hypothesis: str, language: str) -> tuple[int, int, int]:
+    if language in WITHOUT_SPACES:
+        return _word_edits(spaced(reference), spaced(hypothesis))
+    return _edits(jiwer.process_characters, reference, hypothesis, len(hypothesis))
 
 
 def _edits(process, reference: str, hypothesis: str, length: int) -> tuple[int, int, int]:

@@ -1,7 +1,10 @@
-"""LoRA experts: peft folders read as if they were full models, base plus low-rank update."""
+"""LoRA experts: peft folders read as if they were full models, base plus low-rank update.
 
-import math
-import re
+What the configuration says is read in :mod:`.adapter_config`, which base it names in :mod:`.adapter_base`, the file in
+:mod:`.adapter_file`; the arithmetic stands in :mod:`.lora`. The yardstick is peft's own ``merge_and_unload``.
+"""
+
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,11 +14,17 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..whisper.checkpoints import Checkpoint, header, read_entry, read_json
+from ..whisper.checkpoints import Checkpoint
+from ..whisper.tensor_files import Entry
+from . import lora
+from .adapter_base import check_base
+from .adapter_config import CONFIG, read_statement, saved_whole, scale, targeted, token_rows
+from .adapter_file import Stored, read_file
+from .parameter_classes import tied_head
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PLACE = re.compile(r"^base_model\.model\.(.+)$")
-_PART = re.compile(r"^(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(?:\.weight)?$")
+log = logging.getLogger(__name__)
+
+Change = Callable[[Tensor], Tensor]  # from a tensor to what takes its place
 
 
 def is_adapter(folder: Path) -> bool:
@@ -26,93 +35,181 @@ def is_adapter(folder: Path) -> bool:
 def open_adapter(folder: Path, base: Checkpoint) -> Checkpoint:
     """Open a peft LoRA folder as the model it makes of ``base``: W0 + s·BA, with s = α/r, or α/√r for rank-stabilised.
 
-    Tensors the adapter stores whole (``modules_to_save``, biases) replace the base's.
+    Tensors the adapter stores whole (``modules_to_save``, biases) take the base's place before the update.
 
     Raises:
-        CheckpointError: not a LoRA, a variant that is no plain low-rank update, or it does not fit the base.
+        CheckpointError: not a LoRA, a statement or tensor that is no plain change of weights, or it does not fit the
+            base.
     """
-    config = read_json(folder / CONFIG)
-    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+    config = read_statement(folder, base)
+    check_base(folder / CONFIG, config.get("base_model_name_or_path"), base)
+    stored = read_file(folder)
+    _check_complete(folder, config, stored, base)
+    _tie(folder, config, stored, base)
+    _check_places(folder, config, stored, base)
+    changes: dict[str, list[Change]] = {}
+    for module, parts in stored.parts.items():
+        name = f"{module}.weight"
+        pair = _pair(folder, config, module, parts, base.shapes[name])
+        changes[name] = [pair.added_to]
+        if entry := parts.get("bias"):
+            _check_bias(folder, config, entry, base.shapes.get(f"{module}.bias"))
+            changes[f"{module}.bias"] = [partial(_with_bias, entry, pair.scale)]
+    for module, entry in stored.rows.items():
+        rows = token_rows(folder, config, module, entry.shape, base.shapes[f"{module}.weight"])
+        changes.setdefault(f"{module}.weight", []).append(partial(_with_rows, entry, rows))
+    if any(tied_head([f"{module}.weight"])[1] for module in stored.parts):
+        log.warning("%s updates the token table; as in peft's merge, the tied output head is updated too.", folder)
+    return _patched(base, folder, stored.whole, changes)
+
+
+def _check_complete(folder: Path, config: dict, stored: Stored, base: Checkpoint) -> None:
+    """Check that what the configuration says was trained whole or by rows is stored."""
+    modules = {name.rpartition(".")[0] for name in (*base.shapes, *stored.whole)}
+    kept = {name.rpartition(".")[0] for name in stored.whole}
+    for name in config.get("modules_to_save") or ():
+        of_base, of_file = ([m for m in some if saved_whole(folder, name, m)] for some in (modules, kept))
+        if of_base and not of_file:
+            raise CheckpointError(f"{folder}: modules_to_save names {name!r}, but nothing of it is stored; save again.")
+    if config.get("trainable_token_indices") and not stored.rows:
+        raise CheckpointError(f"{folder}: trainable_token_indices is set, but no rows are stored; save again.")
+
+
+def _tie(folder: Path, config: dict, stored: Stored, base: Checkpoint) -> None:
+    """Bring what is stored for the output head together with the token table, to which Whisper's head is tied.
+
+    peft trains copies of what ``modules_to_save`` names, so head and table go apart unless ``ensure_weight_tying``.
+
+    Raises:
+        CheckpointError: head and table would differ.
+    """
+    weights = [*stored.whole, *(f"{module}.weight" for module in (*stored.parts, *stored.rows))]
+    head, table = tied_head([*weights, *base.shapes])
+    head = head or "proj_out.weight"
+    if table not in base.shapes or head in base.shapes:
+        return
+    module, place = head.removesuffix(".weight"), table.removesuffix(".weight")
+    if module in stored.parts or module in stored.rows:
+        raise _head_update(folder, config, head, table)
+    own, now = stored.whole.pop(head, None), stored.whole.get(table)
+    names = config.get("modules_to_save") or ()
+    copied = any(saved_whole(folder, name, m) for name in names for m in (module, place))
+    if own is None and (not copied or config.get("ensure_weight_tying")):
+        return  # the table alone, as in a full model
+    if own is not None and now is None and not copied:
+        stored.whole[table] = own  # peft loads it into the one tied tensor
+        return
+    moved = copied and (place in stored.parts or place in stored.rows)
+    if moved or not _same(own, now, base, table):
+        left = own is None or _same(own, None, base, table)
+        how = f"{table!r} was trained and the output head {head!r} left as the base's"
+        if not left:
+            how = f"the output head {head!r} was trained apart from the token table {table!r}"
         raise CheckpointError(
-            f"{folder} is a {'DoRA' if config.get('use_dora') else config.get('peft_type')} adapter; only plain LoRA "
-            "can be read as a task vector. Merge the adapter into its model first, and give that model's folder."
+            f"{folder}: {how}, but Whisper's head is tied to the table, so no Whisper is the model that was trained. "
+            "Train again with ensure_weight_tying=True, or without the two in modules_to_save."
         )
-    if not (folder / WEIGHTS).is_file():
-        raise CheckpointError(f"{folder} holds no {WEIGHTS}; save the adapter with safe_serialization=True.")
-    whole, parts = {}, {}
-    for entry in header(folder / WEIGHTS):
-        place = _PLACE.match(entry.stored_name)
-        name = place[1] if place else entry.stored_name
-        if found := _PART.match(name):
-            parts.setdefault(f"{found[1]}.weight", {})[found[2]] = entry
-        else:
-            whole[name.replace(".modules_to_save", "").replace(".base_layer", "")] = entry
-    for name in (*whole, *parts):
+
+
+def _head_update(folder: Path, config: dict, head: str, table: str) -> CheckpointError:
+    """Return the refusal of A and B, or of rows, for the output head."""
+    how = "too, which was not trained that way. Train without the head in target_modules."
+    if config.get("ensure_weight_tying"):
+        how = (
+            "once more, though it is the table's own (ensure_weight_tying). Take the head's tensors out of the file "
+            "and set ensure_weight_tying to false, to have it once."
+        )
+    return CheckpointError(
+        f"{folder}: an update of the output head {head!r} is stored, but Whisper's head is the token table {table!r}, "
+        f"so peft's merge adds it to the table {how}"
+    )
+
+
+def _same(one: Entry | None, other: Entry | None, base: Checkpoint, table: str) -> bool:
+    """Tell whether two stored tables are equal; ``None`` is the base's, at the other's precision."""
+    there = [entry for entry in (one, other) if entry is not None]
+    if any(entry.shape != base.shapes[table] for entry in there):
+        return False
+    dtype = there[0].dtype if there else base.dtypes[table]
+    values = (lora.read(entry, dtype) if entry else base.read(table).to(dtype) for entry in (one, other))
+    return torch.equal(*values)
+
+
+def _check_places(folder: Path, config: dict, stored: Stored, base: Checkpoint) -> None:
+    """Check that everything stored belongs to a tensor of the base, and to one that the configuration speaks of."""
+    named = {name: entry.stored_name for name, entry in stored.whole.items()}
+    for name, told in (named | {f"{module}.weight": module for module in (*stored.parts, *stored.rows)}).items():
         if name not in base.shapes:
-            raise CheckpointError(f"{folder}: the adapter changes {name!r}, which the base {base.label} does not have.")
-    updates = {name: _update(folder, config, name, pair, base) for name, pair in parts.items()}
-    for name, entry in whole.items():
-        updates[name] = partial(read_entry, entry, 0, math.prod(base.shapes[name]))
-    return _patched(base, folder, updates, set(whole))
+            raise CheckpointError(
+                f"{folder}: the adapter changes {told!r}, which the base {base.label} does not have; it is an adapter "
+                "of another model, or holds a kind of tensor that is not read."
+            )
+    for name, entry in stored.whole.items():
+        module, _, kind = name.rpartition(".")
+        stated = name in stored.inner or (kind == "bias" and config.get("bias") in ("all", "lora_only"))
+        if entry.shape != base.shapes[name] or not entry.dtype.is_floating_point:
+            raise CheckpointError(
+                f"{folder}: {entry.stored_name!r} is {entry.dtype} of shape {list(entry.shape)}, the base's tensor is "
+                f"{list(base.shapes[name])}; the adapter was trained on another base, or on a quantised one."
+            )
+        if module in stored.parts and not stated:
+            raise CheckpointError(
+                f"{folder}: {entry.stored_name!r} stands beside A and B of the same layer, where peft would leave it "
+                "out; save the adapter again."
+            )
+    for module in stored.parts:
+        if not targeted(folder, config, module):
+            raise CheckpointError(
+                f"{folder}: A and B of {module!r} are stored, but {CONFIG} does not put them there (target_modules, "
+                "exclude_modules, modules_to_save, layers_to_transform), so peft would leave them out; take both files "
+                "from one adapter."
+            )
 
 
-def _update(folder: Path, config: dict, name: str, pair: dict, base: Checkpoint) -> Callable[[], Tensor]:
-    """Return a function that gives one tensor's s·BA, flat, in fp32."""
-    kinds = sorted(pair)
-    if len(kinds) != 2 or len(base.shapes[name]) != 2:
+def _pair(folder: Path, config: dict, module: str, parts: dict[str, Entry], shape: tuple[int, ...]) -> lora.Pair:
+    """Return the checked A and B of a module."""
+    first, second = lora.kinds(f"{folder}: {module!r}", parts, dora=bool(config.get("use_dora")))
+    pair = lora.Pair(parts[first], parts[second], parts.get(lora.MAGNITUDE), first == lora.TABLE[0], 0.0)
+    lora.check_shapes(f"{folder}: {first} and {second} of {module!r}", pair, shape)
+    return replace(pair, scale=scale(folder, config, module, pair.first.shape[0]))
+
+
+def _check_bias(folder: Path, config: dict, entry: Entry, shape: tuple[int, ...] | None) -> None:
+    """Check that the bias of B can be added to a layer's own."""
+    if not config.get("lora_bias") or entry.shape != shape:
         raise CheckpointError(
-            f"{folder}: {name!r} has {', '.join(kinds)}; expected lora_A and lora_B of a linear map or table."
-        )
-    first, second = pair[kinds[0]], pair[kinds[1]]
-    if len(first.shape) != 2 or len(second.shape) != 2 or first.shape[0] != second.shape[1]:
-        raise CheckpointError(
-            f"{folder}: {kinds[0]} and {kinds[1]} of {name!r} have shapes {list(first.shape)} and "
-            f"{list(second.shape)}; expected [rank, n] and [m, rank]. The adapter is damaged, save it again."
-        )
-    table = kinds[0] == "lora_embedding_A"
-    rank = first.shape[0]
-    alpha = _alpha(folder, config, name.removesuffix(".weight"))
-    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    turned = table or config.get("fan_in_fan_out", False)
-    made = (first.shape[1], second.shape[0]) if turned else (second.shape[0], first.shape[1])
-    if made != base.shapes[name]:
-        raise CheckpointError(
-            f"{folder}: the adapter's update of {name!r} has shape {list(made)}, the base's tensor "
-            f"{list(base.shapes[name])}; the adapter was trained on another base."
+            f"{folder}: {entry.stored_name!r} of shape {list(entry.shape)} is stored, lora_bias is "
+            f"{bool(config.get('lora_bias'))} and the layer's bias in the base has shape {shape and list(shape)}; "
+            "expected lora_bias true and the same shape."
         )
 
-    def update() -> Tensor:
-        a, b = (read_entry(e, 0, math.prod(e.shape)).float().view(e.shape) for e in (first, second))
-        product = scale * (b @ a)
-        return (product.mT if turned else product).reshape(-1)
 
-    return update
+def _with_bias(entry: Entry, by: float, start: Tensor) -> Tensor:
+    return start + by * lora.read(entry, start.dtype)
 
 
-def _alpha(folder: Path, config: dict, module: str) -> float:
-    """Return a module's α, its own or the adapter's."""
-    special = config.get("alpha_pattern") or {}
-    own = (value for pattern, value in special.items() if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module))
-    alpha = next(own, config.get("lora_alpha"))
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise CheckpointError(
-            f"{folder / CONFIG}: lora_alpha is {alpha!r}, expected a number; copy the file saved with the adapter."
-        )
-    return alpha
+def _with_rows(entry: Entry, rows: list[int], start: Tensor) -> Tensor:
+    return start.index_copy(0, torch.tensor(rows), lora.read(entry, start.dtype))
 
 
-def _patched(base: Checkpoint, folder: Path, updates: dict[str, Callable[[], Tensor]], whole: set[str]) -> Checkpoint:
-    """Return ``base`` with some tensors updated; the last one made is kept for reading in blocks."""
-    made: dict[str, Tensor] = {}
+def _patched(base: Checkpoint, folder: Path, whole: dict[str, Entry], changes: dict[str, list[Change]]) -> Checkpoint:
+    """Return ``base`` with some tensors changed; the last one made is kept for reading in blocks."""
+    dtypes = base.dtypes | {name: entry.dtype for name, entry in whole.items()}
+    dtypes |= {name: torch.promote_types(dtypes[name], torch.float32) for name in changes}
+    made: dict[str, tuple[str, Tensor]] = {}
+
+    def make(name: str) -> Tensor:
+        values = lora.read(whole[name], dtypes[name]) if name in whole else base.read(name).to(dtypes[name])
+        for change in changes.get(name, ()):
+            values = change(values)
+        return values.reshape(-1)
 
     def reader(name: str, start: int, stop: int, room: Tensor | None = None) -> Tensor:
-        if name not in updates:
+        if name not in whole and name not in changes:
             return base.reader(name, start, stop, room)
-        if name not in made:
-            made.clear()
-            made[name] = updates[name]()
-        part = made[name][start:stop]
-        return part if name in whole else base.reader(name, start, stop).to(torch.float32) + part
+        last = made.get("last")  # one look, for threads read side by side
+        if last is None or last[0] != name:
+            last = made["last"] = (name, make(name))
+        return last[1][start:stop]
 
-    dtypes = base.dtypes | {name: torch.float32 for name in updates if name not in whole}
     return replace(base, label=str(folder), folder=None, dtypes=dtypes, head=None, reader=reader)

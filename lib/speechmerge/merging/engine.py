@@ -84,13 +84,14 @@ def line(method: str, base: Source, experts: Sequence[Source], **options: Any) -
 
 
 def _collect(merge: Merge, base: Source) -> dict[str, Tensor]:
-    """Stream into a dict, with the tied head if a base in memory stored it."""
+    """Stream into a dict; where a base in memory stored the tied head, so does the result, beside the table."""
     found = dict(merge.stream())
     names = list(merge.base.shapes)
     if merge.base.head and isinstance(base, Mapping):
         head, table = merge.base.head
         found[head] = found[table]
         names = [strip_wrappers(name) for name in base]
+        names += [table] if table not in names else []
     return {name: found[name] for name in names}
 
 
@@ -111,7 +112,8 @@ def merge_folders(
     (:mod:`speechmerge.merging.resuming`); one that needs ``extras`` starts afresh.
 
     The folder holds the weights, the base's configuration and tokenizer files, a model card and ``merge_recipe.json``
-    with the recipe and the fingerprints of base, experts and result.
+    with the recipe and the fingerprints of base, experts and result, and of models stored in few digits how much
+    rounding is left in the experts' task vectors (:class:`speechmerge.merging.precision.Remaining`).
 
     Args:
         method: name in the registry.

@@ -24,6 +24,7 @@ from ..whisper import models
 from ..whisper.checkpoints import open_checkpoint
 from . import engine
 from .parameter_classes import layer
+from .precision import unrounded
 
 POSITION = 2 * HOP  # samples an encoder position covers
 
@@ -89,6 +90,7 @@ def layered_grams(
     device = best_device()
     whisper = models.load_model(base).model.to(device)
     opened = [open_checkpoint(source) for source in (base, *(expert for expert, _ in pairs))]
+    opened[1:] = [unrounded(opened[0], expert) for expert in opened[1:]]
     passages = [_passages(base, own, device) for _, own in pairs]
     for stage in tqdm(_stages(whisper), desc="Grams", unit="stage", disable=not progress):
         names = [name for name in opened[0].shapes if _stage(name) == stage]

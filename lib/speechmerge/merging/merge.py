@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..errors import CheckpointError, MethodError
 from ..whisper import checkpoints
 from ..whisper.checkpoints import BLOCK, Checkpoint, most_precise, open_checkpoint
-from . import adapters, applying, fitting, options, parameter_classes, validation
+from . import adapter_file, adapters, applying, fitting, options, parameter_classes, precision, validation
 from .methods import Method, find
 from .parameter_classes import EMBEDDING, FROZEN, classify, depths, select
 
@@ -129,15 +129,19 @@ class Merge:
         if self.strict:
             validation.check_tokenizers(self.base, self.experts)
         validation.check_tensors(self.base, self.experts)
+        self.experts = [precision.unrounded(self.base, expert) for expert in self.experts]
         if self.strict:
             validation.check_updates(self.base, self.experts, max_update)
+        self.rounding = precision.check(self.base, self.experts)
         precise = most_precise([self.base, *self.experts])
         self.compute = precise if precise == torch.float64 else torch.float32
 
     def _expert(self, source: Source, label: str) -> Checkpoint:
         """Open an expert: a model, or an adapter of the base."""
-        if not isinstance(source, Mapping) and adapters.is_adapter(Path(source)):
-            return adapters.open_adapter(Path(source), self.base)
+        if not isinstance(source, Mapping):
+            if adapters.is_adapter(Path(source)):
+                return adapters.open_adapter(Path(source), self.base)
+            adapter_file.refuse_several(Path(source))
         return open_checkpoint(source, label)
 
     def prepare(self) -> None:
@@ -197,12 +201,14 @@ class Merge:
         kind = classify(name, self.base.shapes[name])
         if kind == FROZEN and self.policy[FROZEN] == "base":
             start = self.base.read(name)
-            if all(torch.equal(expert.read(name), start) for expert in self.experts):
+            changed = [expert.label for expert in self.experts if not torch.equal(expert.read(name), start)]
+            if not changed:
                 return "base"
             if self.strict:
                 raise CheckpointError(
-                    f"{name!r} is Whisper's fixed sinusoid, but an expert changed it; the experts come from another "
-                    "base or were trained in another way. Give the right base."
+                    f"{name!r} is Whisper's fixed sinusoid, but in {', '.join(changed)} it differs from the base's by "
+                    "more than rounding; the expert comes from another base or was trained in another way. Give the "
+                    "right base."
                 )
             kind = EMBEDDING
         return self.policy[kind]

@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,7 +106,7 @@ def _opened(path: Path, shard: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 def write_companions(folder: Path, base: Path, dtype: torch.dtype) -> None:
-    """Copy the base's configuration and tokenizer files, and state the weights' dtype in the configuration."""
+    """Copy the base's configuration and tokenizer files; the configuration then states dtype and tied head."""
     for name in COMPANIONS:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
@@ -113,6 +114,7 @@ def write_companions(folder: Path, base: Path, dtype: torch.dtype) -> None:
         config = read_json(folder / "config.json")
         config.pop("torch_dtype", None)
         config["dtype"] = str(dtype).removeprefix("torch.")
+        config["tie_word_embeddings"] = True  # the table is written for both
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -126,6 +128,9 @@ def write_record(folder: Path, merge: "Merge", options: Mapping[str, Any], *, fi
         "recipe": recipe(merge, options),
         "fingerprints": {"base": marks[0], "experts": marks[1:-1], "result": marks[-1]},
     }
+    told = [(_label(expert), about) for expert, about in zip(merge.experts, merge.rounding, strict=True) if about]
+    if told:
+        record["rounding"] = [{"expert": label, **asdict(about)} for label, about in told]
     (folder / "merge_recipe.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     (folder / "README.md").write_text(_card(merge, record))
 
@@ -156,6 +161,13 @@ def identity(merge: "Merge", options: Mapping[str, Any]) -> str | None:
     return digest([recipe(merge, options), inputs, str(merge.device), version("speechmerge")])
 
 
+def _precision(merge: "Merge") -> str:
+    """Return the card's paragraph on what storing models in few digits has left in the merge; mostly none."""
+    pairs = [(expert, about) for expert, about in zip(merge.experts, merge.rounding, strict=True) if about]
+    lines = [f"- {about.sentence(_label(expert), _label(merge.base))}\n" for expert, about in pairs]
+    return "".join(["## Precision\n\n", *lines, "\n"]) if lines else ""
+
+
 def _label(model: Checkpoint) -> str:
     """Name a model without the place it lies at on this machine."""
     return Path(model.label).name if model.folder is None else model.folder.name
@@ -180,7 +192,7 @@ def _card(merge: "Merge", record: Mapping[str, Any]) -> str:
         "SHA-256 over sorted tensor names and raw fp32 values, first 16 digits; in full in `merge_recipe.json`.\n\n"
         f"| model | folder | fingerprint |\n|---|---|---|\n| base | {_label(merge.base)} | "
         f"`{record['fingerprints']['base'][:16]}` |\n{names}| result | this folder | "
-        f"`{record['fingerprints']['result'][:16]}` |\n\n## Licence\n\nA merged model is made from the models above: "
-        "the licences of the base and of every expert, and of the speech the experts were trained on, apply to it "
-        "together.\n"
+        f"`{record['fingerprints']['result'][:16]}` |\n\n{_precision(merge)}"
+        "## Licence\n\nA merged model is made from the models above: the licences of the base and of every expert, and "
+        "of the speech the experts were trained on, apply to it together.\n"
     )

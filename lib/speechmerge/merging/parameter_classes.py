@@ -29,6 +29,7 @@ _WHISPER = (
 )
 _TIED_HEADS = ("proj_out.weight", "lm_head.weight")
 _TOKEN_TABLE = re.compile(r"(^|\.)decoder\.embed_tokens\.weight$")
+_STACK = re.compile(r"^(|.*?\.)(?:encoder|decoder)\.")
 _LAYER = re.compile(r"(?:^|\.)(encoder|decoder)\.layers\.(\d+)\.")
 PARTS = ("encoder", "decoder", "attention", "cross-attention", "mlp", "norm", "embedding", "convolution")
 
@@ -49,12 +50,18 @@ def classify(name: str, shape: Sequence[int]) -> str:
     return EMBEDDING if re.search(r"embed|wte|wpe|lm_head|proj_out|position", name.lower()) else MATRIX
 
 
-def tied_head(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return ``(head, token table)`` if a checkpoint stores Whisper's tied output head as a tensor of its own."""
+def tied_head(names: Iterable[str]) -> tuple[str | None, str | None]:
+    """Return the names of the tied output head and of Whisper's token table; ``None`` where a model has no such tensor.
+
+    Of a Whisper that stores its table under the head's name alone, the table's name is that which it should have.
+    """
     names = list(names)
     head = next((name for name in names if name in _TIED_HEADS), None)
     table = next((name for name in names if _TOKEN_TABLE.search(name)), None)
-    return (head, table) if head and table else None
+    place = next((found for name in names if (found := _STACK.match(name))), None)
+    if head == _TIED_HEADS[0] and not table and place:
+        table = f"{place[1]}decoder.embed_tokens.weight"
+    return head, table
 
 
 def layer(name: str) -> tuple[str, int] | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..whisper.checkpoints import open_checkpoint
-from . import validation
+from . import precision, validation
 from .parameter_classes import FROZEN, MATRIX, classify, layer, parts
 
 Source = Path | str | Mapping[str, Tensor]
@@ -24,12 +24,15 @@ SPECTRUM_POINTS = 33  # singular values kept of each spectrum, evenly spread fro
 def deltas(base: Source, experts: Mapping[str, Source]) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yield ``(name, base tensor, task vectors [T, ...])`` in fp64 for every tensor of numbers, in the base's order.
 
+    What rounding alone changed is no part of them (:mod:`speechmerge.merging.precision`).
+
     Raises:
         CheckpointError: the models do not have the same tensors.
     """
     model = open_checkpoint(base, "base")
     tuned = [open_checkpoint(source, label) for label, source in experts.items()]
     validation.check_tensors(model, tuned)
+    tuned = [precision.unrounded(model, expert) for expert in tuned]
     for name in model.shapes:
         if model.dtypes[name].is_floating_point:
             start = model.read(name).double()

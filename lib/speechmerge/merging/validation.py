@@ -11,6 +11,7 @@ import torch
 
 from ..errors import CheckpointError, MethodError, SpeechMergeError, nearest
 from ..whisper.checkpoints import Checkpoint, fingerprint, read_json
+from ..whisper.number_formats import alike
 from .methods import MEASURES, STATISTICS, Method
 from .parameter_classes import MATRIX, classify
 
@@ -62,7 +63,7 @@ def check_updates(base: Checkpoint, experts: Sequence[Checkpoint], max_update: f
     Raises:
         CheckpointError: a ratio above ``max_update`` (wrong base), an expert equal to the base or to another one.
     """
-    names = _sample(base)
+    names = sample(base)
     models = [base, *experts]
     squares = torch.zeros(len(models), dtype=torch.float64)
     alike = torch.ones(len(models), len(models), dtype=torch.bool).triu(1)
@@ -73,7 +74,7 @@ def check_updates(base: Checkpoint, experts: Sequence[Checkpoint], max_update: f
         norms = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in (start, *(x - start for x in tuned))]
         squares += torch.stack(norms).square()
         for i, j in alike.nonzero().tolist():
-            alike[i, j] = torch.equal(values[i], values[j])
+            alike[i, j] = torch.equal(values[i], values[j]) or (i and _rounded(models[i], models[j], name, stop))
     ratios = (squares[1:] / squares[0].clamp(min=1e-300)).sqrt().tolist()
     for expert, ratio in zip(experts, ratios, strict=True):
         if ratio > max_update:
@@ -84,15 +85,26 @@ def check_updates(base: Checkpoint, experts: Sequence[Checkpoint], max_update: f
                 "really went so far."
             )
     for i, j in alike.nonzero().tolist():
-        if all(torch.equal(models[i].read(n).double(), models[j].read(n).double()) for n in base.shapes):
+        if all(
+            torch.equal(models[i].read(n).double(), models[j].read(n).double())
+            or (i and _rounded(models[i], models[j], n, math.prod(shape)))
+            for n, shape in base.shapes.items()
+        ):
+            but = " but for the rounding of stored numbers" if models[i].stored or models[j].stored else ""
             raise CheckpointError(
-                f"{models[j].label} holds the same weights as {models[i].label}; an expert must differ from the base "
-                "and from the other experts. Remove it, or give the model that was meant."
+                f"{models[j].label} holds the same weights as {models[i].label}{but}; an expert must differ from the "
+                "base and from the other experts. Remove it, or give the model that was meant."
             )
     return ratios
 
 
-def _sample(base: Checkpoint) -> list[str]:
+def _rounded(one: Checkpoint, other: Checkpoint, name: str, stop: int) -> bool:
+    """Tell whether a tensor's first scalars are those of another expert but for the rounding of one of them."""
+    pair = [(model.stored or model).block(name, 0, stop) for model in (one, other)]
+    return pair[0].dtype != pair[1].dtype and alike(*pair)
+
+
+def sample(base: Checkpoint) -> list[str]:
     """Choose tensors spread over the model, linear maps first."""
     floating = [n for n in sorted(base.shapes) if base.dtypes[n].is_floating_point]
     maps = [n for n in floating if classify(n, base.shapes[n]) == MATRIX] or floating

@@ -193,7 +193,8 @@ def averages(scores: Sequence[Scores]) -> dict[str, dict[str, object]]:
     """Return the same fields for the averages over languages: ``pooled`` and ``macro`` WER, ``macro`` BLEU."""
     fields = [summary(one) for one in scores]
     whole = {name: sum(row[name] for row in fields) for name in SUMS if name in fields[0]}
-    whole |= {name: fields[0][name] for name in ("signature", "normaliser") if name in fields[0]}
+    alike = [name for name in ("signature", "normaliser") if name in fields[0]]
+    whole |= {name: "; ".join(dict.fromkeys(row[name] for row in fields)) for name in alike}
     mean = {name: float(np.mean([row[name] for row in fields])) for name in MEANS if name in fields[0]}
     unit = 100 if "bleu" in mean else 1
     low, high = interval(resampled_rates(scores, macro=True))

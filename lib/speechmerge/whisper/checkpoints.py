@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..merging.parameter_classes import tied_head
-from .tensor_files import header, read_entry
+from .number_formats import alike
+from .tensor_files import DTYPES, header, read_entry
 
 BLOCK = 1 << 18  # scalars handled at once where a tensor need not be seen whole; 1 MB in fp32, within a CPU's cache
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # left by DataParallel and torch.compile
@@ -32,9 +33,11 @@ class Checkpoint:
         label: how messages name it.
         folder: where it lies, ``None`` for tensors in memory.
         shapes, dtypes: of every tensor, wrappers' prefixes stripped and the tied head left out.
-        head: ``(name, token table)`` of a tied head that the source stores.
+        head: ``(name, token table)`` of a tied head that the source stores, beside the table or in its place.
         reader: returns a range of a tensor's scalars in row order, ``(name, start, stop)``, in their stored dtype; a
             tensor given as ``room`` may be written to and returned.
+        stored: the model as it is stored, if ``reader`` gives the base's numbers, in the base's dtype, for what
+            rounding alone changed (:mod:`speechmerge.merging.precision`).
     """
 
     label: str
@@ -43,6 +46,7 @@ class Checkpoint:
     dtypes: dict[str, torch.dtype]
     head: tuple[str, str] | None
     reader: Callable[..., Tensor]
+    stored: "Checkpoint | None" = None
 
     def read(self, name: str) -> Tensor:
         """Return a tensor in its stored dtype; it must not be changed in place.
@@ -79,7 +83,8 @@ def open_checkpoint(source: Path | str | Mapping[str, Tensor], label: str = "mod
     """Open a folder or a dict of tensors.
 
     Raises:
-        CheckpointError: the folder is missing, damaged, incomplete, holds pickles only, or its output head is not tied.
+        CheckpointError: the folder is missing, damaged, incomplete, holds pickles only, or its output head is not tied;
+            a tensor has a number format that cannot be merged.
     """
     if isinstance(source, Mapping):
         plain = _strip({name: name for name in source}, label)
@@ -87,6 +92,10 @@ def open_checkpoint(source: Path | str | Mapping[str, Tensor], label: str = "mod
             if not isinstance(source[stored], Tensor):
                 raise CheckpointError(
                     f"{label}: {name!r} is a {type(source[stored]).__name__}, expected a torch tensor."
+                )
+            if source[stored].dtype not in DTYPES.values():
+                raise CheckpointError(
+                    f"{label}: {name!r} is {source[stored].dtype}, which cannot be merged; use torch.float32."
                 )
         return _tie(
             label,
@@ -121,27 +130,54 @@ def _strip(names: dict[str, str], label: str) -> dict[str, str]:
 
 
 def _tie(label: str, folder: Path | None, shapes: dict, dtypes: dict, reader: Callable) -> Checkpoint:
-    """Leave out a stored output head that equals the token table; refuse one that does not."""
-    head = tied_head(shapes)
-    if head:
-        size = math.prod(shapes[head[0]])
-        ranges = [(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
-        if shapes[head[0]] != shapes[head[1]] or not all(
-            _same(*(reader(name, *part) for name in head)) for part in ranges
-        ):
-            raise CheckpointError(
-                f"{label}: {head[0]!r} differs from {head[1]!r}, but Whisper's output head is tied to the token table; "
-                "this model was trained untied and cannot be merged as a Whisper. Tie it, or remove one of the two."
-            )
-        shapes = {name: shape for name, shape in shapes.items() if name != head[0]}
+    """Leave out a stored output head that equals the token table; take one that is stored alone for the table."""
+    head, table = tied_head(shapes)
+    if folder is not None and table and (head in shapes) != (table in shapes):
+        _check_config(folder, table if table in shapes else head)
+    if head and table in shapes:
+        _check_head(label, shapes, reader, head, table)
+        shapes, dtypes = ({name: x for name, x in of.items() if name != head} for of in (shapes, dtypes))
+    elif head and table:
+        shapes, dtypes = ({table if name == head else name: x for name, x in of.items()} for of in (shapes, dtypes))
+        reader = _renamed(reader, table, head)
     if not shapes:
         raise CheckpointError(f"{label}: there are no tensors in it.")
-    return Checkpoint(label, folder, shapes, dtypes, head, reader)
+    return Checkpoint(label, folder, shapes, dtypes, (head, table) if head and table else None, reader)
+
+
+def _renamed(reader: Callable, name: str, stored: str) -> Callable:
+    """Return a reader that knows a tensor by another name than it is stored under."""
+    return lambda wanted, *part: reader(stored if wanted == name else wanted, *part)
+
+
+def _check_head(label: str, shapes: dict, reader: Callable, head: str, table: str) -> None:
+    """Raise unless the head equals the token table, at the coarser precision of the two."""
+    size = math.prod(shapes[head])
+    ranges = [(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
+    if shapes[head] != shapes[table] or not all(_same(reader(head, *part), reader(table, *part)) for part in ranges):
+        raise CheckpointError(
+            f"{label}: {head!r} differs from {table!r}, but Whisper's output head is tied to the token table; this "
+            "model was trained untied, or one of the two was left from another model. Remove the one that was not "
+            "trained, and the other counts for both; a model trained untied cannot be merged as a Whisper."
+        )
+
+
+def _check_config(folder: Path, stored: str) -> None:
+    """Raise where the configuration says that head and table are not tied, but only one of them is there."""
+    path = folder / "config.json"
+    if path.is_file() and read_json(path).get("tie_word_embeddings") is False:
+        raise CheckpointError(
+            f"{folder}: config.json says tie_word_embeddings: false, but of token table and output head only "
+            f"{stored!r} is stored, so the other would be random. Set it to true if the model was trained tied, as "
+            "every Whisper is; else save the model again."
+        )
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two blocks are equal bit for bit; without torch, whose threads would wait for each other here."""
-    one, other = (x.contiguous().view(torch.uint8).cpu().numpy() for x in (one, other))
+    """Tell whether two blocks are equal bit for bit, or but for rounding where they are stored in different formats."""
+    if one.dtype != other.dtype:
+        return alike(one, other)
+    one, other = (x.contiguous().view(torch.uint8).cpu().numpy() for x in (one, other))  # torch's threads would wait
     if len(one) % 8 == len(other) % 8 == 0:
         one, other = one.view(np.int64), other.view(np.int64)
     return np.array_equal(one, other)
@@ -182,6 +218,7 @@ def read_json(path: Path) -> dict:
 def fingerprint(source: Path | str | Mapping[str, Tensor] | Checkpoint) -> str:
     """Return the SHA-256 (hex) over sorted tensor names and their values as raw fp32; a tied head is left out."""
     model = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    model = model.stored or model
     digest = hashlib.sha256()
     for name in sorted(model.shapes):
         digest.update(name.encode())

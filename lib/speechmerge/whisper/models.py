@@ -109,6 +109,8 @@ def load_model(folder: Path) -> WhisperForConditionalGeneration:
             use_safetensors=True,
             attn_implementation=attention.implementation(best_device()),
         )
+    model.proj_out.weight = model.model.decoder.embed_tokens.weight  # also where both are stored, one of them rounded
+    model.config.tie_word_embeddings = True
     model.model.encoder.layers[0].register_forward_pre_hook(_contiguous)
     return model.eval()
 
