@@ -177,3 +177,9 @@ def test_settings_of_one_experiment_replace_the_profiles(project):
     speech, single = experiments.settings_of("speech"), experiments.settings_of("speech", "table7")
     assert (speech.test_clips, single.test_clips, single.learning_rates) == (None, 120, (3.0e-5,))
     assert single.grids == speech.grids and experiments.settings_of("speech", "table2") is speech
+
+
+@pytest.mark.parametrize("seeds", [[-1], [0.5], ["0"], [True]])
+def test_seeds_from_python(seeds):
+    with pytest.raises(StudyError, match="expected whole numbers from 0 up"):
+        experiments.plan("table1", "speech", seeds)

@@ -4,7 +4,7 @@ Their fields are those of :mod:`speechmerge.studies.experiment`; a file with ano
 """
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ def _check_profiles(known: dict[str, Profile], tables: dict[str, Experiment], pa
                 raise StudyError(f"{path}: {profile} names an experiment {name!r}.{nearest(name, tables)}")
 
 
-def plan(experiment: str, profile: str, seeds: Iterable[int] | None = None) -> Plan:
+def plan(experiment: str, profile: str, seeds: Sequence[int] | None = None) -> Plan:
     """Expand an experiment on a profile into its steps.
 
     Args:
@@ -155,12 +155,12 @@ def plan(experiment: str, profile: str, seeds: Iterable[int] | None = None) -> P
     known = experiments()
     if experiment not in known:
         raise StudyError(f"there is no experiment {experiment!r}.{nearest(experiment, known)}")
-    if not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in (seeds := seeds or ())):
-        raise StudyError(f"seeds are {[*seeds]}; expected whole numbers from 0 up.")
+    if not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds or ()):
+        raise StudyError(f"seeds are {seeds}; expected whole numbers from 0 up.")
     table, chosen = known[experiment], settings_of(profile, experiment)
     made = Plan(table, profile, chosen, *(_cells(table, profile, chosen, names) for names in _sets(table)[:2]))
     made.groups |= {name: _cells(table, profile, chosen, names) for name, names in table.groups.items()}
-    KINDS[table.kind](made, list(seeds or chosen.seeds))
+    KINDS[table.kind](made, seeds or chosen.seeds)
     names = dict.fromkeys(system.system for system in made.systems)
     for name in filter(None, (*table.against, table.by_language)):
         if name not in names:

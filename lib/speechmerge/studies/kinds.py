@@ -1,5 +1,6 @@
 """Kinds of experiments: tables of systems, once or for each of their variants, and statistics of task vectors."""
 
+from collections.abc import Sequence
 from itertools import combinations
 
 from ..errors import StudyError
@@ -7,7 +8,7 @@ from .planning import Table
 from .plans import Cell, Plan
 
 
-def _systems(plan: Plan, seeds: list[int]) -> None:
+def _systems(plan: Plan, seeds: Sequence[int]) -> None:
     """Steps of a table that compares systems, once or for each of its variants."""
     vary = plan.experiment.vary
     if vary is None:
@@ -56,7 +57,7 @@ def _of_counts(plan: Plan, names: list[str]) -> dict[str, tuple[Cell, ...]]:
     return {group: tuple(cell for cell in plan.cells if cell.name in among) for group, among in inside.items()}
 
 
-def _task_vectors(plan: Plan, seeds: list[int]) -> None:
+def _task_vectors(plan: Plan, seeds: Sequence[int]) -> None:
     """Steps that describe the experts' task vectors."""
     Table(plan, plan.cells, seeds).described(plan.experiment.describe)
 

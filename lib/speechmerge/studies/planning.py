@@ -9,7 +9,7 @@ profile's grid (``{scaling: mean}``); ``tuned_as``, a system above whose choice 
 the merge whose length of update it is scaled to; ``prune``; ``sweep``, a parameter that makes a system of each value.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..errors import MethodError, StudyError, nearest
@@ -29,7 +29,7 @@ class Table:
     """The steps of a table for one variant of its settings; merges are tuned with the first seed only."""
 
     def __init__(
-        self, plan: Plan, cells: Group, seeds: list[int], *, variant: str = "", rate_of: Group = (), **changes: Any
+        self, plan: Plan, cells: Group, seeds: Sequence[int], *, variant: str = "", rate_of: Group = (), **changes: Any
     ) -> None:
         """Prepare; ``changes`` replace single settings of training, and mark the steps that depend on them.
 
