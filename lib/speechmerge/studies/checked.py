@@ -13,6 +13,7 @@ from ..errors import StudyError, nearest
 
 EXPECTED = {  # by pydantic's name of what is wrong
     "string_type": "a word, in quotes where YAML reads something else",
+    "string_too_short": "a word",
     "int_type": "a whole number",
     "bool_type": "true or false",
     "tuple_type": "a list",
@@ -83,12 +84,13 @@ def _distinct(values: tuple) -> tuple:
 Number = Annotated[Any, AfterValidator(_number(-math.inf, "a number"))]
 Positive = Annotated[Any, AfterValidator(_number(0, "a number above 0", open_low=True))]
 NotNegative = Annotated[Any, AfterValidator(_number(0, "a number from 0 up"))]
+Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
-_LIST = (Field(strict=False, min_length=1), AfterValidator(_distinct))  # lists of the file become tuples
-Words = Annotated[tuple[str, ...], *_LIST]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], *_LIST]
-Numbers = Annotated[tuple[Number, ...], *_LIST]
-Rates = Annotated[tuple[Positive, ...], *_LIST]
+LIST = (Field(strict=False, min_length=1), AfterValidator(_distinct))  # lists of the file become tuples
+Words = Annotated[tuple[str, ...], *LIST]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], *LIST]
+Numbers = Annotated[tuple[Number, ...], *LIST]
+Rates = Annotated[tuple[Positive, ...], *LIST]
 
 
 class _Loader(yaml.SafeLoader):
@@ -154,8 +156,8 @@ def _sentence(problem: dict, found: Any, path: Path, place: Iterable[str]) -> st
 def _steps(found: Any, steps: Iterable[str | int]) -> Iterable[str]:
     """Name the way to a place; an entry of a list that has a name of its own goes by it."""
     for step in steps:
-        inside = isinstance(found, dict | list)
-        found = (found.get(step) if isinstance(found, dict) else found[step]) if inside else None
+        known = dict(enumerate(found)) if isinstance(found, list) else found
+        found = known.get(step) if isinstance(known, dict) else None
         if isinstance(step, str):
             yield f".{step}"
         else:

@@ -10,7 +10,7 @@ from ..errors import SpeechMergeError, nearest
 from ..evaluation.decoding import STOPS
 from ..finetuning.packing import TASK_NAMES
 from ..merging import methods, options
-from .checked import Checked, Count, Fault, NotNegative, Numbers, Positive, Rates, Seeds, Words, word
+from .checked import LIST, Checked, Count, Fault, Name, NotNegative, Numbers, Positive, Rates, Seeds, Words, word
 from .partitions import PARTS
 from .store import slug
 
@@ -28,8 +28,9 @@ Several = Annotated[Words, BeforeValidator(lambda found: (found,) if isinstance(
 
 def _one(choice: Any) -> Any:
     """Return a parameter with the name of its list of values, which is its own where none is given."""
-    if isinstance(choice, str | list):
-        choice = {name: name for name in ([choice] if isinstance(choice, str) else choice)}
+    several = [choice] if isinstance(choice, str) else choice
+    if isinstance(several, list) and all(isinstance(name, str) for name in several):
+        choice = {name: name for name in several}
     if isinstance(choice, dict) and len(choice) != 1:
         raise Fault(f"names {len(choice)} parameters; expected one.")
     return choice
@@ -50,7 +51,7 @@ class Decode(Checked):
 class Described(Checked):
     """A merge that is described: its name, its method and the method's parameters."""
 
-    system: str
+    system: Name
     method: str
     params: dict[str, Any] = {}
 
@@ -63,7 +64,7 @@ class Described(Checked):
 class Entry(Checked):
     """A system of a table: a model, and how it is made (see :mod:`speechmerge.studies.planning`)."""
 
-    system: str  # its name in tables
+    system: Name  # its name in tables
     model: word("base") | None = None  # the pretrained model
     train: Partition | None = None  # which cells share a training
     sequence: Partition | None = None  # … or are trained on one after another
@@ -84,17 +85,24 @@ class Entry(Checked):
         made = [name for name in MAKERS if getattr(self, name) is not None]
         if len(made) != 1:
             raise Fault(f"has {' and '.join(made) or 'none'} of {', '.join(MAKERS)}; expected one of them.")
+        if self.each and self.model:
+            raise Fault("has 'each', but is one model.")
         if self.method is not None:
-            self._can_be_made()
+            self._can_be_merged()
         elif extra := [name for name in MERGES if name in self.model_fields_set]:
             raise Fault(f"has {extra[0]!r}, a field of merges; {made[0]!r} makes no merge.")
         return self
 
-    def _can_be_made(self) -> None:
+    def _can_be_merged(self) -> None:
         """Check method and parameters; values that the profile lists are checked with it."""
+        if self.tune and self.tuned_as:
+            raise Fault("has tune and tuned_as; expected one of them.")
         check_merge(self.method, self.params | (self.match or {}))
-        for name in (*self.tune, *self.prune, *self.sweep):
+        chosen = [*self.tune, *self.prune, *self.sweep]
+        for name in chosen:
             check_parameter(self.method, name)
+            if [*self.params, *chosen].count(name) > 1:
+                raise Fault(f"gives {name!r} twice; expected it in one of params, tune, prune and sweep.")
         for name, method in self.prune.items():
             check_parameter(method, name)
 
@@ -128,7 +136,7 @@ class Published(Checked):
 class Experiment(Checked):
     """An experiment: which systems are compared, and on what."""
 
-    experiment: str  # its name
+    experiment: Name  # its name
     kind: word(*KINDS)
     title: str | None = None
     question: str | None = None  # that it answers
@@ -137,7 +145,7 @@ class Experiment(Checked):
     languages: str  # the profile's set of languages or domains that it is about
     also: Several = ()  # sets that a system of one model is tested on besides
     groups: dict[str, Words] = {}  # sets whose averages are told apart
-    tasks: Annotated[tuple[Task, ...], Field(strict=False, min_length=1)]
+    tasks: Annotated[tuple[Task, ...], *LIST]
     vary: word(*VARIATIONS) | None = None  # what makes a variant of the table
     against: Words = ()  # systems that all others are compared with, utterance by utterance
     by_language: str | None = None  # the system that all others are compared with in each language

@@ -3,6 +3,7 @@
 Their fields are those of :mod:`speechmerge.studies.experiment`; a file with another field or value is refused whole.
 """
 
+import csv
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from ..errors import StudyError, nearest
 from .checked import Checked, parse, read
-from .experiment import Experiment, Profile
+from .experiment import Experiment, Profile, Published
 from .kinds import KINDS
 from .plans import Cell, Plan
 from .store import project_root
@@ -111,8 +112,9 @@ def _expanded(entry: Any, path: Path, tables: dict[Path, dict]) -> list:
     if wanted.merges_of not in known:
         raise StudyError(f"{path}: there is no experiment {wanted.merges_of!r}.{nearest(wanted.merges_of, known)}")
     systems = known[wanted.merges_of]
-    merges = [one for one in systems or () if isinstance(one, dict) and "method" in one]
-    kept = [one for one in merges if not wanted.but or not wanted.but.items() <= (one.get("params") or {}).items()]
+    listed = systems if isinstance(systems, list) else []
+    merges = [one for one in listed if isinstance(one, dict) and "method" in one]
+    kept = [one for one in merges if not wanted.but or not _has(one.get("params"), wanted.but)]
     if not kept or (wanted.but and len(kept) == len(merges)):
         raise StudyError(
             f"{path}: {len(kept)} of {len(merges)} merges of {wanted.merges_of!r} are left with but: {wanted.but}; "
@@ -121,14 +123,31 @@ def _expanded(entry: Any, path: Path, tables: dict[Path, dict]) -> list:
     return kept
 
 
+def _has(params: Any, wanted: dict) -> bool:
+    """Whether the parameters of a merge are these, and maybe more."""
+    return isinstance(params, dict) and all(name in params and params[name] == wanted[name] for name in wanted)
+
+
 def _check_places(table: Experiment, path: Path, known: dict[str, Profile]) -> None:
-    """Check that some profile has each set that an experiment names, and that the paper's file is there."""
+    """Check that some profile has each set that an experiment names, and that the paper's values are there."""
     sets = {name: None for profile in known.values() for name in profile.sets}
     for name in (name for part in _sets(table) for name in part):
         if name not in sets:
             raise StudyError(f"{path}: no profile has a set {name!r}.{nearest(name, sets)}")
-    if table.published and not (file := path.parent / "published" / table.published.file).is_file():
+    if table.published:
+        _check_published(table.published, path)
+
+
+def _check_published(named: Published, path: Path) -> None:
+    file = path.parent / "published" / named.file
+    if not file.is_file():
         raise StudyError(f"{path}: {file} is not there.{nearest(file.name, (f.name for f in file.parent.glob('*')))}")
+    with file.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    for column in ("table", "language_set"):
+        known, value = {row[column]: None for row in rows if column in row}, getattr(named, column)
+        if value not in known and (known or value is not None):
+            raise StudyError(f"{path}: {file.name} has no {column} {value!r}.{nearest(value, known)}")
 
 
 def _check_profiles(known: dict[str, Profile], tables: dict[str, Experiment], path: Path) -> None:

@@ -4,8 +4,8 @@ A partition of a table's cells (``cell``, ``language``, ``task``, ``all``) says 
 has one cell; multi-task training joins the tasks of a language, multilingual training the languages of a task. A merge
 joins the models ``of`` a finer partition ``into`` those of a coarser one.
 
-What a merge's system may say: ``params``; ``tune``, the parameters to choose on dev, as a list or with the name of the
-profile's grid (``{scaling: mean}``); ``tuned_as``, a system above whose choice it takes over; ``match``, parameters of
+What a merge's system may say: ``params``; ``tune``, the parameter to choose on dev, alone or with the name of the
+profile's grid (``{scaling: unit}``); ``tuned_as``, a system above whose choice it takes over; ``match``, parameters of
 the merge whose length of update it is scaled to; ``prune``; ``sweep``, a parameter that makes a system of each value.
 """
 
