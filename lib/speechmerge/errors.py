@@ -46,7 +46,7 @@ class BookError(SpeechMergeError):
 
 
 def nearest(name: Any, known: Iterable[Any]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the closest known name, else a list of all known names."""
-    known = [str(one) for one in known]
+    """Return ``" Did you mean 'x'?"`` for the closest other name that is known, else a list of all known names."""
+    known = [str(word) for word in known if word != name]
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known) or 'none'}."

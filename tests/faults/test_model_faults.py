@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from speechmerge import hub, packages
 from speechmerge.errors import CheckpointError, SourceError
-from speechmerge.whisper import catalogue, models, smoke, whisper_folder
+from speechmerge.whisper import catalogue, models, smoke
 
 
 @pytest.fixture(autouse=True)
@@ -105,26 +105,31 @@ def test_09_an_english_only_tokenizer_beside_multilingual_weights(folder):
     whole = json.loads((folder / "tokenizer.json").read_text())
     whole["added_tokens"].pop()
     (folder / "tokenizer.json").write_text(json.dumps(whole))
+    (folder / "added_tokens.json").unlink()
     with pytest.raises(CheckpointError, match=r"has 1863 tokens and the model 1864; an English-only"):
         models.base_model(folder)
 
 
-def test_10_generation_settings_are_missing(folder):
-    (folder / "generation_config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"generation_config\.json is missing.*Copy generation_config\.json"):
-        models.load_model(folder)
-
-
 @pytest.mark.parametrize("key", ["lang_to_id", "task_to_id", "no_timestamps_token_id", "decoder_start_token_id"])
-def test_10_generation_settings_lack_what_chooses_a_language(folder, key):
-    edit(folder / "generation_config.json", **{key: None})
-    with pytest.raises(CheckpointError, match=f"lacks {key}, which generate"):
-        models.load_model(folder)
+def test_10_generation_settings_that_choose_no_language_are_completed(folder, caplog, key):
+    edit(folder / "generation_config.json", **{key: None}, alignment_heads=[[1, 0]])
+    settings = models.load_model(folder).generation_config
+    assert getattr(settings, key) and settings.alignment_heads == [[1, 0]]
+    assert f"lacks {key}, made anew from the tokenizer" in caplog.text
 
 
-def test_10_forced_tokens_would_override_the_language(folder):
-    edit(folder / "generation_config.json", forced_decoder_ids=[[1, 258]])
-    with pytest.raises(CheckpointError, match="sets forced_decoder_ids"):
+def test_10_no_generation_settings_and_no_tokenizer_to_make_them_from(folder):
+    for name in ("generation_config.json", "tokenizer.json", "vocab.json"):
+        (folder / name).unlink()
+    for use in (models.load_model, models.base_model):
+        with pytest.raises(CheckpointError, match="holds no tokenizer"):
+            use(folder)
+
+
+@pytest.mark.parametrize("entry", [{"no_timestamps_token_id": 363}, {"lang_to_id": {"<|es|>": 262}}])
+def test_10_generation_settings_of_another_tokenizer(folder, entry):
+    edit(folder / "generation_config.json", **entry)
+    with pytest.raises(CheckpointError, match=r"the id (363|262), the tokenizer (362|261)"):
         models.load_model(folder)
 
 
@@ -253,10 +258,3 @@ def test_no_whisper(folder):
         CheckpointError, match=r"config\.json describes a model of type 'llama'.*expected type 'whisper'"
     ):
         models.base_model(folder)
-
-
-def test_a_folder_without_normaliser(folder):
-    (folder / "normalizer.json").unlink()
-    with pytest.raises(CheckpointError, match=r"normalizer\.json is missing; copy it"):
-        models.base_model(folder)
-    assert whisper_folder.RECORD not in {path.name for path in folder.iterdir()}

@@ -40,13 +40,17 @@ SPOKEN = [  # what files can say too
     ({"include": []}, "include is []; expected a part or pattern, or a list of them."),
     ({"include": [3]}, "include is [3]; expected a part or pattern, or a list of them."),
     ({"scaling": True}, "scaling is True; expected a finite number."),
-    ({"scaling": "0.3"}, "scaling is '0.3'; expected a finite number."),
+    ({"scaling": "much"}, "scaling is 'much'; expected a finite number."),
     ({"scaling": INF}, "scaling is inf; expected a finite number."),
     ({"max_update": -1}, "max_update is -1; expected a number above 0."),
     ({"max_update": NAN}, "max_update is nan; expected a number above 0."),
+    ({"max_update": INF}, "max_update is inf; expected a number above 0."),
+    ({"max_growth": 0}, "max_growth is 0; expected a number above 0."),
+    ({"max_growth": True}, "max_growth is True; expected a number above 0."),
 ]
 PYTHON = [
     *SPOKEN,
+    ({"scaling": "0.3"}, "scaling is '0.3'; expected a finite number."),
     ({"scaling": torch.tensor(0.5)}, "scaling is tensor(0.5000); expected a finite number."),
     ({"max_update": None}, "max_update is None; expected a number above 0."),
     ({"dtype": "bfloat16"}, "dtype is 'bfloat16'; expected torch.float32, torch.float16, torch.bfloat16 or"),
@@ -170,7 +174,7 @@ def test_values_that_hold(models):
     for options in (
         {"scaling": np.float32(0.5)}, {"lines": {"alpha": None, "order": "continued"}},
         {"include": ("encoder", "*fc1*")},
-        {"policy": types.MappingProxyType({"MAT": "sum"})}, {"max_update": INF}, {"dtype": torch.bfloat16},
+        {"policy": types.MappingProxyType({"MAT": "sum"})}, {"max_update": 1e9}, {"dtype": torch.bfloat16},
         {"svd_cache": None}, {"batched": True}, {"device": torch.device("cpu")}, {"experts": tuple(models["experts"])},
     ):  # fmt: skip
         assert list(Merge("task_arithmetic", **models | options).stream())

@@ -44,7 +44,7 @@ def test_every_description_is_complete(name):
         ("lors", {"density": True}, ["True", "a number in [0, 1]"]),
         ("lors", {"density": float("nan")}, ["nan", "[0, 1]"]),
         ("lors", {"density": [0.2, 0.3, 0.4]}, ["3 values for 2 experts"]),
-        ("slerp", {"t": [0.5, 0.5]}, ["[0.5, 0.5]", "a number in [0, 1]"]),
+        ("slerp", {"t": [0.5, 0.5]}, ["[0.5, 0.5]", "a number in [-10, 10]"]),
         ("dare", {"seed": 1.5}, ["1.5", "a whole number"]),
         ("dare", {"density": [0.5, None]}, ["None", "a number in (0, 1]"]),
         ("wudi", {"scaled": "yes"}, ["'yes'", "true | false"]),

@@ -18,7 +18,7 @@ from transformers import WhisperForConditionalGeneration
 
 from speechmerge import hub, packages
 from speechmerge.errors import SourceError
-from speechmerge.whisper import attention, catalogue, models, smoke, whisper_folder
+from speechmerge.whisper import attention, catalogue, generation, models, smoke, whisper_folder
 from speechmerge.whisper.checkpoints import fingerprint
 
 CARDS = Path(__file__).parents[2] / "data_cards"
@@ -124,7 +124,7 @@ def test_smoke_tokenizer_keeps_any_text(base, text):
 
 def test_smoke_may_say_a_space_but_no_bracket_and_no_task_token(base):
     tokenizer = models.load_tokenizer(base)
-    suppressed = tokenizer.convert_ids_to_tokens(whisper_folder.suppressed_tokens(tokenizer))
+    suppressed = tokenizer.convert_ids_to_tokens(generation.suppressed_tokens(tokenizer))
     assert {"[", "(", "<|translate|>", "<|startoftranscript|>"} <= set(suppressed)
     assert not {"Ġ", "-", "'", "<|notimestamps|>", "<|endoftext|>", "<|es|>"} & set(suppressed)
 

@@ -1,5 +1,6 @@
 """Recipe files: mergekit's shape, the library's own names, and what is refused."""
 
+import itertools
 import json
 
 import pytest
@@ -8,7 +9,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from speechmerge.errors import CheckpointError, MethodError
-from speechmerge.merging import engine, recipe
+from speechmerge.merging import dialect, engine, recipe
 from speechmerge.whisper import checkpoints
 
 FC1 = "model.encoder.layers.0.fc1.weight"
@@ -54,9 +55,13 @@ def test_mergekits_own_names_and_numbers(place):
 @pytest.mark.parametrize(
     ("method", "parameters", "name", "options"),
     [
-        ("linear", {"normalize": True}, "weight_average", {}),
         ("dare_linear", {"density": 0.5}, "dare", {"flavour": "mergekit", "density": 0.5}),
-        ("nuslerp", {"weight": 1}, "slerp", {"flavour": "paper", "space": "deltas", "t": 0.5}),
+        (
+            "nuslerp",
+            {"weight": 1},
+            "slerp",
+            {"flavour": "mergekit", "straight_above": 1.0, "floor": 1e-7, "space": "deltas", "t": 0.5},
+        ),
         ("multislerp", {}, "multi_slerp", {"space": "deltas"}),
         ("breadcrumbs", {"gamma": 0.02}, "breadcrumbs", {"flavour": "mergekit", "density": 1.0, "outliers": 0.02}),
         (
@@ -66,6 +71,30 @@ def test_mergekits_own_names_and_numbers(place):
             {"flavour": "mergekit", "density": 1.0, "window": 0.15, "merge": "sum"},
         ),
         ("ties", {"flavour": "paper"}, "ties", {"flavour": "paper"}),
+        ("nuslerp", {"flavour": "paper"}, "slerp", {"flavour": "paper", "space": "deltas", "t": 0.5}),
+        ("dare_ties", {"rescale": False}, "dare_ties", {"flavour": "mergekit", "density": 1.0, "rescale": "none"}),
+        ("task_arithmetic", {"normalize": 1, "density": 1}, "task_arithmetic", {"weights": [0.5, 0.5]}),
+        ("ties", {"density": "0.3", "lambda": "5e-1"}, "ties", {"flavour": "mergekit", "density": 0.3, "scaling": 0.5}),
+        (
+            "ties",
+            {"density": [0.3, 0.3], "weight": [{"filter": "mlp", "value": 2}, {"value": 2}]},
+            "ties",
+            {"flavour": "mergekit", "density": 0.3, "weights": 2.0},
+        ),
+        (
+            "karcher",
+            {"max_iter": 20.0, "tol": "1e-6", "space": "weights"},
+            "karcher",
+            {"iterations": 20, "tolerance": 1e-6, "space": "weights"},
+        ),
+        ("model_stock", {"filter_wise": "true"}, "model_stock", {"flavour": "mergekit", "per_row": True}),
+        (
+            "multislerp",
+            {"weight": 1.5, "normalize_weights": False, "eps": "1e-8"},
+            "multi_slerp",
+            {"space": "deltas", "weights": 1.5, "scaling": 3.0},
+        ),
+        ("weight_average", {}, "weight_average", {}),
         ("task_arithmetic", {"normalize": False, "rescale": False, "weight": 2}, "task_arithmetic", {"weights": 2}),
         ("model_stock", {"filter_wise": True}, "model_stock", {"flavour": "mergekit", "per_row": True}),
         ("sce", {"select_topk": 0.3, "flavour": "paper"}, "sce", {"flavour": "paper", "density": 0.3}),
@@ -89,6 +118,99 @@ def test_a_written_merge_can_be_repeated_from_its_own_record(place):
     assert checkpoints.fingerprint(again) == record["fingerprints"]["result"]
 
 
+@pytest.mark.parametrize("word", [*dialect.READS, *dialect.LACKING])
+def test_every_word_of_mergekits_is_taken_or_refused_with_another(word, place):
+    values = (0.5, True, False, "1e-8", [0.5, 1], [{"filter": "mlp", "value": 1}, {"value": 2}])
+    models = ["a"] if word == "slerp" else ["a", "b"]
+    for key, value in itertools.product(sorted(dialect.WORDS), values):
+        try:
+            found = recipe.read(write(place, merge_method=word, models=models, parameters={key: value}))
+        except MethodError as error:
+            assert f"Did you mean {key!r}" not in str(error)
+            assert f"Did you mean {word!r}" not in str(error)
+        else:
+            assert word in dialect.READS
+            assert key in dialect.READS[word] or key in ("weight", *found.options)
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        ({"merge_method": "linear"}, {}),
+        ({"merge_method": "weight_average", "parameters": {"weights": [3, 1]}}, {"weights": [3, 1]}),
+        ({"merge_method": "nuslerp"}, {"space": "weights", "t": 0.5}),
+        ({"merge_method": "multislerp"}, {"space": "weights"}),
+        ({"merge_method": "karcher"}, {}),
+    ],
+)
+def test_a_mean_of_models_needs_no_base_and_its_record_repeats_it(content, options, place):
+    found = recipe.read(write(place, base_model=None, **content))
+    assert (found.base, found.experts) == ("a", ("a", "b"))
+    assert options.items() <= found.options.items()
+    out = found.run(place / "out", progress=False)
+    record = json.loads((out / "merge_recipe.json").read_text())
+    (place / "again.yaml").write_text(yaml.safe_dump(record["recipe"]))
+    again = recipe.read(place / "again.yaml").run(place / "again", progress=False)
+    assert checkpoints.fingerprint(again) == record["fingerprints"]["result"]
+    share = 0.75 if "parameters" in content else 0.5
+    expected = share * tensor(place / "a") + (1 - share) * tensor(place / "b")
+    assert torch.allclose(tensor(out), expected, atol=1e-4)
+
+
+def test_a_base_that_is_not_listed_counts_where_mergekit_counts_it_and_is_said(place, caplog):
+    found = recipe.read(write(place, merge_method="karcher"))
+    assert found.experts == ("a", "b", "base")
+    assert "counts it as one more, as mergekit does" in caplog.text
+    out = found.run(place / "out", progress=False)
+    record = json.loads((out / "merge_recipe.json").read_text())["recipe"]
+    assert [entry["model"] for entry in record["models"]] == ["a", "b", "base"]
+    assert recipe.read(write(place, merge_method="karcher", parameters={"space": "weights"})).experts == ("a", "b")
+
+
+def test_weights_that_mergekit_reads_past_are_read_past_and_said(place, caplog):
+    models = [{"model": "a", "parameters": {"weight": 3}}, "b"]
+    found = recipe.read(write(place, merge_method="karcher", base_model=None, models=models))
+    assert "weights" not in found.options
+    assert "no parameter 'weight' in mergekit" in caplog.text
+    assert "or write weights" in caplog.text
+    assert recipe.read(write(place, merge_method="karcher", models=models)).experts == ("a", "b", "base")
+
+
+def test_an_adapter_may_stand_behind_its_base(place):
+    shared = {"merge_method": "task_arithmetic", "models": ["base+l", "./base/+m", "a"]}
+    assert recipe.read(write(place, **shared)).experts == ("l", "m", "a")
+    bare = recipe.read(write(place, merge_method="linear", base_model=None, models=["a", "base+l"]))
+    assert (bare.base, bare.experts) == ("base", ("a", "l"))
+    (place / "a+b").mkdir()  # a folder of that name is one
+    assert recipe.read(write(place, models=["a+b", "a"])).experts == ("a+b", "a")
+
+
+def test_an_adapter_alone_needs_its_base(place):
+    (place / "l").mkdir()
+    (place / "l" / "adapter_config.json").write_text("{}")
+    with pytest.raises(MethodError, match=r"l is an adapter; name its base as base_model, or write BASE\+l"):
+        recipe.read(write(place, merge_method="linear", base_model=None, models=["a", "l"]))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"tokenizer_source": "base"},
+        {"tokenizer_source": "union"},
+        {"tokenizer_source": "a"},
+        {"tokenizer": {"source": "base", "tokens": {}, "pad_to_multiple_of": None}},
+        {"tokenizer": {}, "slices": [], "chat_template": None},
+    ],
+)
+def test_tokens_are_the_bases_however_it_is_said(content, place):
+    assert recipe.read(write(place, **content)).experts == ("a", "b")
+
+
+def test_the_written_precision_is_the_last_that_is_named(place):
+    assert recipe.read(write(place, dtype="torch.float32")).options["dtype"] == torch.float32
+    assert recipe.read(write(place, dtype="bfloat16", out_dtype="float16")).options["dtype"] == torch.float16
+
+
 def test_checking_finds_a_missing_model_without_merging(place):
     with pytest.raises(CheckpointError, match="nowhere is not a folder"):
         recipe.read(write(place, models=["a", "nowhere"])).merge()
@@ -98,14 +220,41 @@ def test_checking_finds_a_missing_model_without_merging(place):
     ("content", "words"),
     [
         ({"merge_method": "tis"}, "Did you mean 'ties'"),
-        ({"slices": []}, "'slices' is not supported"),
+        ({"slices": [{"sources": []}]}, "'slices' is not supported .* list the sources under models"),
         ({"models": []}, "models is missing"),
         ({"dtype": "float23"}, "Did you mean 'float32'"),
         ({"parameters": {"densty": 0.2}}, "Did you mean 'density'"),
         ({"parameters": {"density": 2.0}}, r"outside \[0, 1\]"),
         ({"parameters": {"density": [{"filter": "mlp", "value": 0.5}]}}, "density has filters"),
         ({"models": [{"model": "a", "parameters": {"zeros": "positive"}}]}, "zeros cannot differ between models"),
-        ({"merge_method": "linear", "parameters": {"normalize": False}}, "use task_arithmetic"),
+        (
+            {"merge_method": "linear", "parameters": {"normalize": False}},
+            "has weights that sum to 3; make that 1, or use task_ar",
+        ),
+        ({"merge_method": "tsvm", "parameters": {"normalize": True}}, "true is not supported; scale with lambda"),
+        ({"merge_method": "multi_slerp", "parameters": {"normalize": False}}, "has weights that sum to 2; make that 1"),
+        (
+            {"merge_method": "dare_linear", "parameters": {"normalize": True, "weight": "much"}},
+            "'much', expected a num",
+        ),
+        ({"merge_method": "ram"}, "mergekit's ram is not among the methods here; localize_and_stitch keeps"),
+        ({"merge_method": "nuslerp", "parameters": {"nuslerp_flatten": False}}, "merged whole here, so leave it out"),
+        ({"merge_method": "multislerp", "parameters": {"eps": 0.1}}, "eps is 0.1, which would shift directions"),
+        ({"merge_method": "task_arithmetic", "parameters": {"density": 0.5}}, "dare_linear and ties do"),
+        ({"merge_method": "sce", "parameters": {"lambda": 0.5}}, "no parameter 'lambda' in mergekit.* write scaling,"),
+        ({"merge_method": "karcher", "parameters": {"t": 0.5}}, "no parameter 't' in mergekit.* leave it out"),
+        ({"merge_method": "slerp", "base_model": None}, "slerp goes from it to the other one. Without one work linear"),
+        (
+            {"merge_method": "linear", "models": [{"model": "a", "parameters": {"weight": 1}}, "b"]},
+            "base is not listed and has no weight, but counts .* leave base_model out, or list it",
+        ),
+        ({"modules": {"encoder": {}}}, "say include: encoder"),
+        ({"chat_template": "auto"}, "Whisper has none"),
+        ({"out_dtype": "float23"}, "out_dtype is 'float23'. Did you mean 'float32'"),
+        ({"tokenizer": {"source": "elsewhere"}}, "from 'elsewhere', which is none of the models"),
+        ({"tokenizer": {"source": "base", "pad_to_multiple_of": 64}}, "tokenizer has pad_to_multiple_of"),
+        ({"base_model": "base+l"}, "`speechmerge merge task_arithmetic FOLDER l --base base`"),
+        ({"models": ["a", "b+l"]}, "b[+]l is an adapter of another model than base; .* FOLDER l --base b`"),
         ({"merge_method": ["ties"]}, "merge_method is a list, expected a name"),
         ({"base_model": 3}, "base_model is 3, expected the folder or name"),
         ({"base_model": None}, "base_model is missing"),
@@ -121,7 +270,12 @@ def test_checking_finds_a_missing_model_without_merging(place):
         ({"models": [{"model": "a", "parameters": {"normalize": True}}]}, "normalize cannot differ between models"),
         ({"models": [{"model": "a", "parameters": {"wait": 1}}]}, "no parameter 'wait'. Did you mean 'weight'"),
         ({"models": ["base"]}, "at least one other model"),
-        ({"models": ["base", "base", "a"]}, "the base base at most once"),
+        ({"models": ["base", "base", "a"]}, "models names base twice"),
+        ({"merge_method": "linear", "base_model": None, "models": ["a", "a"]}, "names a twice; name it once, with the"),
+        (
+            {"merge_method": "slerp", "parameters": {"t": [{"filter": "mlp", "value": [0, 1]}, {"value": 0.5}]}},
+            "t has filters; .* include or policy",
+        ),
         ({"parameters": [1, 2]}, "parameters is a list, expected names with values"),
         (
             {"parameters": {"density": [0.1, 0.2]}},
@@ -130,13 +284,12 @@ def test_checking_finds_a_missing_model_without_merging(place):
         ({"parameters": {"weight": [1, 2], "flavour": "paper"}}, "weight is a list"),
         ({"parameters": {"density": "much"}}, "'much', expected a number in"),
         ({"parameters": {"lambda": True}}, "lambda is True; expected a finite number"),
-        ({"parameters": {"rescale": True}}, "ties with rescale: true is not supported; leave it out"),
+        ({"parameters": {"rescale": True, "density": 0.5}}, "ties with rescale: true is not supported; leave it out"),
         ({"parameters": {"include": 3}}, "include is 3; expected a part or pattern"),
         ({"parameters": {"policy": {"EMB": 3}}}, "policy: EMB is to get 3. Known: rule, sum, mean, base"),
         ({"parameters": {"lines": {"alfa": 1}}}, "lines has no 'alfa'. Did you mean 'alpha'"),
         ({"parameters": {"lines": {"order": "up"}}}, "order of lines is 'up'"),
         ({"merge_method": "nuslerp", "parameters": {"weight": 0}}, "nuslerp has weights"),
-        ({"tokenizer_source": "union"}, "'tokenizer_source' is not supported"),
     ],
 )
 def test_what_is_refused(content, words, place):
@@ -149,7 +302,7 @@ def test_what_is_refused(content, words, place):
     [
         (b"- just\n- a list", "is no recipe: it holds a list"),
         (b"", "is no recipe: it holds None"),
-        (b"{", "not readable as a recipe .* expected a YAML file with merge_method, base_model, models"),
+        (b"{", "not readable as a recipe .* expected a YAML file with merge_method, models"),
         (b"merge_method: !!python/object:os.system x", "not readable"),
         (bytes(range(256)), "not readable"),
     ],
@@ -190,7 +343,6 @@ def test_slerp_goes_from_the_base_wherever_it_stands(place):
 
 def test_a_base_among_the_models_has_no_part_in_task_vectors(place):
     assert recipe.read(write(place, models=["base", "a", "b"])).experts == ("a", "b")
-    assert recipe.read(write(place, tokenizer_source="base")).experts == ("a", "b")
 
 
 def test_a_wrong_base_is_refused_also_where_the_base_is_one_of_the_models(place):

@@ -99,6 +99,7 @@ class Decoder:
         self.model.to(self.device, self.dtype)
         size = self.extractor.feature_size * self.extractor.nb_max_frames * self.dtype.itemsize
         self._frames = functools.lru_cache(maxsize=FRAMES_KEPT // size)(self._extract)
+        self.multilingual = self.model.generation_config.is_multilingual
         forbidden = self.model.generation_config.suppress_tokens or []
         self.processors = LogitsProcessorList([_Suppress(forbidden, self.device)] if forbidden else [])
         self.model.generation_config.suppress_tokens = None
@@ -128,8 +129,13 @@ class Decoder:
             language: Whisper's code of the spoken language, of all clips or of each.
             task: ``"asr"`` or ``"st"`` (into English).
             progress: show a bar with the time left.
+
+        Raises:
+            CheckpointError: another language or task than an English-only model knows.
         """
         spoken = [language] * len(clips) if isinstance(language, str) else list(language)
+        if not self.multilingual and (set(spoken) - {"en"} or task != "asr"):
+            raise CheckpointError(f"{self.folder} is an English-only model; it transcribes en and nothing else.")
         told = f"decode {' '.join(dict.fromkeys(spoken))} {task}"
         order = sorted(range(len(clips)), key=lambda i: -clips[i].seconds)
         found: dict[int, Prediction] = {}
@@ -154,8 +160,7 @@ class Decoder:
         beams = self.settings.beams
         ids = self.model.generate(
             features.to(self.device),
-            language=languages,
-            task=TASK_NAMES[task],
+            **({"language": languages, "task": TASK_NAMES[task]} if self.multilingual else {}),
             max_new_tokens=max(limits),
             num_beams=beams,
             early_stopping=beams > 1 and self.settings.stop == "finished",

@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 VERSION = 1  # raise when a change alters trained weights, so that stored experts are not mistaken for new ones
 TOKENIZER_FILES = ("*.json", "*.txt")
 # What is told in the base's folder about the base alone.
-RECORDS = ("speechmerge.json", "training.json", "merge_recipe.json", "model.safetensors.index.json")
+RECORDS = ("speechmerge.json", "training.json", "merge_recipe.json")
+RECORDS += ("model.safetensors.index.json", "adapter_config.json")
 NAMED = (*models.BASES, "smoke")
 TRIM = 16  # steps after which freed memory is given back; batches of ever other lengths leave gaps in it
 DISK_FACTOR = 7  # copies of the weights on disk at worst: the best epoch; model and two moments, the old and the new

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..whisper.checkpoints import Checkpoint
 from ..whisper.tensor_files import Entry
+from ..whisper.weight_files import holds_model
 from . import lora
 from .adapter_base import check_base
 from .adapter_config import CONFIG, read_statement, saved_whole, scale, targeted, token_rows
@@ -29,7 +30,7 @@ Change = Callable[[Tensor], Tensor]  # from a tensor to what takes its place
 
 def is_adapter(folder: Path) -> bool:
     """Tell whether a folder holds a peft adapter instead of a model."""
-    return (folder / CONFIG).is_file() and not (folder / "model.safetensors").is_file()
+    return (folder / CONFIG).is_file() and not holds_model(folder)
 
 
 def open_adapter(folder: Path, base: Checkpoint) -> Checkpoint:

@@ -135,7 +135,10 @@ def merge_folders(
     merge = Merge(method, base, experts, **{"strict": True} | options)
     if merge.piece == "entries":  # blocks of one size; whole tensors of many sizes would leave gaps
         keep_memory()
-    validation.check_generation(merge.base.folder)
+    about = validation.check_companions(merge.base.folder)
+    said = about.said if about else ()
+    for change in said:
+        log.warning("%s: %s.", merge.base.folder, change)
     merge.dtype = merge.dtype or most_precise([merge.base, *merge.experts])
     total = sum(math.prod(shape) * merge.dtype.itemsize for shape in merge.base.shapes.values())
     check_writable(output_folder, total)
@@ -152,8 +155,8 @@ def merge_folders(
         files = output.write_weights(work, tensors, output.layout(merge.base, merge.dtype), journal)
         for file in files:
             (work / file).rename(folder / file)
-        output.write_companions(folder, merge.base.folder, merge.dtype)
-        output.write_record(folder, merge, options, fingerprints=fingerprints)
+        output.write_companions(folder, merge.base.folder, merge.dtype, about)
+        output.write_record(folder, merge, options, fingerprints=fingerprints, said=said)
     release_memory()
     log.info("%s written in %.1f s", output_folder, time.perf_counter() - started)
     return output_folder

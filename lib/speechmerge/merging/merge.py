@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..errors import CheckpointError, MethodError
 from ..whisper import checkpoints
 from ..whisper.checkpoints import BLOCK, Checkpoint, most_precise, open_checkpoint
-from . import adapter_file, adapters, applying, fitting, options, parameter_classes, precision, validation
+from . import adapter_file, adapters, applying, fitting, lengths, options, parameter_classes, precision, validation
 from .methods import Method, find
 from .parameter_classes import EMBEDDING, FROZEN, classify, depths, select
 
@@ -49,6 +49,7 @@ class Merge:
             takes 4·min(m, n)² bytes for each matrix and expert, and pays from the second merge on.
         strict: also refuse a wrong base, equal experts, other tokenizers and a changed sinusoid.
         max_update: see :func:`speechmerge.merging.validation.check_updates`.
+        max_growth: see :func:`speechmerge.merging.lengths.check`.
         params: the method's parameters.
 
     Raises:
@@ -73,14 +74,16 @@ class Merge:
         svd_cache: Path | str | None = None,
         strict: bool = False,
         max_update: float = validation.MAX_UPDATE,
+        max_growth: float = lengths.MAX_GROWTH,
         **params: Any,
     ) -> None:
         self.method: Method = find(method)
-        given = {"scaling": scaling, "extras": extras, "include": include, "policy": policy, "lines": lines}
-        given |= {"dtype": dtype, "batched": batched, "svd_cache": svd_cache, "strict": strict}
-        for name, value in (given | {"max_update": max_update, "base": base, "experts": experts}).items():
+        given = {"base": base, "experts": experts, "scaling": scaling, "extras": extras, "include": include}
+        given |= {"policy": policy, "lines": lines, "dtype": dtype, "batched": batched, "svd_cache": svd_cache}
+        for name, value in (given | {"strict": strict, "max_update": max_update, "max_growth": max_growth}).items():
             options.check(method, name, value)
         self.scaling, self.dtype, self.strict = float(scaling), dtype, strict
+        self.max_growth, self.lengths = max_growth, lengths.Lengths()
         self.device = options.usable_device(device)
         self.batched = self.device.type != "cpu" if batched is None else batched
         self.svd_cache = Path(svd_cache) if svd_cache else None
@@ -165,12 +168,14 @@ class Merge:
             MethodError: the rule itself produced NaN or infinity.
         """
         self.progress = progress
+        self.lengths.complete = not skip
         self.prepare()
         with self.bar("merge") as bar:
             bar.update(len(skip))
             for found in applying.side_by_side(self, applying.batches(self, skip)):
                 yield from found
                 bar.update(len(found))
+        lengths.tell(self)
 
     def bar(self, what: str) -> tqdm:
         """Return a progress bar over the tensors."""
@@ -181,12 +186,16 @@ class Merge:
         """Return merged tensors: one, or matrices of equal shape with the rule applied to all of them at once."""
         if len(names) == 1 or (self.kept and names[0] in self.kept):
             return [(name, self.tensor(name)) for name in names]
-        found, parts = [], [self.read(name, 0, math.prod(self.base.shapes[name])) for name in names]
+        found, parts, squares = [], [], {}
+        for name in names:
+            parts.append(self.read(name, 0, math.prod(self.base.shapes[name])))
+            squares[name] = self._rooms.squares
         base, deltas = torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts], 1)
         changes = applying.apply(self, names, 0, base, deltas, [])
         for name, start, change in zip(names, base, changes, strict=True):
             result = torch.empty(len(start), dtype=self._dtype(name))
-            self._put(result, name, 0, start, change)
+            self._put(result, name, 0, start, change, squares[name])
+            lengths.check(self, name)
             found.append((name, result.view(self.base.shapes[name])))
         return found
 
@@ -225,24 +234,25 @@ class Merge:
             return result.view(self.base.shapes[name])
         with applying.threads(self, treatment == "rule" and self.piece == "matrices"):
             for start, base, change in self.changes(name, treatment):
-                self._put(result, name, start, base, change)
+                self._put(result, name, start, base, change, self._rooms.squares)
+        lengths.check(self, name)
         return result.view(self.base.shapes[name])
 
     def _dtype(self, name: str) -> torch.dtype:
         stored = self.base.dtypes[name]
         return self.dtype if self.dtype and stored.is_floating_point else stored
 
-    def _put(self, result: Tensor, name: str, start: int, base: Tensor, change: Tensor) -> None:
-        """Write θ0 + λτ of a block into ``result``, and keep θ0 and τ if they are wanted again."""
+    def _put(self, result: Tensor, name: str, start: int, base: Tensor, change: Tensor, squares: list[float]) -> None:
+        """Write θ0 + λτ of a block into ``result``, note its length, and keep θ0 and τ if they are wanted again."""
+        square = lengths.squares(change[None])[0] * self._depth_scaling(name) ** 2
+        self.lengths.add(name, start, square, squares)
         if self.kept is not None:
             self.kept.setdefault(name, []).append((start, base.clone(), change.clone()))
         self._add(result, name, start, base, change)
 
     def _add(self, result: Tensor, name: str, start: int, base: Tensor, change: Tensor) -> None:
         """Write θ0 + λτ of a block into ``result``, flat and on the CPU; ``base`` may be used up."""
-        scaling = self.scaling
-        if self.lines is not None:
-            scaling *= self.lines["alpha"] + self.lines["beta"] * self.depths.get(name, 0.0)
+        scaling = self.scaling * self._depth_scaling(name)
         block = result[start : start + len(base)]
         if base.device == block.device:
             torch.add(base, change, alpha=scaling, out=block)
@@ -250,6 +260,10 @@ class Merge:
             block.copy_(base.add_(change, alpha=scaling))
         if not checkpoints.finite(block):
             raise MethodError(f"{self.method.name} produced NaN or infinity in {name!r}; nothing was written.")
+
+    def _depth_scaling(self, name: str) -> float:
+        """Return what scales a tensor beside λ."""
+        return 1.0 if self.lines is None else self.lines["alpha"] + self.lines["beta"] * self.depths.get(name, 0.0)
 
     def changes(self, name: str, treatment: str) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield each block of a tensor: where it starts, the base's scalars, the merged task vector."""
@@ -280,16 +294,18 @@ class Merge:
         """
         size, kind = stop - start, {"device": self.device, "dtype": self.compute}
         room = self._room(size) if reuse else torch.empty(len(self.experts) + 1, size, **kind)
-        base, deltas = room[0], room[1:]
+        base, deltas, squares = room[0], room[1:], [0.0] * len(self.experts)
         step = BLOCK if self.device.type == "cpu" else size  # within a CPU's cache
         for low in range(0, size, max(1, step)):
             part, block = (name, start + low, start + min(low + step, size)), slice(low, low + step)
             base[block].copy_(self.base.reader(*part, base[block]))
             for delta, expert in zip(deltas[:, block], self.experts, strict=True):
                 torch.sub(expert.reader(*part, delta).to(**kind), base[block], out=delta)
-            if not checkpoints.finite(deltas[:, block]):
+            squares = [x + y for x, y in zip(squares, lengths.squares(deltas[:, block]), strict=True)]
+            if not math.isfinite(sum(squares)) and not checkpoints.finite(deltas[:, block]):
                 for model in (self.base, *self.experts):
                     model.block(*part)  # says which one and where
+        self._rooms.squares = squares  # for who read it on this thread
         return base, deltas
 
     def _room(self, size: int) -> Tensor:

@@ -18,7 +18,7 @@ from ..errors import MethodError, nearest
 from .methods import Method
 from .parameter_classes import CLASSES, ORDERS, TREATMENTS
 
-ENGINE = ("scaling", "include", "policy", "lines", "max_update")  # options that files can give
+ENGINE = ("scaling", "include", "policy", "lines", "max_update", "max_growth")  # options that files can give
 LINES = ("alpha", "beta", "order")  # what a scaling by depth may say
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -39,7 +39,7 @@ def _flag(value: Any) -> bool:
 
 
 def _limit(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and value > 0
+    return number(value) and value > 0
 
 
 def _format(value: Any) -> bool:
@@ -64,6 +64,7 @@ EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "policy": (_mapping, "a treatment for each class, e.g. {EMB: base}"),
     "lines": (_mapping, "{alpha: ..., beta: ..., order: stack}"),
     "max_update": (_limit, "a number above 0"),
+    "max_growth": (_limit, "a number above 0"),
     "dtype": (_format, "torch.float32, torch.float16, torch.bfloat16 or torch.float64"),
     "batched": (_flag, "True or False"),
     "strict": (_flag, "True or False"),

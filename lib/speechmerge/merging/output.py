@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
@@ -17,16 +17,19 @@ from torch import Tensor
 from ..files import digest
 from ..whisper.checkpoints import Checkpoint, fingerprint, read_json
 from ..whisper.tensor_files import DTYPES
+from . import lengths
 from .options import plain
 from .resuming import Journal
 
 if TYPE_CHECKING:
+    from ..whisper.companions import Companions
     from .merge import Merge
 
 SHARD_BYTES = 5_000_000_000  # Hugging Face's customary size of one file
 COMPANIONS = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
 COMPANIONS += ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "normalizer.json")
 COMPANIONS += ("added_tokens.json", "special_tokens_map.json")
+RECORDED = ("include", "policy", "lines", "max_update", "max_growth")  # the engine's options, where they were given
 _WORDS = {dtype: word for word, dtype in DTYPES.items()}
 
 Layout = dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]]
@@ -105,28 +108,44 @@ def _opened(path: Path, shard: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
     return {name: (path.name, 8 + len(text) + header[name]["data_offsets"][0]) for name in shard}
 
 
-def write_companions(folder: Path, base: Path, dtype: torch.dtype) -> None:
-    """Copy the base's configuration and tokenizer files; the configuration then states dtype and tied head."""
+def write_companions(folder: Path, base: Path, dtype: torch.dtype, about: "Companions | None") -> None:
+    """Write the base's configuration and tokenizer with settings that can generate, and state the weights' dtype.
+
+    Of a model that is no whole Whisper (``about`` is ``None``) the files are copied.
+    """
+    kind = str(dtype).removeprefix("torch.")
+    if about is not None:
+        from ..whisper import companions  # heavy, and of no use to other models
+
+        companions.write(folder, about, kind, base)
+        return
     for name in COMPANIONS:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
     if (folder / "config.json").is_file():
         config = read_json(folder / "config.json")
         config.pop("torch_dtype", None)
-        config["dtype"] = str(dtype).removeprefix("torch.")
+        config["dtype"] = kind
         config["tie_word_embeddings"] = True  # the table is written for both
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def write_record(folder: Path, merge: "Merge", options: Mapping[str, Any], *, fingerprints: bool = True) -> None:
-    """Write ``merge_recipe.json`` and the model card, with the fingerprints of base, experts and result if wanted."""
+def write_record(
+    folder: Path, merge: "Merge", options: Mapping[str, Any], *, fingerprints: bool = True, said: Sequence[str] = ()
+) -> None:
+    """Write ``merge_recipe.json`` and the model card, with the fingerprints of base, experts and result if wanted.
+
+    ``said`` is what was changed in the base's generation settings.
+    """
     models = [merge.base, *merge.experts, folder]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing leaves the interpreter free
         marks = list(pool.map(fingerprint, models)) if fingerprints else ["not computed"] * len(models)
     record = {
         "library": f"speechmerge {version('speechmerge')}",
         "recipe": recipe(merge, options),
+        "growth": lengths.rounded(merge),
         "fingerprints": {"base": marks[0], "experts": marks[1:-1], "result": marks[-1]},
+        "changed_settings": list(said),
     }
     told = [(_label(expert), about) for expert, about in zip(merge.experts, merge.rounding, strict=True) if about]
     if told:
@@ -137,7 +156,7 @@ def write_record(folder: Path, merge: "Merge", options: Mapping[str, Any], *, fi
 
 def recipe(merge: "Merge", options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the merge in the shape of the ecosystem's recipe files, all parameters spelt out."""
-    extra = {name: plain(options[name]) for name in ("include", "policy", "lines") if options.get(name)}
+    extra = {name: plain(options[name]) for name in RECORDED if options.get(name)}
     parameters = {**merge.parameters, "lambda": merge.scaling, **extra}
     return {
         "merge_method": merge.method.name,
@@ -184,6 +203,7 @@ def _card(merge: "Merge", record: Mapping[str, Any]) -> str:
         f"| expert {i} | {_label(expert)} | `{mark[:16]}` |\n"
         for i, (expert, mark) in enumerate(zip(merge.experts, record["fingerprints"]["experts"], strict=True))
     )
+    changed = "".join(f"The base's settings were changed: {change}.\n\n" for change in record["changed_settings"])
     return (
         f"---\n{yaml.safe_dump(about, sort_keys=False)}---\n\n# A Whisper merged with {merge.method.title}\n\n"
         f"{merge.method.summary}\n\n$${merge.method.equation}$$\n\nSource of the method: {merge.method.paper}. "
@@ -192,7 +212,7 @@ def _card(merge: "Merge", record: Mapping[str, Any]) -> str:
         "SHA-256 over sorted tensor names and raw fp32 values, first 16 digits; in full in `merge_recipe.json`.\n\n"
         f"| model | folder | fingerprint |\n|---|---|---|\n| base | {_label(merge.base)} | "
         f"`{record['fingerprints']['base'][:16]}` |\n{names}| result | this folder | "
-        f"`{record['fingerprints']['result'][:16]}` |\n\n{_precision(merge)}"
+        f"`{record['fingerprints']['result'][:16]}` |\n\n{_precision(merge)}{changed}"
         "## Licence\n\nA merged model is made from the models above: the licences of the base and of every expert, and "
         "of the speech the experts were trained on, apply to it together.\n"
     )

@@ -12,10 +12,17 @@
 
 A method that mergekit computes in another way than its paper runs in mergekit's, with mergekit's defaults, unless
 ``flavour: paper`` says so: the file's form is theirs, and so should be its numbers. A base that is listed among the
-models counts as one of them where mergekit counts it (averages, SLERP, Karcher mean), and has no part elsewhere.
+models counts as one of them where mergekit counts it (averages, SLERP, Karcher mean), and has no part elsewhere; for
+``linear`` and ``karcher`` it counts also where it is not listed, as in mergekit, unless the file has words of the
+library's own (``weight_average``, ``space: weights``).
+
+Means of models need no base. Then the result gets the configuration and tokenizer of the first model, or of the model
+under the first adapter. An adapter may be written ``base+adapter``. Whatever ``dtype`` says, numbers are computed in
+fp32, or fp64 where an input is; it is the precision that is written, unless ``out_dtype`` is there to say so.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +31,14 @@ import torch
 import yaml
 
 from ..errors import MethodError, nearest
-from . import engine, validation
-from .dialect import ENGINE, NAMES, options
+from . import adapters, engine, validation
+from .dialect import ENGINE, method_of, options, own_words, space
 from .merge import Merge
-from .methods import find
 
-COUNTED = ("weight_average", "karcher", "slerp")  # where a base among the models is one of them
+log = logging.getLogger(__name__)
+
+COUNTED = ("weight_average", "karcher", "slerp", "multi_slerp")  # where a base among the models is one of them
+WITHOUT_BASE = ("linear", "nuslerp", "multislerp", "karcher", "weight_average", "multi_slerp")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 FIELDS = {
     "merge_method": (str, "a name"),
@@ -37,8 +46,17 @@ FIELDS = {
     "models": (list, "a list of models"),
     "parameters": (dict, "names with values"),
     "dtype": (str, "one of " + ", ".join(DTYPES)),
+    "out_dtype": (str, "one of " + ", ".join(DTYPES)),
+    "tokenizer_source": (str, "base, as all models must have its tokens"),
+    "tokenizer": (dict, "{source: base}, as all models must have its tokens"),
 }
-REQUIRED = ("merge_method", "base_model", "models")
+LACKING = {  # fields of mergekit's that have no meaning here, and what to write
+    "slices": "layers stay at their place in a merge of Whisper: list the sources under models, and say include or "
+    "policy for parts",
+    "modules": "list the models under models, and say include: encoder or include: decoder for a part",
+    "chat_template": "Whisper has none, so leave it out",
+}
+REQUIRED = ("merge_method", "models")
 
 
 @dataclass(frozen=True)
@@ -63,7 +81,7 @@ class Recipe:
             others = [e for name, e in zip(self.experts, merge.experts, strict=True) if name != self.base]
             validation.check_tokenizers(merge.base, others)
             validation.check_updates(merge.base, others, self.options.get("max_update", validation.MAX_UPDATE))
-        validation.check_generation(merge.base.folder)
+        validation.check_companions(merge.base.folder)
         return merge
 
     def run(self, output: Path, *, resolve: Callable[[str], Path] = Path, **more: Any) -> Path:
@@ -90,12 +108,12 @@ def read(path: Path) -> Recipe:
         ) from error
     if not isinstance(content, dict):
         raise MethodError(f"{path} is no recipe: it holds {_found(content)}; expected {', '.join(REQUIRED)}.")
-    if content.get("tokenizer_source") == "base":  # which is what a merge does
-        del content["tokenizer_source"]
     for field, value in content.items():
-        if field not in FIELDS:
+        if field in LACKING and value:
+            raise MethodError(f"{path}: {field!r} is not supported in a recipe; {LACKING[field]}.")
+        if field not in FIELDS and field not in LACKING:
             raise MethodError(f"{path}: {field!r} is not supported in a recipe.{nearest(str(field), FIELDS)}")
-        kind, expected = FIELDS[field]
+        kind, expected = FIELDS.get(field, (object, ""))
         if value is not None and not isinstance(value, kind):
             raise MethodError(f"{path}: {field} is {_found(value)}, expected {expected}.")
     for field in REQUIRED:
@@ -127,21 +145,106 @@ def _model(path: Path, number: int, entry: Any) -> dict[str, Any]:
 
 
 def _recipe(path: str, content: Mapping[str, Any], models: list[dict]) -> Recipe:
-    word, base = content["merge_method"], content["base_model"]
-    method = find(NAMES.get(word, (word, {}))[0])
-    others = [entry for entry in models if entry["model"] != base]
-    if not others or len(models) - len(others) > 1:
-        raise MethodError(f"{path}: models must name the base {base} at most once, and at least one other model.")
-    if method.name == "slerp" and len(others) == 1:  # from the base to the model, in whatever order they stand
-        models = [{"model": base, "parameters": {}}, *others]
-    elif method.name not in COUNTED:
-        models = others
-    found = options(path, word, content.get("parameters") or {}, models)
-    dtype = content.get("dtype")
-    if dtype is not None:
-        if dtype not in DTYPES:
-            raise MethodError(f"{path}: dtype is {dtype!r}.{nearest(dtype, DTYPES)}")
-        found["dtype"] = DTYPES[dtype]
+    word, given, shared = content["merge_method"], content.get("base_model"), content.get("parameters") or {}
+    method = method_of(path, word)
+    base, models = _based(path, word, given, models)
+    names = [entry["model"] for entry in models]
+    if twice := next((name for number, name in enumerate(names) if name in names[:number]), None):
+        raise MethodError(f"{path}: models names {twice} twice; name it once, with the sum of its weights if need be.")
+    _check_tokens(path, content, [base, *names])
+    if given:
+        models = _counted(path, word, base, models, shared)
+    found = options(path, word, shared, models, based=bool(given))
+    for field in ("dtype", "out_dtype"):  # the second has the say
+        if content.get(field):
+            found["dtype"] = _dtype(path, field, content[field])
     own = {key: value for key, value in found.items() if key not in (*ENGINE, "dtype")}
     method.check(own, experts=len(models))
     return Recipe(method.name, base, tuple(entry["model"] for entry in models), found)
+
+
+def _dtype(path: str, field: str, word: str) -> torch.dtype:
+    if word.removeprefix("torch.") not in DTYPES:
+        raise MethodError(f"{path}: {field} is {word!r}.{nearest(word, DTYPES)}")
+    return DTYPES[word.removeprefix("torch.")]
+
+
+def _based(path: str, word: str, base: str | None, models: list[dict]) -> tuple[str, list[dict]]:
+    """Return the model that the others are compared with, and the models, adapters without the model under them."""
+    pairs = [_parted(entry["model"]) for entry in models]
+    if base and _parted(base)[1]:
+        raise MethodError(f"{path}: base_model is a model with an adapter, {base}; {_full_model(*_parted(base))}.")
+    if not base and word not in WITHOUT_BASE:
+        use = "goes from it to the other one" if word == "slerp" else "merges what the models changed in it"
+        raise MethodError(
+            f"{path}: base_model is missing, expected {FIELDS['base_model'][1]}: {word} {use}. Without one work "
+            f"{', '.join(WITHOUT_BASE[:4])}."
+        )
+    reference = base or next((model for model, adapter in pairs if adapter), pairs[0][0])
+    for (model, adapter), entry in zip(pairs, models, strict=True):
+        if adapter and Path(model) != Path(reference):
+            raise MethodError(
+                f"{path}: {entry['model']} is an adapter of another model than {reference}; "
+                f"{_full_model(model, adapter)}."
+            )
+        if not base and not adapter and adapters.is_adapter(Path(model).expanduser()):
+            raise MethodError(f"{path}: {model} is an adapter; name its base as base_model, or write BASE+{model}.")
+    return reference, [
+        entry | {"model": adapter or model} for (model, adapter), entry in zip(pairs, models, strict=True)
+    ]
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """Return the name of a model and of the adapter that follows it after a plus, if any."""
+    model, _, adapter = name.partition("+")
+    return (name, "") if not adapter or Path(name).expanduser().is_dir() else (model, adapter)
+
+
+def _full_model(model: str, adapter: str) -> str:
+    """Say how a full model is made of one with an adapter."""
+    return (
+        f"make a full model of it, `speechmerge merge task_arithmetic FOLDER {adapter} --base {model}`, and name that "
+        "FOLDER"
+    )
+
+
+def _counted(path: str, word: str, base: str, models: list[dict], shared: Mapping[str, Any]) -> list[dict]:
+    """Return the models that are merged: with the base where it counts as one, else without."""
+    method, own = method_of(path, word).name, {"model": base, "parameters": {}}
+    others = [entry for entry in models if entry["model"] != base]
+    if not others:
+        raise MethodError(f"{path}: models must name at least one other model than the base {base}.")
+    if method not in COUNTED or space(word, shared, based=True) == "deltas":
+        return others
+    if method == "slerp" and len(others) == 1:  # from the base to the model, in whatever order they stand
+        return [own, *others]
+    if len(others) < len(models) or own_words(shared) or word not in ("linear", "karcher"):
+        return models
+    weighed = word == "linear" and any("weight" in entry["parameters"] for entry in models)
+    if weighed and "weight" not in shared:
+        raise MethodError(
+            f"{path}: base_model {base} is not listed and has no weight, but counts as one more model in {word}; leave "
+            "base_model out, or list it with a weight."
+        )
+    log.warning(
+        "%s: the base_model %s is not listed among the models; %s counts it as one more, as mergekit does. Leave "
+        "base_model out to merge the listed models alone.",
+        *(path, base, word),
+    )
+    return [*models, own]
+
+
+def _check_tokens(path: str, content: Mapping[str, Any], models: Sequence[str]) -> None:
+    """Check that a file asks for the tokens that all models must have anyway, in either of mergekit's ways."""
+    asked = content.get("tokenizer") or {}
+    more = [key for key, value in asked.items() if key != "source" and value]
+    if more:
+        raise MethodError(
+            f"{path}: tokenizer has {', '.join(map(str, more))}, but tokens stay the base's; leave that out."
+        )
+    for source in (asked.get("source"), content.get("tokenizer_source")):
+        if source not in (None, "base", "union", *models):
+            raise MethodError(
+                f"{path}: the tokenizer comes from {source!r}, which is none of the models; they must all have the "
+                "same tokens, so write base or leave it out."
+            )

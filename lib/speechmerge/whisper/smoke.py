@@ -12,7 +12,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import WhisperTokenizer
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-from .whisper_folder import TASKS, TIMESTAMPS, config_for, model_shapes, write_folder
+from .generation import TASKS, TIMESTAMPS
+from .whisper_folder import made_companions, model_shapes, write_folder
 
 SEED = 0
 N_LANGUAGES = 99  # of whisper-tiny to -large-v2; Cantonese came later
@@ -85,6 +86,6 @@ def random_tensors(shapes: dict[str, tuple[int, ...]], first_special: int, seed:
 def write_smoke(folder: Path) -> None:
     """Write the smoke base into ``folder``, laid out like every other base model."""
     tokenizer = byte_tokenizer()
-    config = config_for(SIZES | {"vocab_size": len(tokenizer)}, tokenizer)
-    tensors = random_tensors(model_shapes(config), tokenizer.eos_token_id)
-    write_folder(folder, tensors, config, tokenizer, {})
+    sizes = SIZES | {"vocab_size": len(tokenizer)}
+    tensors = random_tensors(model_shapes(sizes), tokenizer.eos_token_id)
+    write_folder(folder, tensors, made_companions(sizes, tokenizer, {}))

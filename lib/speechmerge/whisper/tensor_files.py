@@ -1,4 +1,4 @@
-"""Single safetensors files, read without mapping them: what they hold, and ranges of one tensor's scalars."""
+"""Single files of a model folder: JSON, and safetensors read without mapping them (headers, ranges of scalars)."""
 
 import json
 from dataclasses import dataclass
@@ -33,6 +33,17 @@ class Entry:
     shape: tuple[int, ...]
     start: int  # byte offset in the file
     size: int  # bytes
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON file of a model folder."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not readable as JSON ({error}); copy the file again.") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}, expected names with values; copy it again.")
+    return found
 
 
 def header(file: Path) -> list[Entry]:

@@ -13,6 +13,7 @@ from ...errors import MethodError
 from .primitives import per_expert
 
 _CHUNK = 1 << 15  # entries handled at once, within a CPU's cache
+_OPPOSED = 1e-7  # lengths of sums of unit vectors that fp64 inner products cannot tell from zero
 
 
 def gram(rows: Tensor, origin: Tensor | None = None) -> Tensor:
@@ -59,7 +60,7 @@ def mean_direction(inner: Tensor, share: Tensor) -> tuple[Tensor, Tensor] | None
     norms = inner.diagonal().clamp(min=0).sqrt()
     units = torch.where(norms > 0, share / norms, 0)
     size = math.sqrt(max(units @ inner @ units, 0.0))
-    return (units / size, norms) if size > 1e-12 else None
+    return (units / size, norms) if size > _OPPOSED * share.abs().sum() else None
 
 
 def share(weights: object, experts: int) -> Tensor:

@@ -16,7 +16,9 @@ from ..parameter_classes import ORDERS
     paper="arXiv 2203.05482",
     equation=r"\theta=\sum_t w_t\theta_t,\ \sum_t w_t=1",
     scale="mean",
-    deviations="Weights are normalised to sum to one; for experts of different tasks the paper makes no claim.",
+    deviations="Weights are normalised to sum to one; for experts of different tasks the paper makes no claim. A "
+    "recipe that says linear counts its base_model as one more model, as mergekit does; leave it out to average the "
+    "others.",
 )
 def weight_average(deltas: Tensor) -> Tensor:
     """Take the mean of the experts, entry by entry.

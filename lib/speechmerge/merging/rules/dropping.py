@@ -12,11 +12,16 @@ from .ranking import ranks
 from .sparse import MergeKind
 
 Density = Annotated[PerExpert, Range(0, 1, "fraction of entries kept on average", open_low=True)]
-Window = Annotated[float, Range(0, 0.5, "half width of the range of keep probabilities around the density")]
+Window = Annotated[PerExpert, Range(0, 0.5, "half width of the range of keep probabilities around the density")]
 Rescale = Annotated[
-    str, Choice(("inverse", "l1"), "divide by the keep probability, or restore the tensor's sum of magnitudes")
+    str,
+    Choice(("inverse", "l1", "none"), "divide by the keep probability, restore the tensor's sum of magnitudes, or not"),
+]
+Along = Annotated[
+    str, Choice(("last", "second"), "the dimension along which magnitudes are ranked; of a filter: taps, or inputs")
 ]
 _MERGEKIT = {"mergekit": {"rescale": "l1"}}
+_FAINT = 1e-7  # sum of magnitudes under which mergekit does not restore it
 _BIAS = (
     "The mean over surviving entries undoes the rescaling: agreeing experts come out (1-(1-d)^T)/d times too large. "
     "merge='experts' divides by T instead. "
@@ -30,7 +35,7 @@ def draw(deltas: Tensor, chance: Callable, generators: Sequence[torch.Generator]
         deltas: shape ``[T, ...]``.
         chance: from an expert's number and some rows ``[r, n]`` of its tensor, the probability of each entry.
         generators: one for each expert, on the CPU, so that a GPU draws the same masks.
-        rescale: ``"inverse"``: x / p, unbiased; ``"l1"``: the expert's Σ|x| over the tensor is restored.
+        rescale: ``"inverse"``: x / p, unbiased; ``"l1"``: the expert's Σ|x| over the tensor is restored; ``"none"``.
 
     Returns:
         Masked and rescaled deltas, shape ``[T, ...]``.
@@ -47,8 +52,8 @@ def draw(deltas: Tensor, chance: Callable, generators: Sequence[torch.Generator]
             if rescale == "inverse":
                 part /= keep
             after += part.abs().sum().item()
-        if rescale == "l1":
-            found *= before / after if after > 0 else 0
+        if rescale == "l1" and min(before, after) >= _FAINT:
+            found *= before / after
     return kept
 
 
@@ -116,20 +121,37 @@ def dare_ties(
     return elect(draw(deltas, _even(density, len(deltas)), generators, rescale), merge=merge, weights=weights)
 
 
-def _ranked(density: float | Sequence[float], window: float, experts: int) -> Callable[[int, Tensor], Tensor]:
+def _ranked(density: object, window: object, experts: int) -> Callable[[int, Tensor], Tensor]:
     """Return :func:`draw`'s ``chance``: it rises with the magnitude's rank in each row, from d - ε to d + ε."""
-    values = per_expert(density, experts)
+    values, widths = per_expert(density, experts), per_expert(window, experts)
 
     def chance(t: int, rows: Tensor) -> Tensor:
-        size, spread = rows.shape[-1], min(window, 1 - values[t])
+        size, spread = rows.shape[-1], min(widths[t], 1 - values[t])
         share = ranks(rows).to(rows.dtype) / (size - 1) if size > 1 else torch.full_like(rows, 0.5)
         return (values[t] + spread * (2 * share - 1)).clamp_(min=1e-3)
 
     return chance
 
 
-_DELLA = {"family": "sparse", "paper": "arXiv 2406.11617", "stochastic": True}
-_WINDOW = "Where density + window exceeds 1 the window is narrowed to fit, and no probability falls below 0.001."
+def _magprune(deltas: Tensor, density: object, window: object, rescale: str, along: str, generators) -> Tensor:
+    """Mask and rescale as :func:`draw` does, by the rank of magnitudes along one dimension of each expert's tensor."""
+    chance = _ranked(density, window, len(deltas))
+    if along == "last" or deltas.dim() < 4:
+        return draw(deltas, chance, generators, rescale)
+    return draw(deltas.transpose(2, -1).contiguous(), chance, generators, rescale).transpose(2, -1)
+
+
+_DELLA = {
+    "family": "sparse",
+    "paper": "arXiv 2406.11617",
+    "stochastic": True,
+    "flavours": {"mergekit": {"rescale": "l1", "along": "second"}},
+}
+_WINDOW = (
+    "mergekit restores each tensor's sum of magnitudes instead of dividing by p, and ranks filters of convolutions "
+    "along their inputs, not their taps. Where density + window exceeds 1 the window is narrowed to fit, and no "
+    "probability falls below 0.001; mergekit refuses both."
+)
 
 
 @method(
@@ -139,8 +161,7 @@ _WINDOW = "Where density + window exceeds 1 the window is narrowed to fit, and n
     r"p_t=d-\epsilon+2\epsilon\,\frac{\operatorname{rank}|\tau_t|-1}{n-1}",
     gives="merged",
     scale="mean",
-    flavours=_MERGEKIT,
-    deviations=_BIAS + "mergekit restores each tensor's sum of magnitudes instead of dividing by p. " + _WINDOW,
+    deviations=_BIAS + _WINDOW,
     **_DELLA,
 )
 def della(
@@ -149,6 +170,7 @@ def della(
     density: Density = 0.7,
     window: Window = 0.07,
     rescale: Rescale = "inverse",
+    along: Along = "last",
     merge: MergeKind = "mean",
     weights: Weights = None,
     generators=(),
@@ -158,10 +180,11 @@ def della(
     Magnitude is taken for importance, so the entries that matter are the likeliest to survive.
 
     Args:
-        deltas: task vectors of a tensor, shape ``[T, ...]``; magnitudes are ranked in each row of the last dimension.
+        deltas: task vectors of a tensor, shape ``[T, ...]``; magnitudes are ranked in each row.
         density: mean keep probability d (the paper drops 0.3).
         window: ε, half the paper's window of 0.14.
         rescale: see :func:`draw`.
+        along: what a row is; only a convolution, ``[out, in, taps]``, has more than one reading.
         merge: see :func:`.sparse.ties`.
         weights: of the experts.
         generators: one for each expert.
@@ -169,7 +192,7 @@ def della(
     Returns:
         The merged task vector, shape ``[...]``.
     """
-    return elect(draw(deltas, _ranked(density, window, len(deltas)), generators, rescale), merge=merge, weights=weights)
+    return elect(_magprune(deltas, density, window, rescale, along, generators), merge=merge, weights=weights)
 
 
 @method(
@@ -177,12 +200,17 @@ def della(
     title="DELLA without sign election",
     equation=r"\theta=\theta_0+\lambda\sum_t\frac{m_t\odot\tau_t}{p_t}",
     variant_of="della",
-    flavours=_MERGEKIT,
     deviations=_WINDOW,
     **_DELLA,
 )
 def della_linear(
-    deltas: Tensor, *, density: Density = 0.7, window: Window = 0.07, rescale: Rescale = "inverse", generators=()
+    deltas: Tensor,
+    *,
+    density: Density = 0.7,
+    window: Window = 0.07,
+    rescale: Rescale = "inverse",
+    along: Along = "last",
+    generators=(),
 ) -> Tensor:
     """Drop entries at random by magnitude as DELLA does, then add the experts.
 
@@ -190,4 +218,4 @@ def della_linear(
 
     Args and shapes as :func:`della`; returns masked deltas, shape ``[T, ...]``.
     """
-    return draw(deltas, _ranked(density, window, len(deltas)), generators, rescale)
+    return _magprune(deltas, density, window, rescale, along, generators)

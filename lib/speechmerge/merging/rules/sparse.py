@@ -215,6 +215,7 @@ def breadcrumbs_ties(
     outliers: Outliers = 0.1,
     scope: Rank = "tensor",
     count: Rounding = "round",
+    merge: MergeKind = "sum",
     weights: Weights = None,
 ) -> Tensor:
     """Thin the experts as Breadcrumbs does, then add only the entries that agree with the elected sign.
@@ -224,4 +225,4 @@ def breadcrumbs_ties(
     Found in mergekit only. Args and shapes as :func:`breadcrumbs`; returns the merged task vector, shape ``[...]``.
     """
     kept = breadcrumbs(deltas, density=density, outliers=outliers, scope=scope, count=count)
-    return elect(kept, merge="sum", weights=weights)
+    return elect(kept, merge=merge, weights=weights)

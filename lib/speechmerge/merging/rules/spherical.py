@@ -26,16 +26,19 @@ Space = Annotated[str, Choice(("weights", "deltas"), "what is averaged: the expe
     gives="merged",
     scale="mean",
     experts=2,
-    flavours={"mergekit": {"straight_above": 0.9995}},
+    flavours={"mergekit": {"straight_above": 0.9995, "floor": 1e-8}},
     deviations="Fine-tunes of one base have cosines above 0.9995 in nearly every tensor, where mergekit interpolates "
-    "linearly; space='deltas' interpolates the task vectors, whose angles are large.",
+    "linearly; space='deltas' interpolates the task vectors, whose angles are large. A tensor that one expert left as "
+    "it was has no direction: here the straight line is taken, so the other counts half; mergekit puts it at a right "
+    "angle, and the other counts 0.707 (t = 0.5).",
 )
 def slerp(
     deltas: Tensor,
     *,
-    t: Annotated[float, Range(0, 1, "position between the first expert (0) and the second (1)")] = 0.5,
+    t: Annotated[float, Range(-10, 10, "position between the first expert (0) and the second (1), or beyond")] = 0.5,
     space: Space = "weights",
     straight_above: Annotated[float, Range(0, 1, "cosine above which it interpolates linearly")] = 1.0,
+    floor: Annotated[float, Range(0, 1, "least length an angle is measured with; 0 for none")] = 0.0,
     base: Tensor | None = None,
 ) -> Tensor:
     """Go from one expert to the other along the arc instead of the straight line, tensor by tensor.
@@ -48,6 +51,7 @@ def slerp(
         t: position on the arc.
         space: arc between weights, or between task vectors (mergekit's ``nuslerp`` with a base).
         straight_above: |cos Ω| from which on the straight line is taken.
+        floor: with one, a vector of no length stands at a right angle to the other; without, the line is straight.
         base: the base's tensor, shape ``[...]``.
 
     Returns:
@@ -56,10 +60,13 @@ def slerp(
     inner = angles.inputs(deltas, base, space)
     norms = inner.diagonal().clamp(min=0).sqrt()
     straight = torch.tensor([1 - t, t], dtype=torch.float64)
-    if (norms == 0).any():
+    if norms.min() == 0 and not floor:
         return angles.combined(straight, deltas, base, space)
-    angle = angles.arc(inner, *torch.diag(1 / norms))
-    if abs(math.cos(angle)) > straight_above or math.sin(angle) < 1e-8:
+    if norms.min() < floor:
+        angle = math.acos((inner / norms.clamp(min=floor).prod())[0, 1].clamp(-1, 1))
+    else:
+        angle = angles.arc(inner, *torch.diag(1 / norms))
+    if abs(math.cos(angle)) > straight_above or math.sin(angle) < 1e-6:  # opposed ones have no arc of their own
         return angles.combined(straight, deltas, base, space)
     arc = torch.tensor([math.sin((1 - t) * angle), math.sin(t * angle)], dtype=torch.float64) / math.sin(angle)
     return angles.combined(arc, deltas, base, space)
@@ -75,7 +82,8 @@ def slerp(
     gives="merged",
     scale="mean",
     deviations="The published description adds a mean in the tangent space, which is identically zero; it is left out. "
-    "Zero tensors are skipped, and directions that cancel out give the arithmetic mean.",
+    "Zero tensors are skipped, and directions that cancel out give the arithmetic mean; mergekit raises for both "
+    "where there are three experts or more.",
 )
 def multi_slerp(
     deltas: Tensor, *, space: Space = "weights", weights: Weights = None, base: Tensor | None = None
@@ -108,7 +116,8 @@ def multi_slerp(
     gives="merged",
     scale="mean",
     deviations="Angles come from fp64 inner products; mergekit's fp32 arccos skips angles below 3e-4, most of those "
-    "between fine-tunes. Directions that cancel out start from the first expert.",
+    "between fine-tunes. Directions that cancel out start from the first expert. A recipe for karcher counts its "
+    "base_model as one more model, as mergekit does; leave it out to merge the others.",
 )
 def karcher(
     deltas: Tensor,
@@ -169,7 +178,8 @@ def karcher(
     },
     deviations="The paper defines the angle of two models; for more the mean of pairwise cosines is taken (mergekit "
     "too), FusionBench takes the mean of the angles. t is kept within [0, 1], which public code does not do; "
-    "mergekit's floor on norms pulls the small updates of biases towards the base.",
+    "mergekit's floor on norms pulls the small updates of biases towards the base. Where 1 + (T - 1) cos ϑ is zero "
+    "the base is kept, as in mergekit.",
 )
 def model_stock(
     deltas: Tensor,
@@ -203,10 +213,10 @@ def model_stock(
     norms = inner.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     size = norms[:, :, None] * norms[:, None, :]
     size = size + floor if angle == "degrees" else size.clamp(min=floor)
-    cosines = torch.where(size > 0, inner / size, 0)[:, *torch.triu_indices(experts, experts, 1)]
-    cosine = cosines.clamp(-1, 1).acos().mean(-1).cos() if angle == "degrees" else cosines.mean(-1)
+    cosines = torch.where(size > 0, inner / size, 0)[:, *torch.triu_indices(experts, experts, 1)].clamp(-1, 1)
+    cosine = cosines.acos().mean(-1).cos() if angle == "degrees" else cosines.mean(-1)
     bottom = 1 + (experts - 1) * cosine
-    t = experts * cosine / bottom
+    t = torch.where(bottom.abs() < 1e-6, 0, experts * cosine / bottom)
     if clamp:
         t = torch.where(cosine <= 0, 0.0, t.clamp(0, 1))
     return (t.to(mean.device, mean.dtype)[:, None] * mean).view(deltas.shape[1:])
