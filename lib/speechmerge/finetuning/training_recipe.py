@@ -79,11 +79,18 @@ class Recipe:
         if len(set(self.sources)) < len(self.sources) or not self.sources:
             raise TrainingError(f"sources are {', '.join(map(str, self.sources)) or 'none'}; give each of them once.")
         for name in ("epochs", "batch", "learning_rate", "clip_norm", "minutes"):
-            value = getattr(self, name)
-            if not (value is None and name == "minutes") and not 0 < value < math.inf:
-                raise TrainingError(f"{name} is {value!r}; expected a number above 0.")
-        if not 0 <= self.warmup <= 1:
+            value, whole = getattr(self, name), name in ("epochs", "batch")
+            if not (value is None and name == "minutes") and not (_number(value, whole) and 0 < value < math.inf):
+                raise TrainingError(f"{name} is {value!r}; expected a {'whole ' if whole else ''}number above 0.")
+        if not (_number(self.warmup) and 0 <= self.warmup <= 1):
             raise TrainingError(f"warmup is {self.warmup!r}; expected a share of all steps, 0 to 1.")
+        if not (_number(self.seed, whole=True) and self.seed >= 0):
+            raise TrainingError(f"seed is {self.seed!r}; expected a whole number from 0 up.")
+
+
+def _number(value: object, whole: bool = False) -> bool:
+    """Whether a value is a number, and not true or false."""
+    return isinstance(value, int if whole else int | float) and not isinstance(value, bool)
 
 
 @dataclass
