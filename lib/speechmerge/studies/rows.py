@@ -41,7 +41,7 @@ def collect(plan: Plan) -> list[dict]:
     there = _measured(plan.whole or plan, plan.systems)
     heard = _heard(there)
     scores = _scores(there, heard)
-    base = plan.settings["base"]
+    base = plan.settings.base
     common = {"base": base, "base_fingerprint": checkpoints.fingerprint(models.base_model(base)), **stamp}
     data = {cell: corpora.fingerprint(clips) for cell, clips in heard.items()}
     made = [
@@ -124,7 +124,7 @@ def _paired(plan: Plan, scores: list[dict[Cell, Scores]]) -> list[dict]:
     """Compare every system with those the experiment names, utterance by utterance, task by task."""
     rows = []
     by_name = {(s.system, s.variant, s.seed): found for s, found in zip(plan.systems, scores, strict=True)}
-    for against in plan.experiment.get("against", []):
+    for against in plan.experiment.against:
         for (system, variant, seed), found in by_name.items():
             other = by_name.get((against, variant, seed), {})
             for task in dict.fromkeys(cell.task for cell in found):
