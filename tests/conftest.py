@@ -65,7 +65,7 @@ def made_up_folder(tmp_path_factory):
         patch.setenv("SPEECHMERGE_RESULTS", str(folder))
         for profile in ("speech", "smoke"):
             for name, described in experiments.experiments().items():
-                if described["kind"] == "systems":
+                if described.kind == "systems":
                     plan = experiments.plan(name, profile)
                     store.append_rows(profile, made_up_rows(plan))
                     store.write_statistics(profile, f"{name}.paired", made_up_comparisons(plan))
@@ -74,7 +74,7 @@ def made_up_folder(tmp_path_factory):
                     store.write_statistics(profile, f"{name}.chosen", made_up_choices(plan))
                     if groups := made_up_groups(plan):
                         store.write_statistics(profile, f"{name}.groups", groups)
-                    if "describe" in described:
+                    if described.describe:
                         store.write_statistics(profile, name, made_up_directions(plan))
             store.write_statistics(profile, "task_vectors", made_up_task_vectors(profile))
         shutil.copytree(store.project_root() / "results" / "bench", folder / "bench")

@@ -44,8 +44,8 @@ def _shared(plan: Plan, system: System) -> dict:
     tuned = {name for need in needs if plan.steps[need].kind == "tune" for name in plan.steps[need].spec["grid"][0]}
     return dict.fromkeys(store.ROW_FIELDS) | STAMP | {
         "experiment": plan.name, "profile": plan.profile, "system": system.system, "variant": system.variant,
-        "method": system.method, "experts": list(system.experts), "base": plan.settings["base"], "split": "test",
-        "seed": system.seed, "params": dict.fromkeys(sorted(tuned), 0.2), "decoding": plan.settings["decoding"],
+        "method": system.method, "experts": list(system.experts), "base": plan.settings.base, "split": "test",
+        "seed": system.seed, "params": dict.fromkeys(sorted(tuned), 0.2), "decoding": plan.settings.decoding.given(),
         "training": {need: LOG for need in sorted(needs) if plan.steps[need].kind == "choose"},
         "n_utterances": 20, "n_reference_words": 90, "runaway": 1, "seconds": 1.0, "merge_seconds": 0.5,
     }  # fmt: skip
@@ -54,7 +54,7 @@ def _shared(plan: Plan, system: System) -> dict:
 def made_up_comparisons(plan: Plan) -> list[dict]:
     """Paired differences of every system from those the experiment names: one lower, one higher, the others unclear."""
     rows = []
-    for against in plan.experiment.get("against", []):
+    for against in plan.experiment.against:
         others = [(s, task) for s in plan.systems for task in dict.fromkeys(c.task for c in s.decodes)]
         for number, (system, task) in enumerate((s, t) for s, t in others if s.system != against):
             difference = (-0.03, 0.03, 0.001)[min(number, 2)]
@@ -67,7 +67,7 @@ def made_up_comparisons(plan: Plan) -> list[dict]:
 def made_up_changes(plan: Plan) -> list[dict]:
     """Paired differences of every system from one other, language by language: lower, higher and unclear in turn."""
     rows, turn = [], itertools.cycle((-0.05, 0.04, 0.001, -0.01))
-    against = plan.experiment.get("by_language")
+    against = plan.experiment.by_language
     for system in (s for s in plan.systems if against and s.system != against):
         places = [(cell.task, cell.name) for cell in system.decodes] + [("asr", "pooled")]
         for task, language in places + [("asr", "others")] * bool(plan.also):
@@ -97,8 +97,8 @@ def made_up_groups(plan: Plan) -> list[dict]:
             wer = 0.3 + 0.002 * (next(rates) * 37 % 100)
             score = {"method": system.method, "wer": wer, "ci_low": wer - 0.02, "ci_high": wer + 0.03}
             rows.append({"kind": "average", "against": None} | place | score)
-            others = [("paired", a) for a in plan.experiment.get("against", []) if a != system.system]
-            if plan.experiment.get("vary") == "counts":
+            others = [("paired", a) for a in plan.experiment.against if a != system.system]
+            if plan.experiment.vary == "counts":
                 others += [("grown", fewer) for fewer in variants[: variants.index(system.variant)]]
             for kind, against in others:
                 difference = next(turn)
@@ -111,10 +111,8 @@ def made_up_directions(plan: Plan) -> list[dict]:
     """How merges of random updates use directions."""
     base, experts = _network([cell.name for cell in plan.cells])
     merged = {
-        merge["system"]: engine.merge_state_dicts(
-            merge["method"], base, list(experts.values()), **merge.get("params", {})
-        )
-        for merge in plan.experiment["describe"]
+        merge.system: engine.merge_state_dicts(merge.method, base, list(experts.values()), **merge.params)
+        for merge in plan.experiment.describe
     }
     rows = [row for row in task_vectors.describe(base, experts | merged) if row["kind"] in ("spectrum", "total")]
     return rows + overlaps.describe(base, experts)
@@ -122,7 +120,7 @@ def made_up_directions(plan: Plan) -> list[dict]:
 
 def made_up_task_vectors(profile: str) -> list[dict]:
     """Statistics of random updates of a network of Whisper's tensor names."""
-    return task_vectors.describe(*_network(experiments.profiles()[profile]["sets"]["set1"]))
+    return task_vectors.describe(*_network(experiments.profiles()[profile].sets["set1"]))
 
 
 def _network(names: list[str]) -> tuple[dict, dict]:

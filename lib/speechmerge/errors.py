@@ -6,6 +6,7 @@ The command line prints the sentence alone; in Python the class tells which part
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class SpeechMergeError(Exception):
@@ -44,8 +45,8 @@ class BookError(SpeechMergeError):
     """A notebook or page of the book failed, is stale or is missing a part."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: Any, known: Iterable[Any]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest other name that is known, else a list of all known names."""
-    known = [word for word in known if word != name]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    known = [str(word) for word in known if word != name]
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known) or 'none'}."

@@ -41,7 +41,7 @@ def index(root):
         patch.setenv("SPEECHMERGE_RESULTS", str(root / "results"))
         patch.setenv("SPEECHMERGE_HOME", str(ROOT))
         executed = {Path(page).name for page in pages.table_of_contents(root)}
-        for name in (name for name, table in experiments.experiments().items() if table.get("notebook") in executed):
+        for name in (name for name, table in experiments.experiments().items() if table.notebook in executed):
             study.run(experiments.plan(name, "smoke"))
         yield building.build_book("smoke", root=root)
 

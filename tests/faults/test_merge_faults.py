@@ -276,12 +276,3 @@ def test_18_rank_zero_one_element_and_one_expert(method, base, experts):
     assert torch.equal(found[FC1], base[FC1])
     single = merge({"w": torch.ones(1, 1)}, [{"w": torch.full((1, 1), 1.5)}], method)
     assert torch.allclose(single["w"], torch.tensor([[1.5]]))
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"), [({"alfa": 1.0}, r"no 'alfa'\. Did you mean 'alpha'"), (3, "lines is 3")]
-)
-def test_a_misspelt_scaling_by_depth(lines, message):
-    state = {"model.encoder.layers.0.fc1.weight": torch.ones(2, 2)}
-    with pytest.raises(MethodError, match=message):
-        speechmerge.merge_state_dicts("task_arithmetic", state, [state], lines=lines)

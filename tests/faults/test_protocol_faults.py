@@ -13,17 +13,23 @@ SLIPS = {
         "no metric 'caped_wer' for asr.*'capped_wer'",
     ),
     "metric of the other task": (lambda p: p["metrics"]["st"].update(primary="wer"), "no metric 'wer' for st"),
-    "margin of the wrong sign": (lambda p: p["margins"].update(wer=-0.01), "margin of wer is -0.01; expected"),
-    "margin of nothing": (lambda p: p["margins"].update(ber=0.01), "margins has no metric 'ber'.*'wer'"),
-    "no margin": (lambda p: p["margins"].pop("chrf"), "margins lacks chrf"),
-    "too few seeds": (lambda p: p["seeds"].update(table1=[0]), r"table1 has the seeds \[0\]; 3 different"),
-    "the same seed thrice": (lambda p: p["seeds"].update(table1=[1, 1, 1]), "3 different ones"),
-    "no seeds of the rest": (lambda p: p["seeds"].pop("every"), "seeds lacks 'every'"),
-    "unknown field": (lambda p: p.update(marginz={}), "no field marginz.*'margins'"),
-    "unknown field inside": (lambda p: p["training"].update(patients=3), "no field training.patients.*'patience'"),
+    "margin of the wrong sign": (
+        lambda p: p["margins"].update(wer=-0.01),
+        "margins.wer is -0.01; expected a number above 0",
+    ),
+    "margin of nothing": (lambda p: p["margins"].update(ber=0.01), "no metric 'ber', named in margins.*'wer'"),
+    "no margin": (lambda p: p["margins"].pop("chrf"), "lacks chrf in margins"),
+    "too few seeds": (lambda p: p["seeds"].update(table1=[0]), r"has the seeds \[0\] for table1; 3 are asked"),
+    "the same seed thrice": (lambda p: p["seeds"].update(table1=[1, 1, 1]), "each value once"),
+    "no seeds of the rest": (lambda p: p["seeds"].pop("every"), "lacks 'every' in seeds"),
+    "unknown field": (lambda p: p.update(marginz={}), "no field 'marginz'.*'margins'"),
+    "unknown field inside": (
+        lambda p: p["training"].update(patients=3),
+        "training has no field 'patients'.*'patience'",
+    ),
     "too few rates": (lambda p: p["training"].update(rates=[1e-5]), "training.rates is"),
     "threshold": (lambda p: p["splits"].update(novel=70), "splits.novel is 70"),
-    "missing part": (lambda p: p.pop("inference"), "inference"),
+    "missing part": (lambda p: p.pop("inference"), "lacks the field 'inference'"),
 }
 
 
@@ -42,7 +48,7 @@ def test_a_slip_is_named(name, tmp_path):
 def test_what_is_no_yaml_is_refused(tmp_path):
     path = tmp_path / "protocol.yaml"
     path.write_text("metrics: [")
-    with pytest.raises(StudyError, match="not readable as a protocol"):
+    with pytest.raises(StudyError, match="is not valid YAML"):
         protocol.read(path)
 
 

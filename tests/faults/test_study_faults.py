@@ -8,6 +8,7 @@ from speechmerge import corpora, packages
 from speechmerge.errors import ScoringError, StudyError
 from speechmerge.files import atomic_file
 from speechmerge.studies import experiments, plans, rows, steps, store, study
+from speechmerge.studies.experiment import Experiment
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +51,7 @@ def test_ray_that_is_not_installed(done, monkeypatch):
 
 def test_a_step_that_fails_leaves_nothing_and_keeps_what_was_finished(tmp_path, monkeypatch):
     monkeypatch.setenv("SPEECHMERGE_CACHE", str(tmp_path))
-    plan = plans.Plan({"experiment": "made"}, "smoke", {})
+    plan = plans.Plan(Experiment.model_construct(experiment="made"), "smoke", experiments.settings_of("smoke"))
     plan.add("good", "describe", {})
     plan.add("bad", "tune", {}, ("good",))
     plan.add("after", "tune", {"x": 1}, ("bad",))

@@ -150,7 +150,7 @@ def test_divergence_in_the_first_epoch_leaves_nothing(tmp_path, monkeypatch):
     ("change", "message"),
     [
         ({"precision": "fp16"}, r"precision 'fp16'\. Did you mean 'bf16'\?"),
-        ({"epochs": 0}, "epochs is 0; expected a number above 0"),
+        ({"epochs": 0}, "epochs is 0; expected a whole number above 0"),
         ({"batch": -1}, "batch is -1"),
         ({"learning_rate": math.nan}, "learning_rate is nan"),
         ({"minutes": 0}, "minutes is 0"),

@@ -138,7 +138,7 @@ def test_a_relative_gain_is_held_against_the_promised_one(difference, expected):
 
 def test_the_best_of_a_table_must_beat_everyone():
     rows("table4", lambda row: 25.0 if row["task"] == "st" else 0.3)
-    rivals = [entry["system"] for entry in experiments.experiments()["table4"]["systems"]]
+    rivals = [entry.system for entry in experiments.experiments()["table4"].systems]
     rivals = [name for name in rivals if name not in ("ML training + MT LoRS-Merging", "Sequential training")]
     best = [(r, "ML training + MT LoRS-Merging", task, sign * 0.02, 0.01) for r in rivals for task, sign in
             (("asr", 1), ("st", -1))]  # fmt: skip
@@ -343,14 +343,14 @@ def test_every_comparison_a_claim_needs_is_made_by_its_experiment():
     described = experiments.experiments()
     for test, experiment, *rest in (test for tests in TESTS.values() for test in tests):
         if test is measures.paired or test is curves.paired_by_size:
-            made = described[experiment]["against"]
-            assert {entry["system"] for entry in described[experiment]["systems"]} >= set(rest[:2])
+            made = described[experiment].against
+            assert {entry.system for entry in described[experiment].systems} >= set(rest[:2])
             assert set(rest[:2]) & set(made), (experiment, rest[:2])
         if test is domains.paired or test is domains.relative:
-            assert {entry["system"] for entry in described[experiment]["systems"]} >= set(rest[:2])
-            assert set(rest[:2]) & set(described[experiment]["against"]) and rest[2] in described[experiment]["groups"]
+            assert {entry.system for entry in described[experiment].systems} >= set(rest[:2])
+            assert set(rest[:2]) & set(described[experiment].against) and rest[2] in described[experiment].groups
         if test is measures.worse_somewhere:
-            assert all(described[table]["by_language"] == rest[1] for table in experiment)
+            assert all(described[table].by_language == rest[1] for table in experiment)
 
 
 def test_every_claim_of_both_studies_is_decided_once_rows_are_there(made_up_results):

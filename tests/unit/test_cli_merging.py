@@ -40,7 +40,7 @@ def experts(tmp_path_factory):
         (["lors", "--set", "density=null"], "density is None, expected a number in [0, 1]"),
         (["lors", "--set", "density=0.1", "--set", "density=0.2"], "--set gives 'density' twice"),
         (["lors", "--scaling", "much"], "'much' is not a valid float"),
-        (["lors", "--scaling", "nan"], "scaling is nan, expected a finite number"),
+        (["lors", "--scaling", "nan"], "scaling is nan; expected a finite number"),
         (["lors", "--include", "encodr"], "selects no tensor of this model. Did you mean 'encoder'?"),
         (["lors", "--dtype", "int8"], "'int8' is not one of 'float32'"),
         (["lors", "--base", "whisper-tinny"], "Did you mean 'whisper-tiny'?"),

@@ -236,12 +236,12 @@ def test_costs_count_trainings_merges_and_choices_once(results):
     assert spent["trainings"].to_dict() | {"Finetuned": 5, "Multi-lingual training": 1} == spent["trainings"].to_dict()
     assert spent.loc["LoRS-Merging", "windows"] == 5 * 30 and spent.loc["Pretrained", "windows"] == 0
     settings = experiments.profiles()["speech"]
-    scaling, density, rank = (len(settings["grids"][name]) for name in ("scaling", "density", "rank_ratio"))
-    assert spent.loc["Task Arithmetic", "clips"] == scaling * 5 * settings["dev_clips"]
-    assert spent.loc["LoRS-Merging", "clips"] == (scaling + density + rank) * 5 * settings["dev_clips"]
+    scaling, density, rank = (len(settings.grids[name]) for name in ("scaling", "density", "rank_ratio"))
+    assert spent.loc["Task Arithmetic", "clips"] == scaling * 5 * settings.dev_clips
+    assert spent.loc["LoRS-Merging", "clips"] == (scaling + density + rank) * 5 * settings.dev_clips
     assert spent.loc["Weight Averaging", ["clips", "scaling", "pruning"]].tolist() == [0, 0, 0]
     pace = 1.0 / 20  # seconds a clip, in made-up rows
-    assert spent.loc["Task Arithmetic", "scaling"] == pytest.approx(scaling * (5 * settings["dev_clips"] * pace + 0.5))
+    assert spent.loc["Task Arithmetic", "scaling"] == pytest.approx(scaling * (5 * settings.dev_clips * pace + 0.5))
 
 
 def test_one_language_more_costs_joint_training_of_all_or_one_expert():

@@ -73,7 +73,9 @@ def test_a_sweep_shares_the_tuning_of_another_system(plans):
 
 def test_a_tuning_that_is_taken_over_must_exist(plans, monkeypatch):
     known = experiments.experiments()
-    known["beta"]["systems"][2]["tuned_as"] = "TSV-M"
+    systems = list(known["beta"].systems)
+    systems[2] = systems[2].model_copy(update={"tuned_as": "TSV-M"})
+    known["beta"] = known["beta"].model_copy(update={"systems": tuple(systems)})
     monkeypatch.setattr(experiments, "experiments", lambda: known)
     with pytest.raises(StudyError, match=r"no system above is called 'TSV-M'"):
         experiments.plan("beta", "smoke")
@@ -217,7 +219,7 @@ def test_every_scaling_that_was_tried_is_told(plans):
     assert not {"Zero-shot", "Model Soups", "EMR-Merging"} & set(table.index)
     assert list(table.columns) == sorted(table.columns, key=float)
     for system, grid in (("Task Arithmetic", "sum"), ("TSV-M (Newton-Schulz)", "unit")):
-        tried = {f"{value:g}" for value in plan.settings["grids"][grid]}
+        tried = {f"{value:g}" for value in plan.settings.grids[grid]}
         assert {column for column in table if table.loc[system, column]} == tried
 
 
@@ -241,7 +243,7 @@ def test_the_border_holds_what_nothing_beats():
 def test_a_sweep_is_a_line_for_each_system(plans):
     means = domains.averages(pd.DataFrame(made_up_groups(plans["beta"])))
     table = sweeps.averages(means)
-    lines = ["Zero-shot", *(entry["system"] for entry in plans["beta"].experiment["systems"][2:])]
+    lines = ["Zero-shot", *(entry.system for entry in plans["beta"].experiment.systems[2:])]
     assert [system for _, system in dict.fromkeys(zip(table["panel"], table["system"], strict=True))] == lines * 4
     line = table[(table["panel"] == "in domain") & (table["system"] == "all values")]
     assert list(line["x"]) == [0.1, 0.2, 0.3, 0.5, 0.8]
@@ -299,7 +301,7 @@ def test_growth_is_told_on_a_fixed_set_of_domains(plans):
 
 def test_one_number_of_domains_does_not_grow(plans, monkeypatch):
     chosen = experiments.settings_of("smoke", "domain_count")
-    monkeypatch.setattr(experiments, "settings_of", lambda *_: chosen | {"vary": {"counts": [2]}})
+    monkeypatch.setattr(experiments, "settings_of", lambda *_: chosen.model_copy(update={"vary": {"counts": (2,)}}))
     with pytest.raises(StudyError, match=r"`vary: counts` has \[2\]; give two numbers or more"):
         experiments.plan("domain_count", "smoke")
 
@@ -330,7 +332,7 @@ def test_overlaps_of_the_same_and_of_orthogonal_directions():
 
 def test_effective_ranks_set_one_expert_beside_the_merges(plans):
     rows = pd.DataFrame(made_up_directions(experiments.plan("rank", "smoke")))
-    merges = [merge["system"] for merge in plans["rank"].experiment["describe"]]
+    merges = [merge.system for merge in plans["rank"].experiment.describe]
     table = directions.effective_ranks(directions.pooled(rows[rows["kind"] == "spectrum"], merges))
     assert list(table.index) == [directions.EXPERTS, *merges]
     assert table.loc["Iso-C", "all"] == pytest.approx(100, abs=0.1)  # a flat spectrum

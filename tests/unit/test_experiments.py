@@ -8,10 +8,9 @@ import sys
 import pytest
 import yaml
 
-from speechmerge.errors import MethodError, StudyError
+from speechmerge.errors import StudyError
 from speechmerge.evaluation import decoding
 from speechmerge.finetuning import training_recipe
-from speechmerge.merging import methods
 from speechmerge.studies import experiments, planning, plans, store
 
 PROFILE = yaml.safe_load("""
@@ -156,6 +155,7 @@ def test_a_setting_changes_exactly_what_depends_on_it(planned, settings, starts)
 
 def test_a_rate_that_another_experiment_chose_is_not_searched_again(planned, tmp_path, monkeypatch):
     monkeypatch.setenv("SPEECHMERGE_RESULTS", str(tmp_path / "results"))
+    (tmp_path / "experiments" / "first.yaml").write_text(yaml.safe_dump(VECTORS | {"experiment": "first"}))
     searched = planned(rates_of="first")
     assert keys(searched) == keys(planned())  # nothing is committed
     tried = [{"learning_rate": rate, "dev_loss": loss} for rate, loss in ((1.0e-3, 2.0), (3.0e-3, 1.5))]
@@ -235,7 +235,7 @@ def test_two_steps_of_one_name_are_refused(planned):
         plan.add("tune x", "tune", {"grid": [1]})
     twice = copy.deepcopy(TABLE)
     twice["systems"].append({"system": "Average", "method": "task_arithmetic"})
-    with pytest.raises(StudyError, match="two different steps are called 'decode Average es asr seed 0 test'"):
+    with pytest.raises(StudyError, match=r"table\.yaml has systems 'Average' and 'Average'; their letters"):
         planned(table=twice)
 
 
@@ -249,28 +249,28 @@ def test_names_that_are_unknown():
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("change", "message"),
     [
-        ({"kind": "system"}, StudyError, r"kind 'system'\. Did you mean 'systems'\?"),
-        ({"languages": "set2"}, StudyError, r"profile 'p' has no languages 'set2' for 'table'\. Did you mean 'set1'\?"),
-        ({"systems": [{"system": "A", "method": "lorss"}]}, MethodError, r"'lorss'.*Did you mean 'lors'\?"),
-        ({"systems": [{"system": "A", "trian": "all"}]}, StudyError, r"field 'trian'\. Did you mean 'train'\?"),
-        ({"systems": [{"system": "A", "train": "lang"}]}, StudyError, r"no partition 'lang'"),
-        ({"vary": "subset"}, StudyError, r"nothing varies with 'subset'\. Did you mean 'subsets'\?"),
+        ({"kind": "system"}, r"table\.yaml: kind is 'system'\. Did you mean 'systems'\?"),
+        ({"languages": "set2"}, r"table\.yaml: no profile has a set 'set2'\. Did you mean 'set1'\?"),
+        ({"systems": [{"system": "A", "method": "lorss"}]}, r"'lorss'.*Did you mean 'lors'\?"),
+        ({"systems": [{"system": "A", "trian": "all"}]}, r"systems 'A' has no field 'trian'\. Did you mean 'train'\?"),
+        ({"systems": [{"system": "A", "train": "lang"}]}, r"train is 'lang'\. Did you mean 'language'\?"),
+        ({"vary": "subset"}, r"vary is 'subset'\. Did you mean 'subsets'\?"),
     ],
 )
-def test_a_table_with_a_mistake(planned, change, error, message):
-    with pytest.raises(error, match=message):
+def test_a_table_with_a_mistake(planned, change, message):
+    with pytest.raises(StudyError, match=message):
         planned(table=TABLE | change)
 
 
 def test_merges_of_another_experiment_are_taken_over():
     known = experiments.experiments()
-    merges = [entry for entry in known["domains"]["systems"] if "method" in entry]
-    taken = [entry for entry in merges if "flavour" not in entry.get("params", {})]
+    merges = [entry for entry in known["domains"].systems if entry.method]
+    taken = [entry for entry in merges if "flavour" not in entry.params]
     assert len(merges) > len(taken) > 30
-    assert [entry for entry in known["every_method"]["systems"] if entry in merges] == taken
-    assert len(known["every_method"]["systems"]) == 3 + len(taken) + 6  # trained ones before, those with data after
+    assert [entry for entry in known["every_method"].systems if entry in merges] == taken
+    assert len(known["every_method"].systems) == 3 + len(taken) + 6  # trained ones before, those with data after
 
 
 def test_merges_of_an_experiment_that_is_not_there(planned):
@@ -283,18 +283,6 @@ def test_yaml_that_is_none(planned):
     (store.project_root() / "experiments" / "broken.yaml").write_text("experiment: [a\n")
     with pytest.raises(StudyError, match=r"broken\.yaml is not valid YAML"):
         experiments.experiments()
-
-
-def test_the_projects_methods_grids_and_comparisons_exist():
-    for experiment in experiments.experiments().values():
-        systems = {entry["system"] for entry in experiment.get("systems", [])}
-        swept = {entry["system"] for entry in experiment.get("systems", []) if "sweep" in entry}  # NAME PARAMETER=VALUE
-        assert all(x in systems or x.rpartition(" ")[0] in swept for x in experiment.get("against", []))
-        for entry in experiment.get("systems", []):
-            for name in [entry.get("method"), *entry.get("prune", {}).values()]:
-                assert name is None or name in methods.registry()
-            for parameter in [*entry.get("tune", []), *entry.get("prune", {})]:
-                assert all(profile["grids"][parameter] for profile in experiments.profiles().values())
 
 
 BOTH = yaml.safe_load("""

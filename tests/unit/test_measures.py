@@ -1,18 +1,22 @@
 """Measures and verdicts by the protocol, from trainings of two seeds to rows, on the smallest of models."""
 
 import itertools
-from dataclasses import replace
+import random
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from speechmerge.cli.studies import study as cli_study
+from speechmerge.evaluation.decoding import Prediction, write_predictions
 from speechmerge.evaluation.inference import EQUIVALENT, FAILS, HOLDS, Bootstrap
 from speechmerge.evaluation.resampling import RESAMPLES, interval
 from speechmerge.evaluation.scoring import count
 from speechmerge.finetuning import training
 from speechmerge.studies import experiments, groups, kept, measures, protocol, rows, store, study, verdicts
+from speechmerge.studies.experiment import Experiment, Profile
+from speechmerge.studies.steps import HYPOTHESES
 
 TABLE = {
     "experiment": "judged", "kind": "systems", "title": "Judged", "languages": "domains", "tasks": ["asr", "st"],
@@ -41,7 +45,8 @@ def rules():
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory, rules):
     """The table, measured; two of three test clips are novel."""
-    profile = experiments.profiles()["smoke"] | CHANGED
+    smoke = experiments.profiles()["smoke"].model_dump(exclude_unset=True)
+    profile, table = Profile.model_validate(smoke | CHANGED), Experiment.model_validate(TABLE)
     clips_of = kept.clips_of
 
     def compared(*place):
@@ -53,13 +58,29 @@ def plan(tmp_path_factory, rules):
         for module in (study, training):
             patch.setattr(module, "release_memory", lambda: None)
         patch.setattr(experiments, "profiles", lambda: {"smoke": profile})
-        patch.setattr(experiments, "experiments", lambda: {"judged": TABLE})
+        patch.setattr(experiments, "experiments", lambda: {"judged": table})
         patch.setattr(groups, "grouped", lambda *_: [])  # knows error rates only
         patch.setattr(protocol, "read", lambda: rules)
         patch.setattr(kept, "clips_of", compared)
         made = experiments.plan("judged", "smoke")
         study.run(made)
+        for system in made.systems:  # a random model is wrong about everything, whatever its weights
+            for cell, step in system.decodes.items():
+                write_predictions(
+                    noisy(system, compared(asdict(cell), "test", 9), cell), made.steps[step].folder / HYPOTHESES
+                )
+        rows.collect(made)
         yield made
+
+
+def noisy(system, clips, cell):
+    """Hypotheses with errors in a share of the words that depends on the system and the seed."""
+    name = system.system.removesuffix(" again")
+    rng = random.Random(f"{name} {system.seed} {cell}")
+    rate = {"Base": 0.6, "Own": 0.2, "Merged": 0.4}[name] + 0.05 * system.seed
+    texts = [clip.translation if cell.task == "st" else clip.text for clip in clips]
+    said = [[word if rng.random() > rate else rng.choice(("", "no", "no no no")) for word in t.split()] for t in texts]
+    return [Prediction(clip.id, " ".join(words)) for clip, words in zip(clips, said, strict=True)]
 
 
 def table(name, *fields):
@@ -198,7 +219,7 @@ def test_rescore_names_measures_that_differ(plan):
 
 
 def test_a_profile_without_the_protocol_has_no_measures(plan, monkeypatch):
-    assert rows.judged(replace(plan, settings=plan.settings | {"kept_apart": "equal"})) == {}
+    assert rows.judged(replace(plan, settings=plan.settings.model_copy(update={"kept_apart": "equal"}))) == {}
 
 
 def test_a_system_without_all_seeds_is_left_out_and_named(plan, rules, caplog):

@@ -17,6 +17,7 @@ from speechmerge.finetuning import training
 from speechmerge.merging import measuring
 from speechmerge.studies import experiments, plans, reproduction, steps, store, study
 from speechmerge.studies import rows as rows_module
+from speechmerge.studies.experiment import Experiment
 from speechmerge.whisper import models
 
 LANGUAGES = ["es", "it"]
@@ -99,7 +100,7 @@ def test_a_killed_run_goes_on_where_it_was(plan):
 
 def test_every_system_and_language_has_a_row_with_exactly_the_required_fields(plan):
     table = rows()
-    expected = {(e["system"], x) for e in plan.experiment["systems"] for x in (*LANGUAGES, "pooled", "macro")}
+    expected = {(e.system, x) for e in plan.experiment.systems for x in (*LANGUAGES, "pooled", "macro")}
     assert set(zip(table["system"], table["language"], strict=True)) == expected and len(table) == len(expected)
     path = store.results_folder("smoke") / "rows.jsonl"
     found = [json.loads(line) for line in path.read_text().splitlines()]
@@ -112,13 +113,15 @@ def test_every_system_and_language_has_a_row_with_exactly_the_required_fields(pl
 def test_rows_say_what_was_chosen_on_dev(plan):
     table = rows().set_index(["system", "language"])
     assert table.loc[("Pretrained", "es"), "params"] == {} and table.loc[("Pretrained", "es"), "training"] == {}
-    grid = plan.settings["grids"]
+    grid = plan.settings.grids
     assert table.loc[("Task Arithmetic", "es"), "params"]["scaling"] in grid["scaling"]
     lors = table.loc[("LoRS-Merging", "pooled"), "params"]
-    assert lors["density"] == grid["density"] * 2 and lors["rank_ratio"] == grid["rank_ratio"] * 2  # one per expert
+    assert (
+        lors["density"] == [*grid["density"]] * 2 and lors["rank_ratio"] == [*grid["rank_ratio"]] * 2
+    )  # one per expert
     trainings = table.loc[("Finetuned", "it"), "training"]
     assert set(trainings) == {"choose es asr", "choose it asr"}
-    assert trainings["choose it asr"]["learning_rate"] in plan.settings["learning_rates"]
+    assert trainings["choose it asr"]["learning_rate"] in plan.settings.learning_rates
 
 
 def test_pooled_and_macro_rows_follow_from_the_languages(plan):
@@ -167,8 +170,8 @@ def test_predictions_hold_no_references(plan):
 
 def test_paired_comparisons_and_choices_are_written(plan):
     paired = store.statistics("smoke", "table1.paired")
-    systems = [entry["system"] for entry in plan.experiment["systems"]]
-    expected = {(s, a) for a in plan.experiment["against"] for s in systems if s != a}
+    systems = [entry.system for entry in plan.experiment.systems]
+    expected = {(s, a) for a in plan.experiment.against for s in systems if s != a}
     assert set(zip(paired["system"], paired["against"], strict=True)) == expected
     wer = rows().query("language == 'pooled'").set_index("system")["wer"]
     for row in paired.itertuples():
@@ -365,7 +368,7 @@ def test_translation_rows_hold_bleu(tmp_path, monkeypatch):
     systems = [{"system": "A", "train": "language"}, {"system": "B", "method": "task_arithmetic", "tune": ["scaling"]}]
     table = {"experiment": "both", "kind": "systems", "languages": "set1", "tasks": ["asr", "st"], "systems": systems}
     table |= {"against": ["A"], "title": "Both tasks"}
-    monkeypatch.setattr(experiments, "experiments", lambda: {"both": table})
+    monkeypatch.setattr(experiments, "experiments", lambda: {"both": Experiment.model_validate(table)})
     study.run(experiments.plan("both", "smoke"))
     found = store.rows("smoke", "both")
     assert len(found) == 2 * (2 * 2 + 2 + 1)
@@ -383,7 +386,7 @@ def test_a_method_with_data_hears_each_experts_own_dev_speech(tmp_path, monkeypa
     monkeypatch.setenv("SPEECHMERGE_RESULTS", str(tmp_path))
     systems = [{"system": "RegMean", "method": "regmean"}, {"system": "Average", "method": "weight_average"}]
     table = {"experiment": "data", "kind": "systems", "languages": "set1", "tasks": ["asr"], "systems": systems}
-    monkeypatch.setattr(experiments, "experiments", lambda: {"data": table})
+    monkeypatch.setattr(experiments, "experiments", lambda: {"data": Experiment.model_validate(table)})
     made, heard = experiments.plan("data", "smoke"), []
     collect = measuring.calibration.collect
     monkeypatch.setattr(

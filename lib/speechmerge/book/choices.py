@@ -47,14 +47,14 @@ def _merged(rows: pd.DataFrame) -> Iterator[tuple[str, str, list[str], dict]]:
     known = experiments.experiments()
     cells = rows[rows["method"].isin(registry()) & ~rows["language"].isin(sum(AVERAGES.values(), ()))]
     for row in cells.itertuples():
-        [entry] = [e for e in known[row.experiment]["systems"] if e["system"] == row.system]
+        [entry] = [e for e in known[row.experiment].systems if e.system == row.system]
         every = tuple(Cell(name, name, task, ()) for name, task in (expert.split(":") for expert in row.experts))
         [group] = [
             part
-            for part in parts(every, entry.get("into", "all"))
+            for part in parts(every, entry.into)
             if (row.language, row.task) in {(cell.name, cell.task) for cell in part}
         ]
-        yield row.system, label(group), [label(part) for part in parts(group, entry.get("of", "cell"))], row.params
+        yield row.system, label(group), [label(part) for part in parts(group, entry.of)], row.params
 
 
 def choices(rows: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +126,7 @@ def seeds(rows: pd.DataFrame) -> pd.DataFrame:
         number of seeds, mean, lowest, highest, and their distance, in the units shown. A pretrained model has one.
     """
     [experiment] = rows["experiment"].unique()
-    order = [entry["system"] for entry in experiments.experiments()[experiment]["systems"]]
+    order = [entry.system for entry in experiments.experiments()[experiment].systems]
     whole = with_scores(rows[rows["language"] == rows["task"].map(AVERAGE)])
     groups = {}
     for task, own in whole.groupby("task", sort=False):

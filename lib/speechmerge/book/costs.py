@@ -67,7 +67,7 @@ def _choosing(plan: Plan, system: System) -> tuple[tuple[int, int], tuple[int, i
     for per_expert in (True, False):
         chosen = [plan.steps[name] for name in tunes if plan.steps[name].spec["per_expert"] == per_expert]
         decodes = sum(len(step.needs) for step in chosen)
-        found.append((sum(len(step.spec["grid"]) for step in chosen), decodes * plan.settings["dev_clips"]))
+        found.append((sum(len(step.spec["grid"]) for step in chosen), decodes * plan.settings.dev_clips))
     return tuple(found)
 
 

@@ -73,7 +73,7 @@ def overview(means: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFr
 
 def published() -> pd.DataFrame:
     """Return the paper's table with the same columns; values it is not known to have are empty."""
-    source = experiments.experiments()["domains"]["published"]["file"]
+    source = experiments.experiments()["domains"].published.file
     table = pd.read_csv(store.project_root() / "experiments" / "published" / source).set_index("system")
     named = table.rename(columns={column: group for group, column in PUBLISHED.items()})[list(PUBLISHED)]
     shown = named.map(lambda value: "" if pd.isna(value) else f"{value:.2f}")

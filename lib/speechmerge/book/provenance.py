@@ -42,8 +42,8 @@ def _summary(profile: str, name: str) -> dict:
             break
         except StudyError:
             continue
-    title = experiments.experiments().get(name, {}).get("title", name)
-    line = {"experiment": name, "title": title, "rows": len(table)}
+    described = experiments.experiments().get(name)
+    line = {"experiment": name, "title": (described and described.title) or name, "rows": len(table)}
     for column, label in SHOWN.items():
         values = table[column].dropna().astype(str).unique() if column in table else []
         line[label] = ", ".join(sorted(values))

@@ -41,9 +41,9 @@ def measured(rows: pd.DataFrame, *, seed: int | None = None) -> pd.DataFrame:
     """
     [(experiment, profile)] = rows[["experiment", "profile"]].drop_duplicates().itertuples(index=False)
     described = experiments.experiments()[experiment]
-    languages = experiments.profiles()[profile]["sets"][described["languages"]]
-    places = [(task, place) for task in described["tasks"] for place in (*languages, *AVERAGES[task])]
-    wanted = [(entry["system"], *place) for entry in described["systems"] for place in places]
+    languages = experiments.profiles()[profile].sets[described.languages]
+    places = [(task, place) for task in described.tasks for place in (*languages, *AVERAGES[task])]
+    wanted = [(entry.system, *place) for entry in described.systems for place in places]
     seed = rows["seed"].min() if seed is None else seed
     trained = rows[(rows["seed"] == seed) | (rows["method"] == "none")]
     found = trained.set_index(["system", "task", "language"])
@@ -70,9 +70,9 @@ def published(experiment: str) -> pd.DataFrame:
     The paper's average over languages pools words for WER and is the mean for BLEU, so its language is ``pooled`` or
     ``macro``, as that of the measured one is.
     """
-    source = experiments.experiments()[experiment]["published"]
-    table = pd.read_csv(store.project_root() / "experiments" / "published" / source["file"])
-    chosen = table[(table["table"] == source["table"]) & (table["language_set"] == source["language_set"])]
+    source = experiments.experiments()[experiment].published
+    table = pd.read_csv(store.project_root() / "experiments" / "published" / source.file)
+    chosen = table[(table["table"] == source.table) & (table["language_set"] == source.language_set)]
     task = chosen["metric"].map({metric: task for task, metric in METRICS.items()})
     language = chosen["language"].where(chosen["language"] != "avg", task.map(AVERAGE))
     chosen = chosen.assign(task=task, language=language, published=chosen["value"])

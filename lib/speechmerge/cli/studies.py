@@ -64,8 +64,8 @@ def plan(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
         pending = {step.key: step for part in left for step in part}.values()
         _print_plan(f"together ({profile}), shared steps once", len(steps), pending)
         trainings = sum(step.kind == "train" for step in pending)
-        click.echo(f"trained models to be kept: {trainings * made[0].settings['here']['model_gb']:.0f} GB")
-    click.echo(f"times are those of {made[0].settings['here']['machine']}")
+        click.echo(f"trained models to be kept: {trainings * made[0].settings.here.model_gb:.0f} GB")
+    click.echo(f"times are those of {made[0].settings.here.machine}")
 
 
 def _print_plan(title: str, steps: int, pending: Collection) -> None:

@@ -4,6 +4,7 @@ import functools
 import gzip
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -49,11 +50,16 @@ class Decoding:
     guard: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse words that are no setting."""
+        """Refuse words that are no setting, and numbers with which nothing is decoded."""
         for name, known in (("precision", PRECISIONS), ("stop", STOPS)):
             value = getattr(self, name)
             if value not in known:
                 raise ScoringError(f"{name} is {value!r}.{nearest(value, known)}")
+        beams, pace = self.beams, self.tokens_per_second
+        if not isinstance(beams, int) or isinstance(beams, bool) or beams < 1:
+            raise ScoringError(f"beams is {beams!r}; expected a whole number from 1 up.")
+        if not isinstance(pace, int | float) or isinstance(pace, bool) or not 0 < pace < math.inf:
+            raise ScoringError(f"tokens_per_second is {pace!r}; expected a number above 0.")
 
 
 @dataclass(frozen=True)

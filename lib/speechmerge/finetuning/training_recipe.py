@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import WhisperTokenizer
 
 from .. import corpora
 from ..devices import PRECISIONS
@@ -14,8 +14,10 @@ from ..errors import TrainingError, nearest
 from ..files import digest
 from .packing import TASK_NAMES, prompt_ids
 
-UNSEEN_ROWS = ("trained", "kept")
+if TYPE_CHECKING:
+    from transformers import WhisperTokenizer
 
+UNSEEN_ROWS = ("trained", "kept")
 VERSION = 1  # raise when a change alters trained weights, so that stored experts are not mistaken for new ones
 
 
@@ -93,11 +95,19 @@ class Recipe:
         if len(set(self.sources)) < len(self.sources) or not self.sources:
             raise TrainingError(f"sources are {', '.join(map(str, self.sources)) or 'none'}; give each of them once.")
         for name in ("epochs", "batch", "learning_rate", "clip_norm", "minutes", "patience"):
-            value = getattr(self, name)
-            if not (value is None and name in ("minutes", "patience")) and not 0 < value < math.inf:
-                raise TrainingError(f"{name} is {value!r}; expected a number above 0.")
-        if not 0 <= self.warmup <= 1:
+            value, whole = getattr(self, name), name in ("epochs", "batch", "patience")
+            none = value is None and name in ("minutes", "patience")
+            if not none and not (_number(value, whole) and 0 < value < math.inf):
+                raise TrainingError(f"{name} is {value!r}; expected a {'whole ' if whole else ''}number above 0.")
+        if not (_number(self.warmup) and 0 <= self.warmup <= 1):
             raise TrainingError(f"warmup is {self.warmup!r}; expected a share of all steps, 0 to 1.")
+        if not (_number(self.seed, whole=True) and self.seed >= 0):
+            raise TrainingError(f"seed is {self.seed!r}; expected a whole number from 0 up.")
+
+
+def _number(value: object, whole: bool = False) -> bool:
+    """Whether a value is a number, and not true or false."""
+    return isinstance(value, int if whole else int | float) and not isinstance(value, bool)
 
 
 @dataclass
@@ -169,7 +179,7 @@ def draw_minutes(clips: Sequence[corpora.Clip], minutes: float, seed: int) -> li
     return drawn
 
 
-def unseen_tokens(sets: DataSets, tokenizer: WhisperTokenizer, vocabulary: int) -> torch.Tensor:
+def unseen_tokens(sets: DataSets, tokenizer: "WhisperTokenizer", vocabulary: int) -> torch.Tensor:
     """Return a mask, bool of shape ``[vocabulary]``, of the tokens that no prompt and no target of ``sets`` holds.
 
     A text is looked at with and without a space before it, for it may stand first in a window or later.

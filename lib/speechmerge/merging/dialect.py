@@ -8,6 +8,8 @@ from typing import Any
 from ..errors import MethodError, nearest
 from .forms import constant, number, switch
 from .methods import Method, find, registry
+from .options import ENGINE, check
+from .options import number as _number
 from .rules.primitives import per_expert
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,6 @@ SETTLED = {  # what changes nothing here, and the values of each that hold
     "nuslerp_row_wise": (True, False),  # of a flat tensor there are no rows
 }
 SWITCHES = ("normalize", "normalize_weights", "rescale")
-ENGINE = ("scaling", "include", "policy", "lines", "max_update", "max_growth")  # parameters that are the engine's
 WORDS = {*PARAMETERS, *SETTLED, *SWITCHES, *(key for keys in READS.values() for key in keys)}
 
 
@@ -165,7 +166,7 @@ def _parameter(path: str, method: Method, key: str, value: Any, *, layered: bool
         kind = method.parameters[name].kind if name in method.parameters else float
         value = switch(value) if kind is bool and switch(value) is not None else number(value, kind)
     if name in ENGINE and value is not None:
-        _check_engine(path, name, key, value)
+        check(path, name, value, called=key)
     return {} if value is None else {name: value}
 
 
@@ -185,33 +186,6 @@ def _idle(path: str, method: Method, key: str, value: Any) -> bool:
             raise MethodError(f"{path}: task_arithmetic thins nothing, so density is unused; dare_linear and ties do.")
         return True
     return False
-
-
-def _check_engine(path: str, name: str, key: str, value: Any) -> None:
-    """Raise unless an option of the engine has the type it needs; its values are checked with the models."""
-    words = isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
-    pairs = isinstance(value, dict) and all(isinstance(item, str) for item in value)
-    fits, expected = {
-        "include": (words, "a part or pattern, or a list of them"),
-        "policy": (
-            pairs and all(isinstance(item, str) for item in value.values()),
-            "a treatment for each class, e.g. {EMB: base}",
-        ),
-        "lines": (pairs, "{alpha: ..., beta: ..., order: stack}"),
-    }.get(name, (_number(value), "a number"))
-    if not fits:
-        raise MethodError(f"{path}: {key} is {value!r}; expected {expected}.")
-    for part, setting in value.items() if name == "lines" else ():
-        if part not in ("alpha", "beta", "order"):
-            raise MethodError(f"{path}: lines has no {part!r}.{nearest(part, ('alpha', 'beta', 'order'))}")
-        if setting not in ("stack", "continued") if part == "order" else not _number(setting):
-            raise MethodError(
-                f"{path}: {part} of lines is {setting!r}; expected numbers alpha and beta, order stack or continued."
-            )
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _switched(

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..devices import keep_memory, release_memory
 from ..files import atomic_folder, check_writable
 from ..whisper.checkpoints import most_precise, strip_wrappers
+from . import options as settings
 from . import output, validation
 from .estimates import estimate
 from .merge import Merge, Source
@@ -75,6 +76,7 @@ def line(method: str, base: Source, experts: Sequence[Source], **options: Any) -
     _collect(merge, base)
 
     def at(scaling: float) -> dict[str, Tensor]:
+        settings.check(method, "scaling", scaling)
         merge.scaling = scaling
         return _collect(merge, base)
 

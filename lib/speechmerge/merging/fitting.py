@@ -5,7 +5,7 @@ Weights are learnt by measuring merged models: what a method's ``fit`` needs is 
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -77,8 +77,19 @@ def _state(merge: "Merge", weights: Tensor) -> dict[str, Tensor]:
     return {name: merge.tensor(name) for name in merge.base.shapes}
 
 
+def _finite(merge: "Merge", measured: Any) -> float:
+    """Return what a function measured of a merged model as a number."""
+    try:
+        found = float(measured)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise MethodError(f"{merge.method.name}: a merged model measured {measured!r}; expected a finite number.")
+    return found
+
+
 def _score(merge: "Merge", weights: Tensor) -> float:
-    return float(merge.extras["score"](_state(merge, weights)))
+    return _finite(merge, merge.extras["score"](_state(merge, weights)))
 
 
 def _gradient(merge: "Merge", weights: Tensor) -> tuple[float, Tensor]:
@@ -92,7 +103,7 @@ def _gradient(merge: "Merge", weights: Tensor) -> tuple[float, Tensor]:
         raise MethodError(
             f"{merge.method.name}: the gradient is not finite; lower the learning rate or check the data."
         )
-    return float(loss), found
+    return _finite(merge, loss), found
 
 
 def _inner(merge: "Merge", name: str, slopes: Mapping[str, Tensor]) -> Tensor:

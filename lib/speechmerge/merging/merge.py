@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..errors import CheckpointError, MethodError
 from ..whisper import checkpoints
 from ..whisper.checkpoints import BLOCK, Checkpoint, most_precise, open_checkpoint
-from . import adapter_file, adapters, applying, fitting, lengths, parameter_classes, precision, validation
+from . import adapter_file, adapters, applying, fitting, lengths, options, parameter_classes, precision, validation
 from .methods import Method, find
 from .parameter_classes import EMBEDDING, FROZEN, classify, depths, select
 
@@ -78,21 +78,23 @@ class Merge:
         **params: Any,
     ) -> None:
         self.method: Method = find(method)
-        if isinstance(scaling, bool) or not isinstance(scaling, int | float) or not math.isfinite(scaling):
-            raise MethodError(f"{method}: scaling is {scaling!r}, expected a finite number.")
+        given = {"base": base, "experts": experts, "scaling": scaling, "extras": extras, "include": include}
+        given |= {"policy": policy, "lines": lines, "dtype": dtype, "batched": batched, "svd_cache": svd_cache}
+        for name, value in (given | {"strict": strict, "max_update": max_update, "max_growth": max_growth}).items():
+            options.check(method, name, value)
         self.scaling, self.dtype, self.strict = float(scaling), dtype, strict
         self.max_growth, self.lengths = max_growth, lengths.Lengths()
-        self.device = validation.usable_device(device)
+        self.device = options.usable_device(device)
         self.batched = self.device.type != "cpu" if batched is None else batched
         self.svd_cache = Path(svd_cache) if svd_cache else None
         self._take_parameters(params, len(experts))
         matrices = self.method.acts_on == "matrices"
         self.policy = parameter_classes.policy(matrices_only=matrices, others=self.method.others, changes=policy)
+        self.lines, order = lines, self._order(lines)
+        self.extras = validation.check_extras(self.method, extras or {}, len(experts))
         self._open(base, experts, max_update)
         self.selected = set(select(self.base.shapes, include))  # membership only, never iterated
-        self.extras = validation.check_extras(self.method, extras or {}, len(self.experts))
-        self.lines = validation.check_lines(method, lines)
-        self.depths = depths(self.base.shapes, self.options.get("depth_order", (lines or {}).get("order", "stack")))
+        self.depths = depths(self.base.shapes, order)
         self.groups = dict.fromkeys(self.base.shapes, 0)  # which row of fitted weights a tensor takes
         self.prepass: Any = None  # what the method found out about the whole model
         self.kept: dict[str, list[tuple[int, Tensor, Tensor]]] | None = None  # if a dict, what :meth:`changes` gave
@@ -110,6 +112,16 @@ class Merge:
                 f"{self.method.name}: task is {self.options['task']}, but there are {experts} experts from 0 on."
             )
         self.piece = self.method.piece(self.options)
+
+    def _order(self, lines: Mapping[str, Any] | None) -> str:
+        """Return how depth is counted: the method's own order, or that of the option ``lines``, which must agree."""
+        asked = (lines or {}).get("order")
+        order = self.options.get("depth_order", asked or "stack")
+        if asked not in (None, order):
+            raise MethodError(
+                f"{self.method.name}: depth_order is {order!r} and the order of lines {asked!r}; give both the same."
+            )
+        return order
 
     def _open(self, base: Source, experts: Sequence[Source], max_update: float) -> None:
         """Open the models, and check that they can be merged."""

@@ -38,6 +38,7 @@ DATA = {  # what a merge must be given beside the models, by the key of the engi
     "score": "a function that gives the error of a merged model on dev speech",
     "gradient": "a function that gives the loss of a merged model on dev speech and its gradient",
 }
+COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 Weights = Annotated[
     PerExpert | None, Range(-100.0, 100.0, "weight of each expert in the sum or mean; none weighs all equally")
@@ -110,8 +111,8 @@ class Method:
             return "one merged model for each evaluation, forward and backward"
         if self.fit:
             return "one merged model decoded for each evaluation, 2T - 1 in all"
-        count = {1: "one pass", 2: "two passes", 3: "three passes", 5: "five passes"}[self.passes]
-        passes = f"{count} over all models"
+        count = COUNTS[self.passes - 1] if 0 < self.passes <= len(COUNTS) else str(self.passes)
+        passes = f"{count} {'pass' if self.passes == 1 else 'passes'} over all models"
         if "steps" in self.parameters:
             return f"{passes}, steps of gradient descent for each matrix"
         if "gram" in self.needs:
@@ -124,8 +125,8 @@ class Method:
         """Return what the rule must see whole with these options: ``entries``, ``rows``, ``tensors``, ``matrices``."""
         return {"model": "entries", "row": "rows", "tensor": "tensors"}.get(options.get("scope"), self.acts_on)
 
-    def check(self, params: Mapping[str, Any], *, experts: int) -> dict[str, Any]:
-        """Return all parameters, defaults filled in.
+    def check(self, params: Mapping[str, Any], *, experts: int | None) -> dict[str, Any]:
+        """Return all parameters, defaults filled in; ``experts`` is None where their number is not known yet.
 
         Raises:
             MethodError: an unknown parameter (the nearest known one is named) or a value it may not take.
@@ -133,9 +134,10 @@ class Method:
         for name in params:
             if name not in self.parameters:
                 raise MethodError(f"{self.name} has no parameter {name!r}.{nearest(name, self.parameters)}")
-        if self.experts not in (None, experts):
+        if experts is not None and self.experts not in (None, experts):
             raise MethodError(f"{self.name} merges exactly {self.experts} experts, got {experts}.")
-        preset = self.flavours.get(params.get("flavour"), {})
+        flavour = params.get("flavour")
+        preset = self.flavours.get(flavour, {}) if isinstance(flavour, str) else {}
         filled = {name: parameter.default for name, parameter in self.parameters.items()} | {**preset, **params}
         return {
             name: self.parameters[name].check(value, method=self.name, experts=experts)
@@ -188,7 +190,7 @@ def find(name: str) -> Method:
     Raises:
         MethodError: there is none; the message names the nearest.
     """
-    if name not in registry():
+    if not isinstance(name, str) or name not in registry():
         raise MethodError(f"There is no merge method {name!r}.{nearest(name, registry())}")
     return registry()[name]
 

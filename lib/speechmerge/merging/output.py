@@ -18,6 +18,7 @@ from ..files import digest
 from ..whisper.checkpoints import Checkpoint, fingerprint, read_json
 from ..whisper.tensor_files import DTYPES
 from . import lengths
+from .options import plain
 from .resuming import Journal
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def write_record(
 
 def recipe(merge: "Merge", options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the merge in the shape of the ecosystem's recipe files, all parameters spelt out."""
-    extra = {name: options[name] for name in RECORDED if options.get(name)}
+    extra = {name: plain(options[name]) for name in RECORDED if options.get(name)}
     parameters = {**merge.parameters, "lambda": merge.scaling, **extra}
     return {
         "merge_method": merge.method.name,

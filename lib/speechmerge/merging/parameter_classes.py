@@ -18,6 +18,7 @@ FROZEN = "FROZEN"  # the encoder's fixed sinusoid: never trained, no task vector
 CLASSES = (MATRIX, EMBEDDING, CONVOLUTION, VECTOR, FROZEN)
 
 TREATMENTS = ("rule", "sum", "mean", "base")  # what a class can get: the method's rule, Στ, the mean of τ, nothing
+ORDERS = ("stack", "continued")  # how depth is counted through encoder and decoder
 
 _WHISPER = (
     (FROZEN, r"(^|\.)encoder\.embed_positions\.weight$"),
@@ -76,7 +77,12 @@ def depths(names: Iterable[str], order: str = "stack") -> dict[str, float]:
         names: all tensor names of the model.
         order: ``"stack"`` counts encoder and decoder each from 0 to 1 (what a substring match on ``.i.`` does);
             ``"continued"`` lets the decoder go on after the encoder.
+
+    Raises:
+        MethodError: another order.
     """
+    if order not in ORDERS:
+        raise MethodError(f"order of depth is {order!r}.{nearest(order, ORDERS)}")
     places = {name: place for name in names if (place := layer(name))}
     sizes = {
         stack: 1 + max((i for s, i in places.values() if s == stack), default=-1) for stack in ("encoder", "decoder")
@@ -140,17 +146,13 @@ def policy(*, matrices_only: bool, others: str, changes: Mapping[str, str] | Non
     Args:
         matrices_only: whether the rule is for linear maps alone; else every class but the sinusoid gets it.
         others: what the other classes get if so.
-        changes: the caller's own wishes by class.
+        changes: the caller's own wishes by class, checked (:func:`speechmerge.merging.options.check`).
 
     Raises:
-        MethodError: an unknown class or treatment, or a rule for matrices asked for vectors.
+        MethodError: a rule for matrices asked for vectors.
     """
     found = dict.fromkeys(CLASSES, others if matrices_only else "rule") | {MATRIX: "rule", FROZEN: "base"}
     for kind, treatment in (changes or {}).items():
-        if kind not in CLASSES:
-            raise MethodError(f"policy has no class {kind!r}.{nearest(kind, CLASSES)}")
-        if treatment not in TREATMENTS:
-            raise MethodError(f"policy: {kind} is to get {treatment!r}.{nearest(treatment, TREATMENTS)}")
         if treatment == "rule" and kind == VECTOR and matrices_only:
             raise MethodError("policy: this method acts on matrices, so VEC gets 'sum', 'mean' or 'base'.")
         found[kind] = treatment

@@ -63,8 +63,8 @@ class Parameter:
             return str(self.allowed)
         return f"a {'whole number' if self.kind is int else 'number'} in {self.allowed}"
 
-    def check(self, value: Any, *, method: str, experts: int) -> Any:
-        """Return ``value`` in the parameter's own type.
+    def check(self, value: Any, *, method: str, experts: int | None) -> Any:
+        """Return ``value`` in the parameter's own type; the number of values is checked where ``experts`` is known.
 
         Raises:
             MethodError: wrong type, outside the range, or not one value per expert.
@@ -72,7 +72,7 @@ class Parameter:
         if value is None and self.optional:
             return None
         if self.per_expert and isinstance(value, Sequence) and not isinstance(value, str):
-            if len(value) != experts:
+            if experts is not None and len(value) != experts:
                 raise MethodError(
                     f"{method}: {self.name} has {len(value)} values for {experts} experts; give one or one each."
                 )

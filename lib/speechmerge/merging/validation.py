@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..devices import best_device
 from ..errors import CheckpointError, MethodError, SpeechMergeError, nearest
 from ..whisper.checkpoints import Checkpoint, fingerprint, read_json
 from ..whisper.configuration import is_whisper, lacking, padded, tokens
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from ..whisper.companions import Companions
 
 MAX_UPDATE = 0.5  # ‖τ‖/‖θ0‖ of the linear maps: fine-tunes measured 0.0006 to 0.02, an unrelated model about 1.4
-LINES = ("alpha", "beta", "order")  # what a scaling by depth may say
 TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
 SAMPLE = (32, 1 << 15)  # how many tensors, and scalars of each, tell a wrong base or equal experts before the merge
 
@@ -189,20 +187,6 @@ def check_companions(folder: Path) -> "Companions | None":
     return None
 
 
-def check_lines(method: str, lines: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Return the scaling by depth as it was asked for.
-
-    Raises:
-        MethodError: not a mapping, or a key that is not one of :data:`LINES`.
-    """
-    if lines is not None and not isinstance(lines, Mapping):
-        raise MethodError(f"{method}: lines is {lines!r}; expected a mapping with {', '.join(LINES)}.")
-    for key in lines or {}:
-        if key not in LINES:
-            raise MethodError(f"{method}: lines has no {key!r}.{nearest(str(key), LINES)}")
-    return lines
-
-
 def check_extras(method: Method, extras: Mapping[str, Any], experts: int) -> dict[str, Any]:
     """Check that what the method needs beside the models is there.
 
@@ -214,29 +198,18 @@ def check_extras(method: Method, extras: Mapping[str, Any], experts: int) -> dic
         if key not in known:
             raise MethodError(f"extras has no key {key!r}.{nearest(key, known)}")
     for need, key in STATISTICS.items():
-        if need in method.needs and len(extras.get(key, ())) != experts:
+        found = extras.get(key, ())
+        listed = isinstance(found, Sequence) and all(isinstance(item, Mapping) for item in found)
+        if need in method.needs and (not listed or len(found) != experts):
             raise MethodError(
                 f"{method.name} needs extras={{{key!r}: [...]}} with one item per expert ({experts}), got "
-                f"{len(extras.get(key, ()))}; collect them with the experts' own data."
+                f"{len(found) if listed else 'no list of mappings'}; collect them with the experts' own data."
             )
     if method.measure and not callable(extras.get(method.measure)):
         raise MethodError(
             f"{method.name} learns from dev data: give extras={{{method.measure!r}: function of a merged state dict}}."
         )
     return dict(extras)
-
-
-def usable_device(name: str | torch.device) -> torch.device:
-    """Return a device; ``"auto"`` is the GPU if there is one.
-
-    Raises:
-        MethodError: there is no such device here.
-    """
-    if str(name) == "auto":
-        return best_device()
-    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
-        raise MethodError(f"device={str(name)!r}, but there is no GPU here; use device='auto' or 'cpu'.")
-    return torch.device(name)
 
 
 def check_memory(needed: int, meminfo: Path = Path("/proc/meminfo")) -> None:

@@ -21,7 +21,7 @@ def compared(plan: Plan, scores: Sequence[dict[Cell, Scores]]) -> list[dict]:
         Rows ``system, against, task, language, variant, seed, difference, ci_low, ci_high, p_value``, with a line for
         each language, for ``pooled`` (all cells the table is about) and for ``others`` (all it is tested on besides).
     """
-    against = plan.experiment.get("by_language")
+    against = plan.experiment.by_language
     # A system without training has the first seed only, and is what models of every seed are compared with.
     known = {(s.system, s.variant): found for s, found in reversed(list(zip(plan.systems, scores, strict=True)))}
     rows = []

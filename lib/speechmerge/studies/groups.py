@@ -67,10 +67,10 @@ def _rows(plan: Plan, scores: list[dict[Cell, Scores]], cap: bool) -> Iterator[d
 def others(plan: Plan, key: tuple[str, str, int]) -> Iterator[tuple[str, str, tuple[str, str, int]]]:
     """Yield what a system is compared with: the kind of comparison, its name, and its system, variant and seed."""
     system, variant, seed = key
-    for against in plan.experiment.get("against", []):
+    for against in plan.experiment.against:
         if against != system:
             yield "paired", against, (against, variant, seed)
-    if plan.experiment.get("vary") == "counts":
+    if plan.experiment.vary == "counts":
         variants = list(dict.fromkeys(one.variant for one in plan.systems))
         for fewer in variants[: variants.index(variant)]:
             yield "grown", fewer, (system, fewer, seed)

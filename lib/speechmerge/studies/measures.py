@@ -112,7 +112,7 @@ class Table:
         """Return the groups of a task's cells that a model was tested on whole."""
         tested = [cell for cell in self.said[model][0] if cell.task == task]
         found = {OWN: [cell for cell in tested if cell in self.plan.cells], **self.plan.groups}
-        if self.plan.experiment.get("by_language"):
+        if self.plan.experiment.by_language:
             found[OTHERS] = [cell for cell in tested if cell in self.plan.also]
         found = {name: tuple(cell for cell in cells if cell.task == task) for name, cells in found.items()}
         found |= {cell.name: (cell,) for cell in tested}
@@ -154,12 +154,12 @@ class Table:
     def widened(self, samples: np.ndarray, place: dict, cells: Sequence[Cell], *models: Model) -> np.ndarray | None:
         """Widen samples of a model's value, or of a difference of two; None where it is not known by how much.
 
-        Two models that differ on no clip are one, whatever the seed.
+        Where two models differ on no clip, they are taken for one, whatever the seed.
         """
         kind = place["metric"], place["clips"], len(cells) > 1, sum(map(self.trained, models))
         if kind not in self.spread:
             return None
-        return inference.widened(samples, self.spread[kind]) if samples.any() else samples
+        return samples if len(models) > 1 and not samples.any() else inference.widened(samples, self.spread[kind])
 
 
 def spread(profile: str, rules: Protocol) -> Spread:

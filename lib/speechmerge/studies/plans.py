@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .. import corpora
 from ..errors import StudyError, nearest
@@ -15,6 +16,9 @@ from ..evaluation import decoding
 from ..files import digest
 from ..finetuning import training_recipe
 from ..packages import artefact
+
+if TYPE_CHECKING:
+    from .experiment import Experiment, Profile
 
 TOLD = ("choose", "rate", "tune", "describe")  # kinds of steps whose results are committed besides the rows
 
@@ -110,9 +114,9 @@ class System:
 class Plan:
     """All steps of one experiment on one profile, in an order that respects ``needs``, and how they become rows."""
 
-    experiment: dict
+    experiment: "Experiment"
     profile: str
-    settings: dict
+    settings: "Profile"
     cells: tuple[Cell, ...] = ()  # what the table is about
     also: tuple[Cell, ...] = ()  # what a system's only model is tested on besides
     groups: dict[str, tuple[Cell, ...]] = field(default_factory=dict)  # whose averages are told apart
@@ -123,12 +127,23 @@ class Plan:
     @property
     def name(self) -> str:
         """The experiment's name."""
-        return self.experiment["experiment"]
+        return self.experiment.experiment
 
     @property
     def test_clips(self) -> int | None:
         """Most test clips a cell; None is all there are."""
-        return self.settings.get("test_clips")
+        return self.settings.test_clips
+
+    def values(self, field: str, name: str) -> tuple[Any, ...]:
+        """Return a list of values that the profile has in one of its fields ``grids`` and ``vary``.
+
+        Raises:
+            StudyError: it has none of that name; the nearest is given.
+        """
+        known = getattr(self.settings, field)
+        if name not in known:
+            raise StudyError(f"profile {self.profile!r} has no {name!r} among its {field}.{nearest(name, known)}")
+        return known[name]
 
     def pending(self) -> list[Step]:
         """Steps whose result is not there and is needed: for a row, for what the tables tell, or for another such step.

@@ -1,77 +1,99 @@
 """What was decided before the measuring: metrics, margins, seeds, thresholds (``experiments/protocol.yaml``)."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-import pydantic
-import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from ..corpora import KEPT_APART
 from ..errors import StudyError, nearest
+from ..finetuning.packing import TASK_NAMES
 from ..finetuning.training_recipe import UNSEEN_ROWS
+from . import checked
+from .checked import Checked, Count, Fault, Positive, Rates, Seeds, word
+from .experiment import Decode, Profile
 from .store import project_root
 
 METRICS = {  # what a task may be judged by, and whether more of it is better
     "asr": {"capped_wer": False, "wer": False, "macro_wer": False, "spelled_wer": False},
     "st": {"chrf": True, "bleu": True},
 }
+ALL = METRICS["asr"] | METRICS["st"]
+Share = Annotated[Positive, Field(le=1)]
 
 
-class _Part(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+class Splits(Checked):
+    """How clips are divided, and which of the held-out ones are novel."""
+
+    kept_apart: word(*KEPT_APART)  # which sentences stand in one split only
+    novel: Share  # similarity to the nearest training text below which a clip is novel
 
 
-class Splits(_Part):
-    """Which sentences stand in one split only, and below what similarity to training texts a clip is novel."""
+class Trained(Checked):
+    """The one rule by which all models are trained."""
 
-    kept_apart: Literal["equal", "near"]
-    novel: float = Field(gt=0, le=1)
-
-
-class Training(_Part):
-    """The one rule of training: patience in epochs, most epochs, rows of unused tokens, rates to choose from."""
-
-    patience: int = Field(ge=1)
-    epochs: int = Field(ge=2)
-    unseen_rows: Literal[UNSEEN_ROWS]
-    rates: tuple[float, ...] = Field(min_length=4)
+    patience: Count  # epochs without a lower dev loss
+    epochs: Count  # at most
+    unseen_rows: word(*UNSEEN_ROWS)  # rows of the token table that no training text uses
+    rates: Annotated[Rates, Field(min_length=4)]  # learning rates, of which one is chosen for all
 
 
-class Selection(_Part):
-    """How λ and other parameters are chosen on dev, and how many values are decoded in the end."""
+class Selection(Checked):
+    """How parameters of merges are chosen on dev."""
 
-    by: Literal["loss"]
-    finalists: int = Field(ge=1)
+    by: word("loss")  # teacher-forced
+    finalists: Count  # values that are decoded in the end
 
 
-class Metric(_Part):
+class Metric(Checked):
     """What a task is judged by, and what is shown beside it."""
 
     primary: str
-    secondary: tuple[str, ...] = ()
+    secondary: tuple[str, ...] = Field((), strict=False)
 
 
-class Inference(_Part):
-    """Confidence of all intervals, and how often the bootstrap redraws."""
+class Inference(Checked):
+    """How intervals are made."""
 
-    confidence: float = Field(gt=0.5, lt=1)
-    resamples: int = Field(ge=1000)
+    confidence: Share
+    resamples: Count
 
 
-class Protocol(_Part):
+class Protocol(Checked):
     """The whole of it; ``seeds`` has an entry ``every`` for the experiments that it does not name."""
 
     splits: Splits
-    training: Training
+    training: Trained
     selection: Selection
-    decoding: dict[str, bool | int | str]
-    metrics: dict[Literal["asr", "st"], Metric]
-    margins: dict[str, float]
+    decoding: Decode
+    metrics: dict[word(*TASK_NAMES), Metric]
+    margins: dict[str, Positive]  # differences below them are none
     inference: Inference
-    seeds: dict[str, tuple[int, ...]]
-    fewest_seeds: dict[str, int]
-    below_the_floor: dict[str, tuple[Literal["asr", "st"], ...]] = {}
+    seeds: dict[str, Seeds]
+    fewest_seeds: dict[str, Count]
+    below_the_floor: dict[str, Annotated[tuple[word(*TASK_NAMES), ...], Field(strict=False)]]
+
+    @model_validator(mode="after")
+    def _has_margins(self) -> "Protocol":
+        for task, metric in self.metrics.items():
+            for name in (metric.primary, *metric.secondary):
+                if name not in METRICS[task]:
+                    raise Fault(f"has no metric {name!r} for {task}.{nearest(name, METRICS[task])}")
+                if name not in self.margins:
+                    raise Fault(f"lacks {name} in margins, a metric of {task}; say how large a difference counts.")
+        for name in self.margins:
+            if name not in ALL:
+                raise Fault(f"has no metric {name!r}, named in margins.{nearest(name, ALL)}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_seeds(self) -> "Protocol":
+        if "every" not in self.seeds:
+            raise Fault("lacks 'every' in seeds, those of the experiments it does not name.")
+        for experiment, count in self.fewest_seeds.items():
+            if len(seeds := self.seeds_of(experiment)) < count:
+                raise Fault(f"has the seeds {list(seeds)} for {experiment}; {count} are asked for.")
+        return self
 
     def seeds_of(self, experiment: str) -> tuple[int, ...]:
         """Return the training seeds of an experiment."""
@@ -82,9 +104,9 @@ class Protocol(_Part):
         return self.margins[metric]
 
 
-def governs(settings: Mapping[str, object]) -> bool:
+def governs(profile: Profile) -> bool:
     """Tell whether a profile is measured by the protocol: one whose splits keep near sentences apart."""
-    return settings.get("kept_apart") == "near"
+    return profile.kept_apart == "near"
 
 
 def read(path: Path | None = None) -> Protocol:
@@ -96,50 +118,7 @@ def read(path: Path | None = None) -> Protocol:
     """
     path = path or project_root() / "experiments" / "protocol.yaml"
     try:
-        found = Protocol.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StudyError(f"{path} is not readable as a protocol ({' '.join(str(error).split())}).") from error
-    except pydantic.ValidationError as error:
-        raise StudyError(f"{path}: {_sentence(error)}") from error
-    _check(path, found)
-    return found
-
-
-def _sentence(error: pydantic.ValidationError) -> str:
-    """Say the first thing that is wrong with a field."""
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"])) or "the file"
-    if first["type"] == "extra_forbidden":
-        *outer, name = first["loc"]
-        model = Protocol
-        for part in outer:
-            model = model.model_fields[part].annotation
-        return f"there is no field {place}.{nearest(str(name), model.model_fields)}"
-    return f"{place} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}."
-
-
-def _check(path: Path, found: Protocol) -> None:
-    """Check what fields say of each other.
-
-    Raises:
-        StudyError: as :func:`read`.
-    """
-    for task, metric in found.metrics.items():
-        for name in (metric.primary, *metric.secondary):
-            if name not in METRICS[task]:
-                raise StudyError(f"{path}: there is no metric {name!r} for {task}.{nearest(name, METRICS[task])}")
-            if name not in found.margins:
-                raise StudyError(
-                    f"{path}: margins lacks {name}, a metric of {task}; say how large a difference counts."
-                )
-    for name, margin in found.margins.items():
-        if name not in METRICS["asr"] | METRICS["st"]:
-            raise StudyError(f"{path}: margins has no metric {name!r}.{nearest(name, METRICS['asr'] | METRICS['st'])}")
-        if not margin > 0:
-            raise StudyError(f"{path}: the margin of {name} is {margin:g}; expected a size, above 0.")
-    if not found.seeds.get("every"):
-        raise StudyError(f"{path}: seeds lacks 'every', the seeds of the experiments it does not name.")
-    for experiment, count in found.fewest_seeds.items():
-        seeds = found.seeds_of(experiment)
-        if len(set(seeds)) < count:
-            raise StudyError(f"{path}: {experiment} has the seeds {list(seeds)}; {count} different ones are asked for.")
+        text = path.read_bytes()
+    except OSError as error:
+        raise StudyError(f"{path} is not readable as a protocol ({error.strerror}).") from error
+    return checked.read(Protocol, checked.parse(path, text), path)

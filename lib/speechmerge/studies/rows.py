@@ -39,7 +39,7 @@ def collect(plan: Plan) -> list[dict]:
             write_predictions(read_predictions(plan.steps[step].folder / HYPOTHESES), kept.path(plan, system, cell))
     found = kept.read(plan.whole or plan, plan.systems)
     there, scores = found.plan, found.scores()
-    base = plan.settings["base"]
+    base = plan.settings.base
     common = {"base": base, "base_fingerprint": checkpoints.fingerprint(models.base_model(base)), **stamp}
     made = [
         row | common
@@ -111,7 +111,7 @@ def _paired(plan: Plan, scores: list[dict[Cell, Scores]]) -> list[dict]:
     """Compare every system with those the experiment names, utterance by utterance, task by task."""
     rows = []
     by_name = {(s.system, s.variant, s.seed): found for s, found in zip(plan.systems, scores, strict=True)}
-    for against in plan.experiment.get("against", []):
+    for against in plan.experiment.against:
         for (system, variant, seed), found in by_name.items():
             other = by_name.get((against, variant, seed), {})
             for task in dict.fromkeys(cell.task for cell in found):

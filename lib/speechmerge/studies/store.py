@@ -167,5 +167,10 @@ def predictions_path(
     profile: str, experiment: str, system: str, task: str, cell: str, seed: int, variant: str = ""
 ) -> Path:
     """Where the hypotheses behind a row are kept (ids and hypotheses only; the sentences stay in the corpora)."""
-    slug = re.sub(r"[^a-z0-9+]+", "-", f"{system} {variant}".lower()).strip("-")
-    return results_folder(profile) / "predictions" / experiment / f"{slug}.{task}.{cell}.{seed}.jsonl.gz"
+    name = f"{slug(f'{system} {variant}')}.{task}.{cell}.{seed}.jsonl.gz"
+    return results_folder(profile) / "predictions" / experiment / name
+
+
+def slug(name: str) -> str:
+    """Return a name as it stands in names of files."""
+    return re.sub(r"[^a-z0-9+]+", "-", name.lower()).strip("-")

@@ -42,7 +42,7 @@ def rows(table: Table) -> tuple[list[dict], list[dict]]:
 
 def _pairs(table: Table) -> Iterator[tuple[Model, Model, bool]]:
     """Yield the pairs that the experiment compares, and whether they are compared cell by cell too."""
-    single = table.plan.experiment.get("by_language")
+    single = table.plan.experiment.by_language
     for system, variant in table.said:
         named = [other[:2] for _, _, other in groups.others(table.plan, (system, variant, 0))]
         if single not in (None, system):
@@ -69,7 +69,7 @@ def _judged(table: Table, place: dict, first: tuple[Model, Sampled], second: tup
     wide = None if wide is None else sign * wide
     last = samples if wide is None else wide
     higher, margin = METRICS[place["task"]][place["metric"]], table.rules.margin(place["metric"])
-    untestable = place["task"] in table.rules.below_the_floor.get(table.plan.experiment.get("languages"), ())
+    untestable = place["task"] in table.rules.below_the_floor.get(table.plan.experiment.languages, ())
     return {
         "difference": rounded(own.value - against.value),
         "by_seed": [rounded(a - b) for a, b in zip(own.by_seed, against.by_seed, strict=True)],
@@ -82,7 +82,7 @@ def _judged(table: Table, place: dict, first: tuple[Model, Sampled], second: tup
 
 
 def _on_domains(table: Table) -> bool:
-    return table.plan.experiment.get("languages") == "domains"
+    return table.plan.experiment.languages == "domains"
 
 
 def _places(table: Table, model: Model, cell: Cell) -> np.ndarray:

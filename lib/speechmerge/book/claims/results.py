@@ -46,7 +46,7 @@ class Results:
 
     @cached_property
     def _tasks(self) -> dict[str, list[str]]:
-        return {name: described["tasks"] for name, described in experiments.experiments().items()}
+        return {name: described.tasks for name, described in experiments.experiments().items()}
 
     @cached_property
     def _rows(self) -> pd.DataFrame:

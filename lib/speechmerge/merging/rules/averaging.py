@@ -5,6 +5,7 @@ from typing import Annotated
 from torch import Tensor
 
 from ..methods import Choice, Range, method
+from ..parameter_classes import ORDERS
 
 
 @method(
@@ -76,9 +77,7 @@ def lines(
     *,
     alpha: Annotated[float | None, Range(-10, 10, "scale of the first layer; none: 1 / T")] = None,
     beta: Annotated[float, Range(-10, 10, "what the last layer gets on top")] = 0.5,
-    depth_order: Annotated[
-        str, Choice(("stack", "continued"), "depth within each stack, or through encoder and decoder")
-    ] = "stack",
+    depth_order: Annotated[str, Choice(ORDERS, "depth within each stack, or through encoder and decoder")] = "stack",
     depth: float | None = None,
 ) -> Tensor:
     """Add the experts, shallow layers less than deep ones.
