@@ -47,6 +47,6 @@ class BookError(SpeechMergeError):
 
 def nearest(name: Any, known: Iterable[Any]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest other name that is known, else a list of all known names."""
-    known = [str(word) for word in known if word != name]
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known) or 'none'}."
+    small = {str(word).lower(): str(word) for word in known if word != name}
+    close = difflib.get_close_matches(str(name).lower(), small, n=1, cutoff=0.5)
+    return f" Did you mean {small[close[0]]!r}?" if close else f" Known: {', '.join(small.values()) or 'none'}."

@@ -125,6 +125,23 @@ def cache_of_the_hub(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "snapshots" / "abc" / WEIGHTS)
 
 
+def quantised(folder: Path) -> None:
+    """As bitsandbytes saves a model in 8 bits."""
+    state = load_file(folder / WEIGHTS)
+    state |= {f"{Q}.weight": torch.ones(64, 64, dtype=torch.int8), f"{Q}.SCB": torch.ones(64)}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    edit(folder / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+
+
+def of_another_program(folder: Path, name: str = "model.bin") -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / name).write_bytes(b"\x06\0\0\0WhisperSpec")
+
+
+def of_whisper_cpp(folder: Path) -> None:
+    of_another_program(folder, "ggml-model.bin")
+
+
 REFUSED = {
     old_single_beside_shards: r"holds two models, model\.safetensors and the shards of model-0000\d-of-",
     distributed_beside: r"holds two models, model\.safetensors and the shards of shard-00000-",
@@ -140,6 +157,9 @@ REFUSED = {
     shard_gone: r"the index names model-00001-of-\d+\.safetensors, missing here",
     variant_alone: r"holds model\.fp16\.safetensors and no model\.safetensors; .* rename it",
     only_in_a_checkpoint: r"holds no model itself, but checkpoint-500 in it does; give that folder",
+    quantised: r"config\.json has a quantization_config; de-quantise",
+    of_another_program: r"holds model\.bin, a format of other programs \(CTranslate2",
+    of_whisper_cpp: r"holds ggml-model\.bin, a format of other programs",
     cache_of_the_hub: r"holds no model itself, but snapshots/abc in it does; give that folder",
 }
 
@@ -176,10 +196,6 @@ def test_an_adapter_where_a_model_is_needed(folder, base):
 
 def mel_bins_of_large_v3(folder: Path) -> None:
     edit(folder / "preprocessor_config.json", feature_size=128)
-
-
-def quantised(folder: Path) -> None:
-    edit(folder / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
 
 
 def no_tokenizer(folder: Path) -> None:
@@ -219,7 +235,6 @@ def classifier(folder: Path) -> None:
 
 UNFIT = {
     mel_bins_of_large_v3: r"the feature extractor makes 128 mel bins, config\.json expects 80",
-    quantised: r"config\.json has a quantization_config; de-quantise",
     no_tokenizer: r"holds no tokenizer \(tokenizer\.json, or vocab\.json",
     damaged_tokenizer: r"the tokenizer cannot be loaded",
     tokenizer_of_another_model: r"the tokenizer lacks <\|notimestamps\|>",
@@ -249,7 +264,10 @@ def test_padding_on_one_side_only(base, folder):
     saved = WhisperForConditionalGeneration.from_pretrained(folder)
     saved.resize_token_embeddings(1864, pad_to_multiple_of=64)
     saved.save_pretrained(folder)
-    for one, other in ((base, folder), (folder, base)):
+    without = Path(shutil.copytree(folder, folder.with_name("without")))
+    for name in ("tokenizer.json", "vocab.json"):
+        (without / name).unlink()
+    for one, other in ((base, folder), (folder, base), (without, base), (base, without)):
         with pytest.raises(CheckpointError, match=r"both have the same 1864 tokens.*resize_token_embeddings\(1864\)"):
             engine.merged("task_arithmetic", one, [other])
 

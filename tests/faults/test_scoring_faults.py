@@ -36,6 +36,15 @@ def test_ids_that_do_not_match(clips, names, message, score):
         score(said(*names), clips)
 
 
+@pytest.mark.parametrize(
+    ("language", "meant"),
+    [("chinese", "zh"), ("Mandarin", "zh"), ("zh-CN", "zh"), ("th_th", "th"), ("JA", "ja"), ("cmn", "es"), ("", "es")],
+)
+def test_a_language_that_is_no_code_of_whispers(clips, language, meant):
+    with pytest.raises(ScoringError, match=f"the language is '{language}', .* such as '{meant}'"):
+        count(said("a", "b", "c"), clips, language)
+
+
 def test_references_that_stand_twice(clips):
     with pytest.raises(ScoringError, match="an id stands twice: 3 predictions, 4 references, 3 ids"):
         count(said("a", "b", "c"), [*clips, clips[0]], "es")

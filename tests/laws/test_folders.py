@@ -16,6 +16,7 @@ from transformers import (
     AutoProcessor,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
+    WhisperModel,
     WhisperProcessor,
     WhisperTokenizer,
 )
@@ -75,6 +76,14 @@ def adapter_config_left(folder: Path) -> None:
 def head_stored(folder: Path) -> None:
     state = load_file(folder / WEIGHTS)
     save_file(state | {"proj_out.weight": state[TABLE].clone()}, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def without_head(folder: Path) -> None:
+    """``WhisperModel``, whose tensors lack the first part of their names."""
+    model = WhisperModel.from_pretrained(folder)
+    remove(folder, WEIGHTS)
+    model.save_pretrained(folder)
+    assert "decoder.embed_tokens.weight" in load_file(folder / WEIGHTS)
 
 
 def whole_processor(folder: Path) -> None:
@@ -180,9 +189,9 @@ def renamed_tokens(folder: Path) -> None:
 
 
 WHOLE = [
-    shards, single_over_shards, other_weights_beside, adapter_config_left, head_stored, whole_processor,
-    no_preprocessor, old_tokenizer, oldest_tokenizer, short_tokenizer, forced, forced_in_config, old_settings,
-    no_settings, half, old_dtype, odd_settings, padded, links, renamed_tokens,
+    shards, single_over_shards, other_weights_beside, adapter_config_left, head_stored, without_head,
+    whole_processor, no_preprocessor, old_tokenizer, oldest_tokenizer, short_tokenizer, forced, forced_in_config,
+    old_settings, no_settings, half, old_dtype, odd_settings, padded, links, renamed_tokens,
 ]  # fmt: skip
 ALONE = [form for form in WHOLE if form not in (half, padded)]  # the others are of one kind or shape
 

@@ -74,6 +74,7 @@ HEAD, MAP = "proj_out.weight", Q.removesuffix(".weight")
 FIRST, SECOND = f"{MAP}.lora_A.weight", f"{MAP}.lora_B.weight"
 TOKENS = TABLE.removesuffix(".weight")
 ROWS = f"{TOKENS}.token_adapter.trainable_tokens_delta"
+HEAD_ROWS = ROWS.replace(TOKENS, "proj_out")
 
 
 def renamed(tensors: dict, old: str, new: str) -> dict:
@@ -162,12 +163,44 @@ def test_a_statement_that_may_change_numbers_is_refused_by_its_name(field, base,
             {},
             "update of the output head 'proj_out.weight' is stored",
         ),
+        ({TABLE: torch.zeros(11, 4), HEAD: torch.zeros(11, 4)}, {}, r"\[11, 4\].*the table was resized before"),
+        ({TABLE: torch.zeros(11, 4)}, {"modules_to_save": ["embed_tokens"]}, "the table was resized before"),
+        ({HEAD_ROWS: torch.zeros(2, 4)}, {"trainable_token_indices": {"proj_out": [1, 2]}}, "in trainable_token_ind"),
         (pair(Q), {"peft_type": "LORA", "base_model_name_or_path": "openai/whisper-tiny"}, "is another Whisper"),
     ],
 )
 def test_what_is_refused(tensors, config, words, base, tmp_path):
     with pytest.raises(CheckpointError, match=words):
         engine.merged("task_arithmetic", base, [adapter(tmp_path / "lora", tensors, **config)])
+
+
+def test_a_bias_stored_under_two_names_is_one(base, tmp_path):
+    """As peft stores it where ``bias="all"`` stands beside ``modules_to_save``."""
+    module, bias = BIAS.removesuffix(".bias"), base[BIAS] + 1
+    tensors = {BIAS: bias, f"{module}.modules_to_save.bias": bias.clone(), f"{module}.original_module.bias": bias - 1}
+    settings = {"bias": "all", "modules_to_save": ["fc1"]}
+    found = engine.merged("task_arithmetic", base, [adapter(tmp_path / "lora", tensors, **settings)])
+    assert torch.equal(found[BIAS], bias)
+    tensors[BIAS] = bias + 1
+    with pytest.raises(CheckpointError, match="are for the same place"):
+        engine.merged("task_arithmetic", base, [adapter(tmp_path / "two", tensors, **settings)])
+
+
+def test_an_adapter_of_the_model_without_its_head(base, tmp_path):
+    parts = {name.removeprefix("model."): x for name, x in pair(Q).items()}
+    folders = [adapter(tmp_path / "whole", pair(Q)), adapter(tmp_path / "bare", parts, target_modules=["q_proj"])]
+    one, other = (engine.merged("task_arithmetic", base, [folder], max_update=100.0) for folder in folders)
+    assert torch.equal(one[Q], other[Q])
+    bare = {name.removeprefix("model."): x for name, x in base.items()}
+    found = engine.merged("task_arithmetic", bare, [folders[1]], max_update=100.0)
+    assert torch.equal(found[Q.removeprefix("model.")], one[Q])
+
+
+@pytest.mark.parametrize("kinds", [("float32", "bfloat16"), ("bfloat16", "float32"), ("float16", "bfloat16")])
+def test_head_and_table_of_two_precisions_are_one(kinds, base, tmp_path):
+    values = [base[TABLE].to(getattr(torch, kind)) for kind in kinds]
+    folder = adapter(tmp_path / "lora", pair(Q) | dict(zip((HEAD, TABLE), values, strict=True)))
+    assert torch.equal(engine.merged("task_arithmetic", base, [folder], max_update=100.0)[TABLE], base[TABLE])
 
 
 def test_a_head_left_behind_is_told_from_one_trained_apart(base, tmp_path):

@@ -185,6 +185,22 @@ def test_an_adapter_may_stand_behind_its_base(place):
     assert recipe.read(write(place, models=["a+b", "a"])).experts == ("a+b", "a")
 
 
+@pytest.mark.parametrize(
+    ("base", "model"),
+    [
+        ({"model": {"path": "base"}}, {"model": {"path": "a"}}),
+        ({"model": "base"}, {"model": "./a"}),
+        ("./base", "a/"),
+    ],
+)
+def test_one_model_has_one_name_however_it_is_written(base, model, place):
+    models = [{"model": {"model": {"path": "base"}}}, {"model": model}, "b"]
+    found = recipe.read(write(place, name="mine", base_model=base, models=models, tokenizer={"source": model}))
+    assert (found.base, found.experts) == ("base", ("a", "b"))
+    pair = {"model": {"path": "./base"}, "lora": {"path": "b"}}
+    assert recipe.read(write(place, base_model=base, models=[{"model": pair}])).experts == ("b",)
+
+
 def test_an_adapter_alone_needs_its_base(place):
     (place / "l").mkdir()
     (place / "l" / "adapter_config.json").write_text("{}")

@@ -71,6 +71,21 @@ def test_other_parameters_or_inputs_start_afresh(paths, base, experts, tmp_path,
     assert len(resumed(paths, tmp_path / "two", monkeypatch, strict=False)) == len(NAMES)
 
 
+def test_an_adapter_whose_statement_changed_starts_afresh(paths, tmp_path, monkeypatch):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    name, (rows, columns) = next((n, s) for n, s in NAMES.items() if "fc1.weight" in n)
+    stem = f"base_model.model.{name.removesuffix('.weight')}"
+    parts = {f"{stem}.lora_A.weight": torch.ones(1, columns), f"{stem}.lora_B.weight": torch.ones(rows, 1)}
+    save_file(parts, adapter / "adapter_model.safetensors")
+    paths, out = [*paths, adapter], tmp_path / "out"
+    for alpha in (0.01, 0.02):
+        (adapter / "adapter_config.json").write_text(f'{{"peft_type": "LORA", "r": 1, "lora_alpha": {alpha}}}')
+        if alpha == 0.01:
+            interrupted(paths, out, monkeypatch)
+    assert len(resumed(paths, out, monkeypatch)) == len(NAMES)
+
+
 def test_what_was_damaged_since_is_written_again(paths, tmp_path, monkeypatch):
     out = tmp_path / "out"
     first = interrupted(paths, out, monkeypatch, after=4)

@@ -187,8 +187,12 @@ def count(predictions: Sequence[Prediction], clips: Sequence[Clip], language: st
     """Align hypotheses with transcripts after Whisper's normalisation and count edits per utterance.
 
     Where words hold combining marks it is said once for each language that the published normaliser cuts them there.
+
+    Raises:
+        ScoringError: ids do not match, or the language is none of Whisper's codes.
     """
     matched = match(predictions, clips)
+    _check_language(language)
     references = [normalise(c.text, language) for c in clips]
     hypotheses = [normalise(p.text, language) for p in matched]
     edits = [_word_edits(r, h) for r, h in zip(references, hypotheses, strict=True)]
@@ -210,6 +214,17 @@ def count(predictions: Sequence[Prediction], clips: Sequence[Clip], language: st
         empty_references=sum(not r for r in references),
         normaliser=_procedure(language, marked),
     )
+
+
+def _check_language(language: str) -> None:
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+
+    if language not in LANGUAGES:
+        meant = TO_LANGUAGE_CODE.get(language.lower(), language.lower().replace("_", "-").partition("-")[0])
+        raise ScoringError(
+            f"the language is {language!r}, which decides what counts as a word; expected Whisper's code, such as "
+            f"{meant if meant in LANGUAGES else 'es'!r}."
+        )
 
 
 def _procedure(language: str, marked: bool) -> str:

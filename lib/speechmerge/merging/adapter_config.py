@@ -35,7 +35,8 @@ class Field(NamedTuple):
 USED, NONE = "used: ", "no effect: "
 WAYS = {
     "convert": "Save it again with save_pretrained(..., path_initial_model_for_weight_conversion=...), which writes a "
-    "plain LoRA, or merge it into the model it was trained on and give that one.",
+    "plain LoRA (but not after loftq), or merge it into the model it was trained on and give that one.",
+    "base": "Merge it into the model it was trained on and give that one.",
     "merge": "Make a full model of it and give that folder: {command}",
     "trainer": "Merge it into its model with the library that trained it, and give that model's folder.",
     "none": "No full model computes the same, so it cannot be merged.",
@@ -87,7 +88,7 @@ FIELDS = {
     "runtime_config": Field(_TRAINING),
     "eva_config": Field(_START),
     "corda_config": Field(_START),
-    "loftq_config": Field(_START),
+    "loftq_config": Field("A and B belong to the quantised base that LoftQ made beside them", EMPTY, "base"),
     "lora_ga_config": Field(_START),
     "qalora_group_size": Field(NONE + "counts with `use_qalora` only"),
     "megatron_core": Field(NONE + "counts with `megatron_config` only"),

@@ -1,12 +1,15 @@
 """The tensors of an adapter's file, sorted by what peft makes of them and named as the base names them."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from ..errors import CheckpointError
-from ..whisper.checkpoints import strip_wrappers
-from ..whisper.tensor_files import Entry, header
+from ..whisper.checkpoints import strip_wrappers, with_head
+from ..whisper.tensor_files import Entry, header, read_entry
 
 WEIGHTS = "adapter_model.safetensors"
 _NAME = r"(?:\.(?!(?:weight|bias)$)([^.]+))?"  # an adapter's name, where the keys carry one
@@ -15,7 +18,9 @@ _PART = re.compile(
 )
 _ROWS = re.compile(rf"(.+?)(?:\.token_adapter)?\.trainable_tokens_delta{_NAME}")
 _INNER = re.compile(rf"\.(?:modules_to_save{_NAME}|token_adapter|base_layer)(?=\.)")
-_UNUSED = re.compile(r".+\.(lora_velora_embed|lora_monteclora_sampler|trainable_tokens_original)(\..+)?")  # in training
+_UNUSED = re.compile(  # once trained
+    r".+\.(lora_velora_embed|lora_monteclora_sampler|trainable_tokens_original|original_module)(\..+)?"
+)
 
 
 @dataclass
@@ -35,8 +40,11 @@ class Stored:
     rows: dict[str, Entry] = field(default_factory=dict)
 
 
-def read_file(folder: Path) -> Stored:
+def read_file(folder: Path, *, bare: bool = False) -> Stored:
     """Sort the tensors of an adapter's file.
+
+    Those of an adapter of ``WhisperModel``, the model without its head, get the whole model's names, unless the base is
+    ``bare`` as well.
 
     Raises:
         CheckpointError: there is no such file, or it holds several adapters.
@@ -47,6 +55,7 @@ def read_file(folder: Path) -> Stored:
     found, names = Stored(), {}
     for entry in header(file):
         name = strip_wrappers(strip_wrappers(entry.stored_name).removeprefix("base_model.model."))
+        name = name if bare else with_head(name)
         if _UNUSED.fullmatch(name):
             continue
         if match := _PART.fullmatch(name):
@@ -58,6 +67,8 @@ def read_file(folder: Path) -> Stored:
             match, place, key = _INNER.search(name), found.whole, _INNER.sub("", name)
             own = match and match[1]
             found.inner |= {key} if match else set()
+        if place is found.whole and key in place and _equal(entry, place[key]):
+            continue  # with bias="all" peft stores a bias of modules_to_save also under its plain name
         if key in place or (own and names.setdefault("", own) != own):
             raise CheckpointError(
                 f"{file} holds several adapters: {entry.stored_name!r} and others are for the same place or carry "
@@ -65,6 +76,11 @@ def read_file(folder: Path) -> Stored:
             )
         place[key] = entry
     return found
+
+
+def _equal(one: Entry, other: Entry) -> bool:
+    values = (read_entry(entry, 0, math.prod(entry.shape)).view(entry.shape) for entry in (one, other))
+    return torch.equal(*values)
 
 
 def refuse_several(folder: Path) -> None:

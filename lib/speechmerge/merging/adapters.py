@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..whisper.checkpoints import Checkpoint
+from ..whisper.number_formats import alike
 from ..whisper.tensor_files import Entry
 from ..whisper.weight_files import holds_model
 from . import lora
@@ -44,7 +45,7 @@ def open_adapter(folder: Path, base: Checkpoint) -> Checkpoint:
     """
     config = read_statement(folder, base)
     check_base(folder / CONFIG, config.get("base_model_name_or_path"), base)
-    stored = read_file(folder)
+    stored = read_file(folder, bare=not any(name.startswith("model.") for name in base.shapes))
     _check_complete(folder, config, stored, base)
     _tie(folder, config, stored, base)
     _check_places(folder, config, stored, base)
@@ -91,8 +92,10 @@ def _tie(folder: Path, config: dict, stored: Stored, base: Checkpoint) -> None:
         return
     module, place = head.removesuffix(".weight"), table.removesuffix(".weight")
     if module in stored.parts or module in stored.rows:
-        raise _head_update(folder, config, head, table)
+        raise _head_update(folder, config, head, table, rows=module in stored.rows)
     own, now = stored.whole.pop(head, None), stored.whole.get(table)
+    for entry in filter(None, (own, now)):
+        _check_whole(folder, entry, base.shapes[table], table=True)
     names = config.get("modules_to_save") or ()
     copied = any(saved_whole(folder, name, m) for name in names for m in (module, place))
     if own is None and (not copied or config.get("ensure_weight_tying")):
@@ -112,9 +115,10 @@ def _tie(folder: Path, config: dict, stored: Stored, base: Checkpoint) -> None:
         )
 
 
-def _head_update(folder: Path, config: dict, head: str, table: str) -> CheckpointError:
+def _head_update(folder: Path, config: dict, head: str, table: str, *, rows: bool) -> CheckpointError:
     """Return the refusal of A and B, or of rows, for the output head."""
-    how = "too, which was not trained that way. Train without the head in target_modules."
+    field = "trainable_token_indices" if rows else "target_modules"
+    how = f"too, which was not trained that way. Train without the head in {field}."
     if config.get("ensure_weight_tying"):
         how = (
             "once more, though it is the table's own (ensure_weight_tying). Take the head's tensors out of the file "
@@ -122,18 +126,14 @@ def _head_update(folder: Path, config: dict, head: str, table: str) -> Checkpoin
         )
     return CheckpointError(
         f"{folder}: an update of the output head {head!r} is stored, but Whisper's head is the token table {table!r}, "
-        f"so peft's merge adds it to the table {how}"
+        f"so peft's merge {'writes' if rows else 'adds'} it to the table {how}"
     )
 
 
 def _same(one: Entry | None, other: Entry | None, base: Checkpoint, table: str) -> bool:
-    """Tell whether two stored tables are equal; ``None`` is the base's, at the other's precision."""
-    there = [entry for entry in (one, other) if entry is not None]
-    if any(entry.shape != base.shapes[table] for entry in there):
-        return False
-    dtype = there[0].dtype if there else base.dtypes[table]
-    values = (lora.read(entry, dtype) if entry else base.read(table).to(dtype) for entry in (one, other))
-    return torch.equal(*values)
+    """Tell whether two stored tables are equal, at the coarser precision of the two; ``None`` is the base's."""
+    one, other = (lora.read(entry, entry.dtype) if entry else base.read(table) for entry in (one, other))
+    return torch.equal(one, other) if one.dtype == other.dtype else alike(one, other)
 
 
 def _check_places(folder: Path, config: dict, stored: Stored, base: Checkpoint) -> None:
@@ -148,11 +148,7 @@ def _check_places(folder: Path, config: dict, stored: Stored, base: Checkpoint) 
     for name, entry in stored.whole.items():
         module, _, kind = name.rpartition(".")
         stated = name in stored.inner or (kind == "bias" and config.get("bias") in ("all", "lora_only"))
-        if entry.shape != base.shapes[name] or not entry.dtype.is_floating_point:
-            raise CheckpointError(
-                f"{folder}: {entry.stored_name!r} is {entry.dtype} of shape {list(entry.shape)}, the base's tensor is "
-                f"{list(base.shapes[name])}; the adapter was trained on another base, or on a quantised one."
-            )
+        _check_whole(folder, entry, base.shapes[name], table=bool(tied_head([name])[1]))
         if module in stored.parts and not stated:
             raise CheckpointError(
                 f"{folder}: {entry.stored_name!r} stands beside A and B of the same layer, where peft would leave it "
@@ -165,6 +161,22 @@ def _check_places(folder: Path, config: dict, stored: Stored, base: Checkpoint) 
                 "exclude_modules, modules_to_save, layers_to_transform), so peft would leave them out; take both files "
                 "from one adapter."
             )
+
+
+def _check_whole(folder: Path, entry: Entry, shape: tuple[int, ...], *, table: bool) -> None:
+    """Check that a tensor stored whole can take the place of one of the base."""
+    if entry.shape == shape and entry.dtype.is_floating_point:
+        return
+    why = "the adapter was trained on another base, or on a quantised one."
+    if table and entry.dtype.is_floating_point and entry.shape[1:] == shape[1:]:
+        why = (
+            "the table was resized before the training, for added tokens or to a round number. Models with other "
+            "tokens cannot be merged; train again on the base as it is."
+        )
+    raise CheckpointError(
+        f"{folder}: {entry.stored_name!r} is {entry.dtype} of shape {list(entry.shape)}, the base's tensor is "
+        f"{list(shape)}; {why}"
+    )
 
 
 def _pair(folder: Path, config: dict, module: str, parts: dict[str, Entry], shape: tuple[int, ...]) -> lora.Pair:

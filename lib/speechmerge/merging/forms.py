@@ -1,6 +1,7 @@
 """The forms in which mergekit's recipes write a value: a number as text, gradients over layers, filters by name."""
 
 import contextlib
+from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import MethodError
@@ -39,6 +40,20 @@ def number(value: Any, kind: type = float) -> Any:
         with contextlib.suppress(ValueError):
             value = float(value)
     return int(value) if kind is int and isinstance(value, float) and value.is_integer() else value
+
+
+def reference(value: Any) -> Any:
+    """Return a model's name, or ``model+adapter``, from mergekit's long form of it; anything else as it is.
+
+    The long form is ``{model: {path: ...}, lora: {path: ...}}``. One folder has one name: ``./x`` and ``x/`` are ``x``.
+    """
+    if isinstance(value, str):
+        return PurePosixPath(value).as_posix() if value else value
+    if not isinstance(value, dict) or not {"model"} <= value.keys() <= {"model", "lora"}:
+        return value
+    given = [value[key] for key in ("model", "lora") if value.get(key)]
+    parts = [part["path"] if isinstance(part, dict) and [*part] == ["path"] else part for part in given]
+    return "+".join(map(reference, parts)) if all(isinstance(part, str) for part in parts) else value
 
 
 def switch(value: Any) -> bool | None:

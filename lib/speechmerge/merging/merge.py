@@ -217,7 +217,7 @@ class Merge:
                 raise CheckpointError(
                     f"{name!r} is Whisper's fixed sinusoid, but in {', '.join(changed)} it differs from the base's by "
                     "more than rounding; the expert comes from another base or was trained in another way. Give the "
-                    "right base."
+                    "right base; if it was trained on purpose, set policy FROZEN to rule, mean or sum."
                 )
             kind = EMBEDDING
         return self.policy[kind]

@@ -33,6 +33,7 @@ import yaml
 from ..errors import MethodError, nearest
 from . import adapters, engine, validation
 from .dialect import ENGINE, method_of, options, own_words, space
+from .forms import reference
 from .merge import Merge
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ FIELDS = {
     "out_dtype": (str, "one of " + ", ".join(DTYPES)),
     "tokenizer_source": (str, "base, as all models must have its tokens"),
     "tokenizer": (dict, "{source: base}, as all models must have its tokens"),
+    "name": (str, "a name for the merge, which changes nothing"),
 }
 LACKING = {  # fields of mergekit's that have no meaning here, and what to write
     "slices": "layers stay at their place in a merge of Whisper: list the sources under models, and say include or "
@@ -108,6 +110,7 @@ def read(path: Path) -> Recipe:
         ) from error
     if not isinstance(content, dict):
         raise MethodError(f"{path} is no recipe: it holds {_found(content)}; expected {', '.join(REQUIRED)}.")
+    content = content | {"base_model": reference(content.get("base_model"))}
     for field, value in content.items():
         if field in LACKING and value:
             raise MethodError(f"{path}: {field!r} is not supported in a recipe; {LACKING[field]}.")
@@ -134,14 +137,13 @@ def _model(path: Path, number: int, entry: Any) -> dict[str, Any]:
     for key in entry:
         if key not in ("model", "parameters"):
             raise MethodError(f"{path}: model {number} has {key!r}.{nearest(str(key), ('model', 'parameters'))}")
-    if not isinstance(entry.get("model"), str):
-        raise MethodError(f"{path}: model {number} is {_found(entry.get('model'))}, expected a folder.")
+    model = reference(entry.get("model"))
+    if not isinstance(model, str):
+        raise MethodError(f"{path}: model {number} is {_found(model)}, expected a folder.")
     parameters = entry.get("parameters") or {}
     if not isinstance(parameters, dict):
-        raise MethodError(
-            f"{path}: parameters of {entry['model']} are {_found(parameters)}, expected names and values."
-        )
-    return {"model": entry["model"], "parameters": parameters}
+        raise MethodError(f"{path}: parameters of {model} are {_found(parameters)}, expected names and values.")
+    return {"model": model, "parameters": parameters}
 
 
 def _recipe(path: str, content: Mapping[str, Any], models: list[dict]) -> Recipe:
@@ -242,7 +244,7 @@ def _check_tokens(path: str, content: Mapping[str, Any], models: Sequence[str]) 
         raise MethodError(
             f"{path}: tokenizer has {', '.join(map(str, more))}, but tokens stay the base's; leave that out."
         )
-    for source in (asked.get("source"), content.get("tokenizer_source")):
+    for source in (reference(asked.get("source")), reference(content.get("tokenizer_source"))):
         if source not in (None, "base", "union", *models):
             raise MethodError(
                 f"{path}: the tokenizer comes from {source!r}, which is none of the models; they must all have the "

@@ -130,7 +130,7 @@ def check_tokenizers(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
         about, other = (_about(model.folder) for model in (base, expert))
         for what in about.keys() & other.keys():
             if about[what] != other[what]:
-                raise CheckpointError(_other_size(base, expert, what, about[what], other[what], len(ours)))
+                raise CheckpointError(_other_size(base, expert, what, about[what], other[what], len(ours or theirs)))
 
 
 def _check_tokens(base: str, expert: str, ours: Mapping[int, str], theirs: Mapping[int, str]) -> None:

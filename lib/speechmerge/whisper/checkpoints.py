@@ -16,12 +16,14 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..merging.parameter_classes import tied_head
+from .configuration import is_whisper
 from .number_formats import alike
 from .tensor_files import DTYPES, Entry, header, read_entry, read_json
 from .weight_files import INDEX, SINGLE, weight_files
 
 BLOCK = 1 << 18  # scalars handled at once where a tensor need not be seen whole; 1 MB in fp32, within a CPU's cache
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # left by DataParallel and torch.compile
+_BARE = re.compile(r"^(?=(?:encoder|decoder)\.)")  # the names of WhisperModel, which has no head
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def open_checkpoint(source: Path | str | Mapping[str, Tensor], label: str = "mod
     folder = Path(source)
     found = _entries(folder)
     entries = {name: found[stored] for name, stored in _strip({name: name for name in found}, str(folder)).items()}
+    if is_whisper(folder) and all(map(_BARE.match, entries)):
+        entries = {with_head(name): entry for name, entry in entries.items()}  # as transformers loads it
     return _tie(
         str(folder),
         folder,
@@ -118,6 +122,11 @@ def open_checkpoint(source: Path | str | Mapping[str, Tensor], label: str = "mod
 def strip_wrappers(name: str) -> str:
     """Return a tensor's name without the prefixes that DataParallel and torch.compile add."""
     return _WRAPPERS.sub("", name)
+
+
+def with_head(name: str) -> str:
+    """Return a tensor's name in the model with its head, given its name there or in a bare ``WhisperModel``."""
+    return _BARE.sub("model.", name)
 
 
 def _strip(names: dict[str, str], label: str) -> dict[str, str]:

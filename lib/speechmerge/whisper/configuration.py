@@ -30,7 +30,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read ``config.json`` of a Whisper.
 
     Raises:
-        CheckpointError: it is missing, describes another model, lacks a size, or its weights are quantised.
+        CheckpointError: it is missing, describes another model or lacks a size.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -42,8 +42,6 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path} describes a model of type {config.get('model_type')!r} and lacks {', '.join(missing) or 'no size'}"
             "; expected type 'whisper' with all its sizes."
         )
-    if config.get("quantization_config"):
-        raise CheckpointError(f"{path} has a quantization_config; de-quantise the model and save it again in floats.")
     return config
 
 

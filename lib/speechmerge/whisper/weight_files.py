@@ -4,6 +4,7 @@ transformers takes ``model.safetensors`` if there is one and looks for an index 
 every tensor, whatever the index says of it.
 """
 
+import re
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -13,6 +14,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_FOREIGN = re.compile(r"model\.bin|.*ggml.*\.bin|.+\.(?:gguf|onnx|h5|msgpack|npz)")
 _STATES = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")  # beside the weights of a checkpoint
 
 
@@ -50,6 +52,8 @@ def _shards(folder: Path) -> list[str]:
 def _check_one_reading(folder: Path) -> None:
     """Raise if another file claims to be the model: transformers would read one, and what is meant is not known.
 
+    So it is with a claim that the weights are quantised.
+
     An index whose shards are all gone is what ``save_pretrained`` leaves behind; it claims nothing.
     """
     rivals = []
@@ -62,8 +66,13 @@ def _check_one_reading(folder: Path) -> None:
             f"{folder} holds two models, {own} and the shards of {rivals[0]}; delete the older one, with its index."
         )
     config = folder / "config.json"
-    elsewhere = read_json(config).get("transformers_weights") if config.is_file() else None
-    if elsewhere not in (None, own):
+    about = read_json(config) if config.is_file() else {}
+    if about.get("quantization_config"):
+        raise CheckpointError(
+            f"{config} has a quantization_config; de-quantise the model and save it again in floats, or remove that "
+            "entry if they are floats."
+        )
+    if (elsewhere := about.get("transformers_weights")) not in (None, own):
         raise CheckpointError(
             f"{folder} holds {own}, but its config.json names {elsewhere} in transformers_weights; keep one of the two."
         )
@@ -81,12 +90,20 @@ def _nothing(folder: Path) -> str:
     inside += sorted((folder / "snapshots").glob("*"))
     models = [str(path.relative_to(folder)) for path in inside if holds_model(path) or (path / ADAPTER).is_file()]
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in ADAPTER_WEIGHTS)
-    pickles = [name for name in names if name.endswith(_PICKLES) and not name.startswith(_STATES)]
+    foreign = [name for name in names if _FOREIGN.fullmatch(name)]
+    pickles = [
+        name for name in names if name.endswith(_PICKLES) and not name.startswith(_STATES) and name not in foreign
+    ]
     others = [name for name in names if name.endswith(".safetensors")]
     if pickles:
         return (
             f"{folder} holds {pickles[0]}, a pickle, which can run code when opened and is refused; save the model "
             "with save_pretrained(..., safe_serialization=True) and merge that folder."
+        )
+    if foreign:
+        return (
+            f"{folder} holds {foreign[0]}, a format of other programs (CTranslate2, whisper.cpp, TensorFlow, Flax, "
+            f"MLX); give the folder that it was made from, with {SINGLE} in it."
         )
     if (folder / ADAPTER).is_file():
         return f"{folder} holds an adapter and no model; it can only be an expert. Merge it into its model first."
