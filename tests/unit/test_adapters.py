@@ -223,3 +223,13 @@ def test_a_configuration_that_says_nothing_is_refused(content, base, tmp_path):
     (folder / "adapter_config.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"does not say its peft_type|holds a list"):
         engine.merged("task_arithmetic", base, [folder])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("target_modules", 1), ("exclude_modules", [2]), ("modules_to_save", {}), ("layers_to_transform", "first")],
+)
+def test_a_field_of_another_type_is_named(field, value, base, tmp_path):
+    folder = adapter(tmp_path / "lora", pair(Q), **{field: value})
+    with pytest.raises(CheckpointError, match=rf"adapter_config\.json: {field} is .*; expected n"):
+        engine.merged("task_arithmetic", base, [folder])

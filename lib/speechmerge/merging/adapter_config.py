@@ -53,6 +53,7 @@ METHODS = {  # by what peft can do with them; LoRA and DoRA are read here
         *("PREFIX_TUNING", "PROMPT_TUNING", "SHADOW", "XLORA"),
     ),
 }
+NAMES = ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern")  # fields that name modules
 _START = NONE + "only says how A and B started"
 _TRAINING = NONE + "only changes the training"
 FIELDS = {
@@ -128,11 +129,21 @@ def read_statement(folder: Path, base: Checkpoint) -> dict[str, Any]:
             f"{folder} is an adapter of the method {method}; only LoRA and DoRA can be read as a change of weights. "
             + _way(way, folder, named)
         )
+    for name in NAMES:
+        _check_listed(path, name, config.get(name), str, "names of modules")
+    _check_listed(path, "layers_to_transform", config.get("layers_to_transform"), int, "numbers of layers")
     for name, value in config.items():
         field = FIELDS.get(name, _UNKNOWN)
         if field.accepted is not None and _plain(value) not in field.accepted:
             raise CheckpointError(f"{path}: {name} is {value!r}: {field.effect}. {_way(field.way, folder, named)}")
     return config
+
+
+def _check_listed(path: Path, field: str, value: object, kind: type, expected: str) -> None:
+    """Check that a field holds one value of a kind, a list of them, or nothing."""
+    items = value if isinstance(value, list) else [value]
+    if value is not None and not all(isinstance(item, kind) for item in items):
+        raise CheckpointError(f"{path}: {field} is {value!r}; expected {expected}. Copy the file saved with it.")
 
 
 def _plain(value: object) -> object:
