@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from transformers import SuppressTokensLogitsProcessor
+from transformers import EncoderDecoderCache, SuppressTokensLogitsProcessor
 
 from speechmerge import corpora
 from speechmerge.errors import CheckpointError, ScoringError
-from speechmerge.evaluation import decoding
+from speechmerge.evaluation import decoding, greedy
 from speechmerge.evaluation.decoding import Decoder, Decoding, Prediction, read_predictions, write_predictions
 from speechmerge.merging import engine
 from speechmerge.whisper import models
@@ -75,45 +75,54 @@ def test_no_clips_give_no_predictions(decoder):
     assert decoder.decode([], "es", "asr", progress=False) == []
 
 
-def test_language_and_task_are_told_to_the_model(decoder, clips, monkeypatch):
-    asked = []
+def test_greedy_search_finds_what_transformers_finds(decoder, clips, monkeypatch):
+    """Rows of several languages that end at different steps, at a token that is made the end, or at their limits."""
+    features = torch.stack([decoder._frames(clip) for clip in clips])
+    languages, limits = ["es", "it", "fr", "de", "es", "it"], [20, 3, 20, 20, 20, 1]
+    free = decoder._generated(features, languages, "st", 0.0, 20).tolist()
+    steps = {token: [row.index(token) for row in free if token in row] for row in free for token in row[2:]}
+    end = max(steps, key=lambda token: len({step for step in steps[token] if step}))
+    monkeypatch.setattr(decoder.model.generation_config, "eos_token_id", [end])
+    select, left = EncoderDecoderCache.batch_select_indices, []
+    monkeypatch.setattr(
+        EncoderDecoderCache, "batch_select_indices", lambda s, kept: (left.append(kept), select(s, kept))
+    )
+    prompts = torch.tensor([decoder._prompt(language, "st") for language in languages])
+    found = greedy.search(decoder.model, features, prompts, limits, decoder.forbidden)
+    ended = [row[: row.index(end) + 1] if end in row else row for row in free]
+    assert found == [row[:limit] for row, limit in zip(ended, limits, strict=True)]
+    assert len(left) > 1 and len({len(row) for row in found}) > 3
 
-    def generate(features, **options):
-        asked.append((options["language"], options["task"], options["max_new_tokens"]))
-        return torch.full((len(features), 1), decoder.tokenizer.eos_token_id)
 
-    monkeypatch.setattr(decoder.model, "generate", generate)
-    found = decoder.decode(clips[:2], "it", "st", progress=False)
-    assert asked == [(["it", "it"], "translate", 20)]
-    assert found == [Prediction(c.id, "") for c in clips[:2]]
+def test_an_english_only_model_is_told_neither_language_nor_task(decoder, monkeypatch):
+    told = decoder._prompt("it", "st")
+    assert decoder.tokenizer.convert_ids_to_tokens(told) == [
+        "<|startoftranscript|>",
+        "<|it|>",
+        "<|translate|>",
+        "<|notimestamps|>",
+    ]
+    monkeypatch.setattr(decoder, "multilingual", False)
+    assert decoder._prompt("en", "asr") == [told[0], told[-1]]
 
 
 def test_the_token_limit_marks_what_it_cuts(said, decoder, clips, monkeypatch):
     assert all(p.cut for p in said)  # a model that has learnt nothing never ends
-
-    def generate(features, max_new_tokens, **_):
-        ids = torch.full((len(features), max_new_tokens), 65)
-        ids[0, 5:] = decoder.tokenizer.eos_token_id
-        return ids
-
-    monkeypatch.setattr(decoder.model, "generate", generate)
-    one = dataclasses.replace(clips[0], seconds=9.0)  # comes first in the batch
-    found = decoder.decode([one, *clips[1:3]], "es", "asr", progress=False)
-    assert [p.cut for p in found] == [False, True, True]
+    end = decoder.tokenizer.eos_token_id
+    monkeypatch.setattr(greedy, "search", lambda *_: [[65] * 5 + [end], [65] * 20, [65] * 19 + [end]])
+    found = decoder.decode([dataclasses.replace(clips[0], seconds=9.0), *clips[1:3]], "es", "asr", progress=False)
+    assert sorted(p.cut for p in found) == [False, False, True]
 
 
 def test_longer_clips_may_give_more_tokens_up_to_whispers_limit(decoder, clips, monkeypatch):
-    limits = []
-
-    def generate(features, max_new_tokens, **_):
-        limits.append(max_new_tokens)
-        return torch.full((len(features), 1), decoder.tokenizer.eos_token_id)
-
-    monkeypatch.setattr(decoder.model, "generate", generate)
+    asked = []
+    monkeypatch.setattr(
+        greedy, "search", lambda model, features, prompts, limits, forbidden: asked.append(limits) or [[]]
+    )
     monkeypatch.setattr(decoder, "settings", Decoding(precision="fp32"))
     for seconds in (1.0, 5.0, 20.0):
         decoder.decode([dataclasses.replace(clips[0], seconds=seconds)], "es", "asr", progress=False)
-    assert limits == [40, 120, decoding.MAX_TOKENS]
+    assert asked == [[40], [120], [decoding.MAX_TOKENS]]
 
 
 @pytest.mark.parametrize("stop", decoding.STOPS)

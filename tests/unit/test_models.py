@@ -159,6 +159,22 @@ def test_attention_by_window_and_fused_attention_agree(base, monkeypatch):
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize("size", [1.0, 20.0])  # scores around 1, and around 400, of which no exponential may be taken
+@pytest.mark.parametrize(("windows", "targets"), [(3, 90), (2, 8)])
+def test_attention_that_gives_its_result_alone_is_as_near_as_softmax(size, windows, targets, monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(windows, 2, n, 16, generator=draw) for n in (targets, 70, 70))
+    given = [(size * query).bfloat16(), (size * key).bfloat16(), value.bfloat16()]
+    expected = torch.nn.functional.scaled_dot_product_attention(*(x.double() for x in given), scale=1.0).transpose(1, 2)
+    monkeypatch.setattr(attention, "SCORES", 20_000)
+    module = torch.nn.Identity().eval()
+    plain = attention.by_window(module, *given, None, 1.0)[0]
+    with torch.inference_mode():
+        alone = attention.by_window(module, *given, None, 1.0)[0]
+    near, nearest = ((x.double() - expected).norm() / expected.norm() for x in (alone, plain))
+    assert alone.shape == plain.shape and near < max(0.006, 1.2 * nearest)
+
+
 def test_frames_lie_in_order_in_the_encoder_and_come_out_the_same(base):
     model, seen = models.load_model(base), []
     plain = type(model).from_pretrained(base, attn_implementation=model.config._attn_implementation).eval()

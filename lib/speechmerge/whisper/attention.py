@@ -9,6 +9,7 @@ from transformers.masking_utils import eager_mask
 from ..devices import AMX, AVX, cpu_features
 
 SCORES = 2**24  # as many stay in a processor's cache, or nearly
+SAFE = 64.0  # between this and its negative, sums of exponentials neither overflow nor vanish
 BY_WINDOW = "by_window"  # our name for it in transformers' registry
 
 
@@ -48,12 +49,33 @@ def by_window(
     size = max(1, SCORES // (heads * targets * key.shape[2]))
     query = query * (width**-0.5 if scaling is None else scaling)
     masks = [0.0] * windows if attention_mask is None else attention_mask.expand(windows, -1, -1, -1).split(size)
+    only_result = attention_mask is None and not torch.is_grad_enabled() and targets > width
+    if only_result and query.dtype == torch.bfloat16:
+        found = [_result(*part) for part in zip(query.split(size), key.split(size), value.split(size), strict=True)]
+        return torch.cat(found).transpose(1, 2).contiguous(), None
     found = []
     for asked, offered, told, mask in zip(query.split(size), key.split(size), value.split(size), masks, strict=False):
         scores = asked @ offered.transpose(2, 3)
         weights = (scores if attention_mask is None else scores + mask).softmax(-1)
         found.append(functional.dropout(weights, dropout, module.training) @ told)
     return torch.cat(found).transpose(1, 2).contiguous(), None
+
+
+def _result(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attend in as few passes over the scores as there can be, which is a tenth faster where nothing is learnt.
+
+    A column of ones beside the values gives the sums of the exponentials, and the result is divided by them in place of
+    the scores; the sums are rounded to the values' number format.
+    """
+    scores = query @ key.mT
+    if _largest(query) * _largest(key) > SAFE:  # a bound of the scores
+        scores -= scores.amax(-1, keepdim=True)
+    found = scores.exp_() @ functional.pad(value, (0, 1), value=1.0)
+    return found[..., :-1] / found[..., -1:]
+
+
+def _largest(vectors: Tensor) -> float:
+    return torch.linalg.vector_norm(vectors, dim=-1).max().item()
 
 
 AttentionInterface.register(BY_WINDOW, by_window)
