@@ -24,7 +24,6 @@ from ..errors import CorpusError
 from .base import Clip, transcript_key
 
 THRESHOLD = 0.8  # of the indel similarity, 2·common / (length + length): at or above it two texts are near
-NOVEL = 0.7  # a test clip below this similarity to every training text is called novel
 SHARE, FEWEST = 0.15, 60  # of a cell's clips that dev gets, and test as many; or this number of clips, if it is larger
 LARGEST = 0.25  # of what dev or test is to get: a component that would fill more of it goes to train
 SEED = "speechmerge-near-1"  # changing it draws all components anew
