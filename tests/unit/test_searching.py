@@ -36,5 +36,6 @@ def test_losses_that_are_not_finite_are_never_chosen():
 
 def test_finalists_are_the_lowest_losses_that_lie_apart():
     tried = [(1.0, 0.1), (1.05, 0.2), (0.9, 0.3), (0.8, 0.4), (1.5, 0.5), (2.0, math.inf)]
-    assert searching.finalists(tried) == [1.0, 0.8, 1.5]
+    assert searching.finalists(tried, 3) == [1.0, 0.8, 1.5]
+    assert searching.finalists(tried) == [1.0, 0.8]
     assert searching.finalists(tried, 1) == [1.0]

@@ -9,7 +9,7 @@ from ..errors import MethodError
 
 BRACKET = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0, 4.0)
 TOLERANCE = 0.02  # of ln λ: two per cent
-FINALISTS = 3  # values that are decoded after the search
+FINALISTS = 2  # values that are decoded after the search
 APART = 0.15  # of ln λ: values closer than this are not told apart by decoding
 
 
