@@ -341,6 +341,17 @@ def test_subsets_share_their_experts_and_minutes_do_not(planned):
     assert sum(step.kind == "train" for step in minutes.steps.values()) == 8
 
 
+def test_rows_that_no_text_uses_make_variants_of_one_training(planned):
+    systems = [e for e in TABLE["systems"] if e["system"] in ("Pretrained", "Average")]
+    plan = planned(table=TABLE | {"vary": "unseen_rows", "systems": systems})
+    assert [s.variant.removeprefix("unseen rows ") for s in plan.systems[::2]] == ["trained", "kept", "set back"]
+    reset = {name: step for name, step in plan.steps.items() if "reset" in step.spec}
+    assert [step.needs[0].partition(" [")[0] for step in reset.values()] == ["choose es asr", "choose it asr"]
+    kept = [step for step in plan.steps.values() if step.spec.get("unseen_rows") == "kept"]
+    trained = [step for step in plan.steps.values() if step.kind == "train" and step not in [*kept, *reset.values()]]
+    assert len(kept) == len(trained) > 0
+
+
 def test_an_expert_can_be_tested_on_everything(planned):
     table = TABLE | {"systems": [{"system": "Expert", "train": "cell", "each": True}], "also": "set1"}
     plan = planned(table=table)

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from speechmerge import corpora
 from speechmerge.audio import SAMPLE_RATE
 from speechmerge.errors import TrainingError
-from speechmerge.finetuning import objective, training
+from speechmerge.finetuning import objective, resetting, training, updates
 from speechmerge.finetuning.training import Recipe, Source, train
 from speechmerge.finetuning.training_recipe import draw_minutes
 from speechmerge.whisper import models
@@ -268,6 +269,29 @@ def test_rows_of_tokens_that_no_text_uses_are_kept_if_wanted(finished, tmp_path)
     share = (trained - base)[unseen].double().square().sum() / (trained - base).double().square().sum()
     assert log.in_unseen_rows / log.in_table == pytest.approx(share.item(), rel=1e-4)
     assert kept.in_unseen_rows == 0 < kept.in_table < log.in_table and 0 < kept.update < log.update
+
+
+def test_rows_set_back_are_the_bases_and_everything_else_stays(finished, tmp_path):
+    log, folder = finished
+    again = resetting.reset(folder, tmp_path / "reset")
+    base, own, found = (
+        load_file(path / "model.safetensors") for path in (models.base_model("smoke"), folder, tmp_path / "reset")
+    )
+    moved = (found[updates.TABLE] != own[updates.TABLE]).any(1)
+    assert torch.equal(found[updates.TABLE][moved], base[updates.TABLE][moved]) and 0.5 < moved.float().mean() < 1
+    assert not moved[models.load_tokenizer(folder).eos_token_id]
+    assert all(torch.equal(found[name], own[name]) for name in own if name != updates.TABLE)
+    assert again.in_unseen_rows == 0 and again.update < log.update and again.dev_loss == log.dev_loss
+
+
+def test_rows_are_not_set_back_where_the_corpora_have_changed(finished, tmp_path):
+    changed = tmp_path / "changed"
+    shutil.copytree(finished[1], changed)
+    record = json.loads((changed / "training.json").read_text())
+    (changed / "training.json").write_text(json.dumps(record | {"data": "another"}))
+    with pytest.raises(TrainingError, match="trained on other speech than the corpora hold now"):
+        resetting.reset(changed, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_choice_about_rows_is_refused():

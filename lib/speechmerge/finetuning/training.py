@@ -105,6 +105,14 @@ def state_folder(output: Path) -> Path:
     return output.with_name(f".{output.name}.state")
 
 
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy what lies beside a model's weights: settings and tokenizer, no records of how it was made."""
+    for pattern in TOKENIZER_FILES:
+        for file in source.glob(pattern):
+            if file.name not in RECORDS:
+                shutil.copy2(file, folder)
+
+
 class _Run:
     """One training in progress: model, optimiser, schedule, log, and its state on disk between epochs."""
 
@@ -273,10 +281,7 @@ class _Run:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             with atomic_folder(self.output) as folder:
-                for pattern in TOKENIZER_FILES:
-                    for file in self.base.glob(pattern):
-                        if file.name not in RECORDS:
-                            shutil.copy2(file, folder)
+                copy_companions(self.base, folder)
                 shutil.copytree(self.state / "best", folder, dirs_exist_ok=True)
                 record = self.identity | {"log": asdict(self.log)}
                 (folder / "training.json").write_text(json.dumps(record, indent=1, default=str))

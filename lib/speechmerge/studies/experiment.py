@@ -16,7 +16,7 @@ from .partitions import PARTS
 from .store import slug
 
 KINDS = ("systems", "task_vectors")
-VARIATIONS = ("subsets", "counts", "minutes")
+VARIATIONS = ("subsets", "counts", "minutes", "unseen_rows")
 MAKERS = ("model", "train", "sequence", "method")
 MERGES = ("of", "into", "params", "tune", "tuned_as", "match", "prune", "sweep")  # fields that only merges have
 TABLES = ("also", "groups", "vary", "against", "by_language", "systems")  # … that only comparisons of systems have

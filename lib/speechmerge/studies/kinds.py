@@ -7,6 +7,13 @@ from ..errors import StudyError
 from .planning import Table
 from .plans import Cell, Plan
 
+# What becomes of rows of the token table that no training text uses.
+ROWS: dict[str, dict] = {
+    "trained": {},
+    "kept": {"unseen_rows": "kept"},  # they never move
+    "set back": {"reset": True},  # they are trained, and the base's are put in their place before anything is merged
+}
+
 
 def _systems(plan: Plan, seeds: Sequence[int]) -> None:
     """Steps of a table that compares systems, once or for each of its variants."""
@@ -18,6 +25,9 @@ def _systems(plan: Plan, seeds: Sequence[int]) -> None:
         for subset in (subset for size in _sizes(plan, len(names)) for subset in combinations(names, size)):
             group = tuple(cell for cell in plan.cells if cell.name in subset)
             Table(plan, group, seeds, variant="+".join(subset)).rows()
+    elif vary == "unseen_rows":
+        for name, changes in ROWS.items():
+            Table(plan, plan.cells, seeds, variant=f"unseen rows {name}", **changes).rows()
     elif vary == "minutes":
         for value in plan.values("vary", vary):
             Table(plan, plan.cells, seeds, variant=f"{value:g} min", minutes=value).rows()

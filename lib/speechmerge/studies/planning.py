@@ -25,6 +25,7 @@ SECONDS_A_WINDOW = 17.0  # of speech in a training window, on average
 SECONDS_A_CLIP = 4.5  # of dev, on average
 FORWARD = 3.0  # windows that go through a model in the time of training on one, for estimates
 EVALUATIONS = 12  # of a dev loss in the search of λ, for estimates
+RESET_SECONDS = 3.0  # to copy a model
 EPOCHS = 20  # that a training with patience takes, for estimates
 
 
@@ -32,11 +33,20 @@ class Table:
     """The steps of a table for one variant of its settings; merges are tuned with the first seed only."""
 
     def __init__(
-        self, plan: Plan, cells: Group, seeds: Sequence[int], *, variant: str = "", rate_of: Group = (), **changes: Any
+        self,
+        plan: Plan,
+        cells: Group,
+        seeds: Sequence[int],
+        *,
+        variant: str = "",
+        rate_of: Group = (),
+        reset: bool = False,
+        **changes: Any,
     ) -> None:
         """Prepare; ``changes`` replace single settings of training, and mark the steps that depend on them.
 
         Joint trainings take the learning rate of the one on ``rate_of``, if it is given, instead of choosing their own.
+        With ``reset``, every trained model has the base's rows for tokens that its training texts do not use.
         """
         self.plan, self.cells, self.seeds, self.variant = plan, cells, seeds, variant
         training = plan.settings.training.model_copy(update=changes)
@@ -44,7 +54,7 @@ class Table:
         self.place = f" [{variant}]" if variant else ""  # in the names of steps; trainings are shared where they can
         self.mark = self.place if changes else ""
         self.tuned: dict[tuple[str, Group], tuple[str, ...]] = {}
-        self.rate_of = rate_of
+        self.rate_of, self.reset = rate_of, reset
         self.known = store.choices(plan.profile, self.settings.rates_of) if self.settings.rates_of else {}
         self.last: tuple[dict, tuple[str, ...]] = ({}, ())  # model and needs decoded last: a merge is made only once
 
@@ -98,6 +108,15 @@ class Table:
         self.plan.systems.append(System(entry.system, seed, method, decodes, experts, self.variant))
 
     def trained(self, group: Group, seed: int) -> str:
+        """Add a model's training, and the setting back of rows that it never read where the table asks for it."""
+        chosen = self.chosen(group, seed)
+        if not self.reset:
+            return chosen
+        title = f"{label(group)}{self.place} seed {seed}"
+        name = self.plan.add(f"reset {title}", "train", {"reset": True}, (chosen,), RESET_SECONDS)
+        return self.plan.add(f"choose {title}", "choose", {}, (name,))
+
+    def chosen(self, group: Group, seed: int) -> str:
         """Add the trainings of one model, one per learning rate, and the choice between them by dev loss.
 
         The rate is chosen with the first seed; other seeds train at the rate chosen there.
@@ -107,10 +126,10 @@ class Table:
             return self.shared(group, seed)
         spec = self._training(group, seed)
         if seed != first:
-            name = self._train(f"train {title} seed {seed}", spec, group, (self.trained(group, first),))
+            name = self._train(f"train {title} seed {seed}", spec, group, (self.chosen(group, first),))
             return self.plan.add(f"choose {title} seed {seed}", "choose", {}, (name,))
         if self.rate_of and len(group) > 1 and group != self.rate_of:
-            name = self._train(f"train {title} seed {seed}", spec, group, (self.trained(self.rate_of, first),))
+            name = self._train(f"train {title} seed {seed}", spec, group, (self.chosen(self.rate_of, first),))
             return self.plan.add(f"choose {title}", "choose", {}, (name,))
         choice = f"choose {title}"
         names = [

@@ -17,7 +17,7 @@ from ..evaluation import scoring
 from ..evaluation.decoding import Decoder, Decoding, write_predictions
 from ..evaluation.resampling import dev_error, weighted
 from ..files import atomic_folder
-from ..finetuning import training
+from ..finetuning import resetting, training
 from ..merging import engine, measuring, overlaps, searching, task_vectors
 from ..packages import artefact
 from ..whisper import models
@@ -35,9 +35,13 @@ def write(folder: Path, found: dict) -> None:
 def train(step: Step, inputs: Inputs) -> None:
     """Fine-tune; the learning rate is the step's own or the one chosen by the last step it needs.
 
-    Without a base of its own, the training goes on from the model that the first step it needs chose.
+    Without a base of its own, the training goes on from the model that the first step it needs chose. ``reset`` trains
+    nothing: it sets rows of that model back that its training never read.
     """
     spec = dict(step.spec)
+    if spec.get("reset"):
+        resetting.reset(expert(inputs[0][1]), step.folder)
+        return
     cells = spec.pop("cells")
     sources = tuple(
         training.Source(corpus, cell["language"], cell["task"]) for cell in cells for corpus in cell["corpora"]
