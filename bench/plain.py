@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechmerge.merging.parameter_classes import MATRIX, classify
 from speechmerge.merging.rules import lowrank, subspace
 from speechmerge.whisper.checkpoints import open_checkpoint
+from speechmerge.whisper.parameter_classes import MATRIX, classify
 
 
 def lors(deltas: Tensor) -> Tensor:

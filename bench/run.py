@@ -22,12 +22,12 @@ from measure import FailedError, Measured, run
 from safetensors.torch import save_file
 from shared import MERGEKIT, PAIRS, Pair
 
+from speechbook.study import store
 from speechmerge import machine
 from speechmerge.errors import SpeechMergeError
-from speechmerge.merging.parameter_classes import MATRIX, classify
 from speechmerge.merging.validation import check_memory
-from speechmerge.studies import store
 from speechmerge.whisper.checkpoints import open_checkpoint
+from speechmerge.whisper.parameter_classes import MATRIX, classify
 
 HERE = Path(__file__).parent
 

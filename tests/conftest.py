@@ -25,9 +25,9 @@ from made_up import (
     made_up_task_vectors,
 )
 
+from speechbook.study import experiments, store
 from speechmerge.audio import SAMPLE_RATE, encode_flac
 from speechmerge.corpora import Clip
-from speechmerge.studies import experiments, store
 
 torch.set_num_threads(1)
 

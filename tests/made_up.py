@@ -4,9 +4,9 @@ import itertools
 
 import torch
 
+from speechbook.study import experiments, store
+from speechbook.study.plans import Plan, System
 from speechmerge.merging import engine, overlaps, task_vectors
-from speechmerge.studies import experiments, store
-from speechmerge.studies.plans import Plan, System
 
 STAMP = {"library": "0.0.0", "hardware": "made up for tests", "date": "2001-01-01"}
 LOG = {"learning_rate": 1e-5, "minutes": 2.5, "best_epoch": 2, "epochs": 3, "windows": 30, "seconds": 10.0}

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from speechbook.pages import live
 from speechmerge import budget
-from speechmerge.book import live
 from speechmerge.budget import Budget
 from speechmerge.evaluation.decoding import Prediction
 from speechmerge.finetuning.training_recipe import TrainingLog

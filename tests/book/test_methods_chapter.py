@@ -7,9 +7,9 @@ import torch
 from pybtex.database import parse_file
 
 import speechmerge
-from speechmerge.book import method_cards
+from speechbook.pages import method_cards
+from speechbook.study.store import project_root
 from speechmerge.merging.methods import FAMILIES, registry
-from speechmerge.studies.store import project_root
 
 BOOK = project_root() / "book"
 COMMANDS = """

@@ -6,8 +6,8 @@ import re
 import nbformat
 import pytest
 
-from speechmerge.book import building, pages
-from speechmerge.book.unmade import unmade_page
+from speechbook.pages import building, rendering
+from speechbook.pages.unmade import unmade_page
 from speechmerge.errors import BookError
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
@@ -49,18 +49,18 @@ def site(tmp_path):
 def test_a_whole_site_passes(site):
     good = f'<img src="{PNG}" alt="a curve"><span class="math">\\(\\frac12\\)</span><pre>$\\tau$ {{cite}}`x`</pre>'
     (site / "one.html").write_text(html(good))
-    pages.check_pages(site, ["one", "book/two"])
+    rendering.check_pages(site, ["one", "book/two"])
 
 
 def test_a_site_without_a_first_page_is_refused(site):
     (site / "index.html").unlink()
     with pytest.raises(BookError, match=r"has no index\.html"):
-        pages.check_pages(site, ["one", "book/two"])
+        rendering.check_pages(site, ["one", "book/two"])
 
 
 def test_missing_and_unexpected_pages_are_named(site):
     with pytest.raises(BookError, match=r"has 2 pages, _toc\.yml has 2; missing: three; unexpected: one\."):
-        pages.check_pages(site, ["three", "book/two"])
+        rendering.check_pages(site, ["three", "book/two"])
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_missing_and_unexpected_pages_are_named(site):
 def test_a_broken_page_is_refused(site, page, message):
     (site / "one.html").write_text(page)
     with pytest.raises(BookError, match=message):
-        pages.check_pages(site, ["one", "book/two"])
+        rendering.check_pages(site, ["one", "book/two"])
 
 
 def write_notebook(path, parameters):
@@ -104,8 +104,8 @@ class TestSources:
     def test_pages_are_listed_in_order(self, root):
         toc = {"root": "a", "chapters": [{"file": "b", "sections": [{"file": "c"}]}, {"url": "x"}, {"file": "d"}]}
         (root / "_toc.yml").write_text(json.dumps(toc))
-        assert sorted(pages.table_of_contents(root)) == ["a", "b", "c", "d"]
-        assert pages.table_of_contents(root)[0] == "a"
+        assert sorted(rendering.table_of_contents(root)) == ["a", "b", "c", "d"]
+        assert rendering.table_of_contents(root)[0] == "a"
 
     def test_agreeing_sources_pass(self, root):
         assert [source.stem for source in building.listed_sources(root)] == ["page"]
@@ -159,7 +159,7 @@ class TestBuild:
         stale = root / "_build" / "html"
         stale.mkdir(parents=True)
         (stale / "stale.html").touch()
-        index = pages.build_html(root)
+        index = rendering.build_html(root)
         assert index == stale / "index.html"
         assert not (stale / "stale.html").exists()
         text = (stale / "intro.html").read_text()
@@ -171,7 +171,7 @@ class TestBuild:
         (root / "intro.md").write_text(f"# Introduction\n\n{TEXT}\n\nSee [](page).\n")
         why = r"page.ipynb failed: it shows \frac{1}{2}, $\tau$, {glue:text}`key`, ```, <b> and ::: " + "x" * 500
         nbformat.write(unmade_page(root / "page.ipynb", why), root / "page.ipynb")
-        page = (pages.build_html(root).parent / "page.html").read_text()
+        page = (rendering.build_html(root).parent / "page.html").read_text()
         assert "<h1>Page" in page and "This chapter could not be made" in page and "What is asked?" in page
         assert "failed: it shows" in page and "fig-none" not in page
 
@@ -182,16 +182,16 @@ class TestBuild:
         intro = "{cite}`unknown` and ![a curve](gone.png) and [](missing)"
         self.write(root, intro=intro, page="see {numref}`fig-none`", glued="other")
         with pytest.raises(BookError) as caught:
-            pages.build_html(root)
+            rendering.build_html(root)
         for missing in ("'value'", "unknown", "gone.png", "'missing'", "fig-none"):
             assert re.search(f"WARNING.*{missing}", str(caught.value)), missing
         assert (old / "index.html").read_text() == "the book before"
         assert sorted(p.name for p in (root / "_build").iterdir()) == ["html"]
 
     def test_a_builder_that_builds_nothing_is_noticed(self, root, monkeypatch):
-        monkeypatch.setattr(pages, "JUPYTER_BOOK", "print('No site configuration found.')")
+        monkeypatch.setattr(rendering, "JUPYTER_BOOK", "print('No site configuration found.')")
         with pytest.raises(BookError, match="built no site"):
-            pages.build_html(root)
+            rendering.build_html(root)
 
 
 def test_mathjax_is_put_in_place_once_and_whole(tmp_path, monkeypatch):
@@ -200,8 +200,8 @@ def test_mathjax_is_put_in_place_once_and_whole(tmp_path, monkeypatch):
         (package / "package" / "es5" / name).parent.mkdir(parents=True, exist_ok=True)
         (package / "package" / "es5" / name).write_text("content")
     asked = []
-    monkeypatch.setattr(pages, "npm_package", lambda spec, integrity, keep: asked.append(spec) or package)
-    target = pages.vendor_mathjax(tmp_path)
-    assert target == pages.vendor_mathjax(tmp_path) == tmp_path / "book" / "_static" / "mathjax"
+    monkeypatch.setattr(rendering, "npm_package", lambda spec, integrity, keep: asked.append(spec) or package)
+    target = rendering.vendor_mathjax(tmp_path)
+    assert target == rendering.vendor_mathjax(tmp_path) == tmp_path / "book" / "_static" / "mathjax"
     assert (target / "output" / "chtml" / "fonts" / "a.woff").read_text() == "content"
-    assert asked == [pages.MATHJAX]
+    assert asked == [site.MATHJAX]

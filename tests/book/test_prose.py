@@ -6,8 +6,8 @@ import nbformat
 import pytest
 from pybtex.database import parse_file
 
-from speechmerge.book import building
-from speechmerge.studies.store import project_root
+from speechbook.pages import building
+from speechbook.study.store import project_root
 
 ROOT = project_root()
 CITED = re.compile(r"\{cite(?::\w+)?\}`([^`]+)`")

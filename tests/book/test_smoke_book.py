@@ -7,8 +7,8 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from speechmerge.book import building, notebooks, pages
-from speechmerge.studies import experiments, store, study
+from speechbook.pages import building, notebooks, rendering
+from speechbook.study import experiments, store, study
 
 ROOT = store.project_root()
 PARTS = ("book", "data_cards", "notebooks", "_config.yml", "_toc.yml")
@@ -40,7 +40,7 @@ def index(root):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPEECHMERGE_RESULTS", str(root / "results"))
         patch.setenv("SPEECHMERGE_HOME", str(ROOT))
-        executed = {Path(page).name for page in pages.table_of_contents(root)}
+        executed = {Path(page).name for page in rendering.table_of_contents(root)}
         for name in (name for name, table in experiments.experiments().items() if table.notebook in executed):
             study.run(experiments.plan(name, "smoke"))
         yield building.build_book("smoke", root=root)
@@ -52,7 +52,7 @@ def article(index, page):
 
 def test_every_page_of_the_contents_is_there(index, root):
     assert index.is_file()
-    for page in pages.table_of_contents(root):
+    for page in rendering.table_of_contents(root):
         assert (index.parent / f"{page}.html").is_file()
 
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from speechbook.study import experiments, store
 from speechmerge.errors import StudyError
-from speechmerge.studies import experiments, store
 
 OWN = store.project_root() / "experiments"
 AGAINST = "against: [Zero-shot, Procrustes rank_ratio=0.5"

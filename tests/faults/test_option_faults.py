@@ -17,8 +17,9 @@ from speechmerge import cli
 from speechmerge.errors import MethodError, SpeechMergeError
 from speechmerge.evaluation.decoding import Decoding
 from speechmerge.finetuning.training_recipe import Recipe, Source
-from speechmerge.merging import engine, methods, parameter_classes, recipe
+from speechmerge.merging import engine, methods, recipe
 from speechmerge.merging.merge import Merge
+from speechmerge.whisper import parameter_classes
 
 FC1 = "model.encoder.layers.0.fc1.weight"
 NAN, INF = math.nan, math.inf

@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
+from speechbook.study import protocol
+from speechbook.study.store import project_root
 from speechmerge.errors import StudyError
-from speechmerge.studies import protocol
-from speechmerge.studies.store import project_root
 
 SLIPS = {
     "metric": (

@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
+from speechbook.study import experiments, plans, rows, steps, store, study
+from speechbook.study.experiment import Experiment
 from speechmerge import corpora, packages
 from speechmerge.errors import ScoringError, StudyError
 from speechmerge.files import atomic_file
-from speechmerge.studies import experiments, plans, rows, steps, store, study
-from speechmerge.studies.experiment import Experiment
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,11 +9,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from speechmerge.book import adapter_tables, cards
+from speechbook.pages import cards
+from speechbook.study.store import project_root
+from speechbook.tables import adapter_tables
 from speechmerge.errors import CheckpointError
 from speechmerge.merging import engine
 from speechmerge.merging.adapter_config import FIELDS, METHODS
-from speechmerge.studies.store import project_root
 
 HERE = Path(__file__).parent / "peft"
 CASES = json.loads((HERE / "cases.json").read_text())

@@ -10,7 +10,7 @@ import nbformat
 import psutil
 import pytest
 
-from speechmerge.book import building, notebooks, watching
+from speechbook.pages import building, notebooks, watching
 from speechmerge.errors import BookError
 
 
@@ -330,7 +330,7 @@ def test_without_a_terminal_the_log_is_written_line_by_line(tmp_path):
     """The command line's log goes through a pipe at once, not when the process ends."""
     code = (
         "import logging, os, sys\nfrom speechmerge.cli import cli\ncli(['study', '--help'], standalone_mode=False)\n"
-        "logging.getLogger('speechmerge.book').info('notebook 1 of 2: page is running')\nos._exit(0)"
+        "logging.getLogger('speechbook').info('notebook 1 of 2: page is running')\nos._exit(0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr == "notebook 1 of 2: page is running\n"

@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 
-from speechmerge.studies.store import project_root
+from speechbook.study.store import project_root
 
 ROOT = project_root()
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -7,9 +7,9 @@ import re
 import nbformat
 import pytest
 
-from speechmerge.book import pages
-from speechmerge.book.notebooks import declared_parameters
-from speechmerge.studies.store import project_root
+from speechbook.pages import rendering
+from speechbook.pages.notebooks import declared_parameters
+from speechbook.study.store import project_root
 
 ROOT = project_root()
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -50,7 +50,7 @@ def test_it_starts_with_one_heading_of_the_first_level(notebook):
 
 
 def test_links_of_a_chapter_lead_to_pages_of_the_contents(source, notebook):
-    contents = {str(page) for page in pages.table_of_contents(ROOT)}
+    contents = {str(page) for page in rendering.table_of_contents(ROOT)}
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     links = {posixpath.normpath(f"book/executed/{link}") for link in re.findall(r"\]\(([\w./-]+)\)", text)}
     if f"book/executed/{source.stem}" in contents:  # others wait for their rows, and so may what they link to

@@ -2,9 +2,10 @@
 
 import pytest
 
-from speechmerge.book import benchmarks, provenance
+from speechbook.pages import provenance
+from speechbook.study import store
+from speechbook.tables import benchmarks
 from speechmerge.errors import StudyError
-from speechmerge.studies import store
 
 IDENTITY = ("method", "size", "hardware")
 LINE = {"size": "small", "library": "0.1.0", "date": "2001-01-02"}

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from speechbook.pages import cards
 from speechmerge import corpora
-from speechmerge.book import cards
 from speechmerge.errors import BookError, CorpusError
 
 CARDS = Path(__file__).parents[2] / "data_cards"

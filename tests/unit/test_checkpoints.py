@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from speechmerge.errors import MethodError
 from speechmerge.merging import output
-from speechmerge.merging.parameter_classes import classify, depths, parts, select
 from speechmerge.whisper import checkpoints
+from speechmerge.whisper.parameter_classes import classify, depths, parts, select
 
 
 @pytest.fixture

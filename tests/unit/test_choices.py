@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from made_up import made_up_rows
 
-from speechmerge.book import choices, tables
-from speechmerge.studies import experiments
+from speechbook.study import experiments
+from speechbook.tables import choices, outcomes
 
 SET = ["ca", "es", "fr", "it", "ru"]
 
@@ -16,18 +16,18 @@ def made_up(name, seeds=None):
 
 def chosen(name, params):
     """Measured rows of an experiment whose systems have the given parameters."""
-    rows = tables.measured(made_up(name))
+    rows = outcomes.measured(made_up(name))
     return rows.assign(params=[params.get(system, {}) for system in rows["system"]])
 
 
 def test_trainings_are_listed_once_with_rate_and_epoch():
-    shown = choices.trainings(tables.measured(made_up("table1")))
+    shown = choices.trainings(outcomes.measured(made_up("table1")))
     assert list(shown.index) == [*SET, "ca+es+fr+it+ru"]
     assert list(shown.loc["es"]) == [2.5, 1e-5, "2 of 3", 30, 3.0]
 
 
 def test_trainings_of_two_tasks_and_in_sequence_are_told_apart():
-    shown = choices.trainings(tables.measured(made_up("table4")))
+    shown = choices.trainings(outcomes.measured(made_up("table4")))
     assert {"ca asr", "ca st", "ca asr+st", "ca+es+fr+it+ru st", "ca+es+fr+it+ru asr+st"} < set(shown.index)
     assert "ca+es+fr+it+ru asr+st in sequence, 10 of 10" in shown.index
 
@@ -59,7 +59,7 @@ def test_every_order_of_table_4_has_its_own_experts():
 
 
 def test_a_model_for_each_language_has_its_own_scaling_and_experts():
-    rows = tables.measured(made_up("table11"))
+    rows = outcomes.measured(made_up("table11"))
     merged = rows["system"] == "MP-Merging"
     own = {x: {"scaling": 0.1 * (i + 1), "density": [0.1 * (i + 1), 0.6]} for i, x in enumerate(SET)}
     params = [
@@ -80,7 +80,7 @@ def test_values_that_systems_chose_differently_are_all_shown():
 
 def test_seeds_have_mean_and_distance():
     rows = made_up("table1", [0])
-    first = tables.value(tables.measured(rows), "Finetuned")
+    first = outcomes.value(outcomes.measured(rows), "Finetuned")
     second = rows[rows["method"] != "none"].assign(seed=1)
     second["wer"] = second["wer"].where(second["system"] != "Finetuned", first + 0.04)
     shown = choices.seeds(pd.concat([rows, second]))

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from made_up import STAMP, made_up_rows
 
-from speechmerge.book import claims
-from speechmerge.book.claims import TESTS, curves, domains, measures
-from speechmerge.book.claims.parts import FAILS, HOLDS, NOT_RUN, NOT_TESTABLE, OPEN, Part, lines, signed, verdict
-from speechmerge.book.claims.results import NotTestableError, Results, student
+from speechbook import claims
+from speechbook.claims import TESTS, curves, domains, measures
+from speechbook.claims.parts import FAILS, HOLDS, NOT_RUN, NOT_TESTABLE, OPEN, Part, lines, signed, verdict
+from speechbook.claims.results import NotTestableError, Results, student
+from speechbook.study import experiments, store
 from speechmerge.errors import StudyError
-from speechmerge.studies import experiments, store
 
 NUMBERS = {"ca": -0.02, "es": -0.01, "fr": 0.0, "it": 0.01, "ru": 0.02, "nl": 0.01, "cs": -0.02}
 

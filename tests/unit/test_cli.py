@@ -8,9 +8,9 @@ import pytest
 from cli_calls import Caller
 from click.testing import CliRunner
 
+from speechbook.study import experiments
 from speechmerge import cli
 from speechmerge.merging.methods import FAMILIES, registry
-from speechmerge.studies import experiments
 from speechmerge.whisper import models
 
 

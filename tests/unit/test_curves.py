@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 from made_up import made_up_changes, made_up_comparisons, made_up_rows, made_up_task_vectors
 
-from speechmerge.book import costs, curves, series, style, tables, transfer
+from speechbook.figures import curves, style
+from speechbook.study import by_language, experiments
+from speechbook.tables import costs, outcomes, series, transfer
 from speechmerge.errors import StudyError
 from speechmerge.evaluation.resampling import compare
 from speechmerge.evaluation.scoring import Counts
-from speechmerge.studies import by_language, experiments
 
 
 @dataclass
@@ -58,7 +59,7 @@ def every_figure(results, gains, matrix, cosines):
     groups = series.by_group(
         series.paired(found.changes, "Pretrained"), series.methods(found.rows), series.groups(found.rows)
     )
-    spent = costs.of_systems(tables.measured(results["table1"].rows))
+    spent = costs.of_systems(outcomes.measured(results["table1"].rows))
     growth = costs.growth(spent, "Multi-lingual training", ["Task Arithmetic"], 6)
     pairs = transfer.pairs(matrix, cosines[cosines["scope"] == "model"])
     said = {"caption": "A caption."}
@@ -232,7 +233,7 @@ def test_rank_correlation_sees_order_only_and_its_interval_is_wide_for_noise():
 
 
 def test_costs_count_trainings_merges_and_choices_once(results):
-    spent = costs.of_systems(tables.measured(results["table1"].rows))
+    spent = costs.of_systems(outcomes.measured(results["table1"].rows))
     assert spent["trainings"].to_dict() | {"Finetuned": 5, "Multi-lingual training": 1} == spent["trainings"].to_dict()
     assert spent.loc["LoRS-Merging", "windows"] == 5 * 30 and spent.loc["Pretrained", "windows"] == 0
     settings = experiments.profiles()["speech"]
@@ -263,7 +264,7 @@ def test_one_language_more_costs_joint_training_of_all_or_one_expert():
 
 
 def test_rows_without_merge_seconds_are_refused(results):
-    rows = tables.measured(results["table1"].rows)
+    rows = outcomes.measured(results["table1"].rows)
     with pytest.raises(StudyError, match="do not say how long merging took; collect them again"):
         costs.of_systems(rows.assign(merge_seconds=None))
 

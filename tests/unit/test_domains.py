@@ -6,13 +6,13 @@ import pytest
 import torch
 from made_up import made_up_choices, made_up_directions, made_up_groups, made_up_rows
 
-from speechmerge.book import choices, directions, domains, growth, leaders, sweeps, tables
+from speechbook.study import experiments, groups, steps
+from speechbook.tables import choices, directions, domains, growth, leaders, outcomes, sweeps
 from speechmerge.corpora import Clip, find
 from speechmerge.errors import StudyError
 from speechmerge.evaluation import scoring
 from speechmerge.evaluation.decoding import Prediction
 from speechmerge.merging import overlaps
-from speechmerge.studies import experiments, groups, steps
 
 STUDY = ("domains", "beta", "rank", "domain_count")
 
@@ -168,8 +168,8 @@ def test_verdicts_follow_the_interval(found):
     first = found["kind"] == "paired"
     for row in found[first].head(4).to_dict("records"):
         words = domains.verdict(found, row["system"], row["against"], row["group"])
-        assert words == tables.VERDICTS["asr"][0 if row["ci_high"] < 0 else 2 if row["ci_low"] > 0 else 1]
-    assert domains.verdict(found, "TIES", "TIES", "in domain") == tables.VERDICTS["asr"][1]
+        assert words == outcomes.VERDICTS["asr"][0 if row["ci_high"] < 0 else 2 if row["ci_low"] > 0 else 1]
+    assert domains.verdict(found, "TIES", "TIES", "in domain") == outcomes.VERDICTS["asr"][1]
 
 
 def test_tables_hold_every_system_and_leave_out_what_was_not_tested(found, plans):

@@ -8,10 +8,10 @@ import sys
 import pytest
 import yaml
 
+from speechbook.study import experiments, planning, plans, store
 from speechmerge.errors import StudyError
 from speechmerge.evaluation import decoding
 from speechmerge.finetuning import training_recipe
-from speechmerge.studies import experiments, planning, plans, store
 
 PROFILE = yaml.safe_load("""
 base: smoke
@@ -92,7 +92,7 @@ def test_every_need_precedes_its_step_in_the_projects_own_experiments(profile, n
 def test_keys_are_the_same_in_another_process():
     """One whose hashes of words, and so the order of its sets, differ from those here."""
     code = (
-        "from speechmerge.studies import experiments\n"
+        "from speechbook.study import experiments\n"
         "print(*(s.key for s in experiments.plan('table1', 'smoke').steps.values()))"
     )
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"

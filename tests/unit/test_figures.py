@@ -5,20 +5,21 @@ import pandas as pd
 import pytest
 from made_up import made_up_rows, made_up_task_vectors
 
-from speechmerge.book import figured, figures, style, tables, vector_tables
+from speechbook.figures import figured, plots, style
+from speechbook.study import experiments
+from speechbook.tables import outcomes, vector_tables
 from speechmerge.errors import BookError
 from speechmerge.merging import methods
-from speechmerge.studies import experiments
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return tables.measured(pd.DataFrame(made_up_rows(experiments.plan("table1", "speech", [0]))))
+    return outcomes.measured(pd.DataFrame(made_up_rows(experiments.plan("table1", "speech", [0]))))
 
 
 @pytest.fixture(scope="module")
 def two_tasks():
-    return tables.measured(pd.DataFrame(made_up_rows(experiments.plan("table4", "smoke"))))
+    return outcomes.measured(pd.DataFrame(made_up_rows(experiments.plan("table4", "smoke"))))
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +31,14 @@ def statistics():
 def every_figure(rows, two_tasks, statistics):
     cosines = statistics["cosine"]
     return {
-        "systems": figures.systems(rows),
-        "published": figures.systems(rows, tables.published("table1")),
-        "languages": figures.languages(rows),
-        "two tasks": figures.systems(two_tasks, tables.published("table4")),
-        "languages in two tasks": figures.languages(two_tasks),
-        "cosines": figures.cosines(cosines[cosines["scope"] == "model"]),
-        "norms": figures.norms(vector_tables.by_layer(statistics["norm"])),
-        "spectra": figures.spectra(*vector_tables.spectra(statistics["spectrum"])),
+        "systems": plots.systems(rows),
+        "published": plots.systems(rows, outcomes.published("table1")),
+        "languages": plots.languages(rows),
+        "two tasks": plots.systems(two_tasks, outcomes.published("table4")),
+        "languages in two tasks": plots.languages(two_tasks),
+        "cosines": plots.cosines(cosines[cosines["scope"] == "model"]),
+        "norms": plots.norms(vector_tables.by_layer(statistics["norm"])),
+        "spectra": plots.spectra(*vector_tables.spectra(statistics["spectrum"])),
     }
 
 
@@ -61,7 +62,7 @@ def dots(axes):
 
 
 def test_systems_show_each_rate_where_it_belongs(rows):
-    figure = figures.systems(rows)
+    figure = plots.systems(rows)
     axes = figure.fig.axes[0]
     pooled = rows[rows["language"] == "pooled"]["wer"].to_numpy()
     drawn = sorted(dots(axes), key=lambda point: point[1])
@@ -72,7 +73,7 @@ def test_systems_show_each_rate_where_it_belongs(rows):
 
 
 def test_two_tasks_have_a_line_of_panels_each(two_tasks):
-    figure = figures.systems(two_tasks, tables.published("table4"))
+    figure = plots.systems(two_tasks, outcomes.published("table4"))
     labels = [axes.get_xlabel() for axes in figure.fig.axes]
     assert labels == ["word error rate, % (95 % interval)", "word error rate, %", "BLEU (95 % interval)", "BLEU"]
     bleu = two_tasks[(two_tasks["task"] == "st") & (two_tasks["language"] == "macro")]["bleu"]
@@ -84,7 +85,7 @@ def test_two_tasks_have_a_line_of_panels_each(two_tasks):
 def test_languages_have_a_panel_each_and_no_averages(rows, two_tasks):
     names = ["Catalan", "Spanish", "French", "Italian", "Russian"]
     for table, expected in ((rows, names), (two_tasks, 2 * ["Spanish", "Italian"])):
-        titles = [axes.get_title(loc="left") for axes in figures.languages(table).fig.axes]
+        titles = [axes.get_title(loc="left") for axes in plots.languages(table).fig.axes]
         assert [title for title in titles if title] == expected
 
 
@@ -92,14 +93,14 @@ def test_the_best_system_of_a_language_has_few_errors_or_a_high_bleu(two_tasks):
     own = two_tasks[two_tasks["language"] == "es"].set_index("system")
     fewest = own[own["task"] == "asr"]["score"]
     highest = own[own["task"] == "st"]["score"]
-    alt = figures.languages(two_tasks).alt
+    alt = plots.languages(two_tasks).alt
     assert f"Spanish, word error rate, %: {fewest.idxmin()} {fewest.min():.1f};" in alt
     assert f"Spanish, BLEU: {highest.idxmax()} {highest.max():.1f};" in alt
 
 
 def test_the_cosine_map_is_symmetric_and_names_the_extremes():
     pairs = pd.DataFrame([("es", "it", 0.3), ("es", "ru", 0.1), ("it", "ru", 0.2)], columns=["a", "b", "cosine"])
-    figure = figures.cosines(pairs)
+    figure = plots.cosines(pairs)
     values = figure.fig.axes[0].images[0].get_array().filled(np.nan)
     assert np.allclose(values, values.T, equal_nan=True)
     assert values[0, 1] == 0.3
@@ -118,7 +119,7 @@ def test_a_figure_without_data_is_refused():
 
 
 def test_the_alt_text_is_escaped(rows):
-    figure = figures.systems(rows)
+    figure = plots.systems(rows)
     page = figured.Figured(
         figure.fig, figure.caption, 'a "quoted" text & <tags> that is long enough to pass', figure.data
     )

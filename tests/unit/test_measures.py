@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from speechmerge.cli.studies import study as cli_study
+from speechbook.commands import study as cli_study
+from speechbook.study import experiments, groups, kept, measures, protocol, rows, store, study, verdicts
+from speechbook.study.experiment import Experiment, Profile
+from speechbook.study.steps import HYPOTHESES
 from speechmerge.evaluation.decoding import Prediction, write_predictions
 from speechmerge.evaluation.inference import EQUIVALENT, FAILS, HOLDS, Bootstrap
 from speechmerge.evaluation.resampling import RESAMPLES, interval
 from speechmerge.evaluation.scoring import count
 from speechmerge.finetuning import training
-from speechmerge.studies import experiments, groups, kept, measures, protocol, rows, store, study, verdicts
-from speechmerge.studies.experiment import Experiment, Profile
-from speechmerge.studies.steps import HYPOTHESES
 
 TABLE = {
     "experiment": "judged", "kind": "systems", "title": "Judged", "languages": "domains", "tasks": ["asr", "st"],

@@ -7,10 +7,11 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from speechmerge.book import cards, method_cards, method_pictures, svg
+from speechbook.figures import method_pictures, svg
+from speechbook.pages import cards, method_cards
+from speechbook.study.store import project_root
 from speechmerge.errors import BookError
 from speechmerge.merging.methods import FAMILIES, find, registry
-from speechmerge.studies.store import project_root
 
 BOOK = project_root() / "book"
 

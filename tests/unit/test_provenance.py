@@ -3,9 +3,9 @@
 import platform
 import sys
 
+from speechbook.pages import provenance
+from speechbook.study import reproduction, store
 from speechmerge import machine
-from speechmerge.book import provenance
-from speechmerge.studies import reproduction, store
 
 
 def test_versions_are_those_installed():

@@ -13,7 +13,7 @@ from speechmerge.evaluation import scoring
 from speechmerge.evaluation.decoding import Prediction
 from speechmerge.evaluation.resampling import RESAMPLES, compare, interval, pooled, resampled_rates
 from speechmerge.evaluation.scoring import count, translation
-from speechmerge.studies.rows import averages, summary
+from speechmerge.evaluation.summaries import averages, summary
 from speechmerge.text import NORMALISER
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from speechbook.study import store
 from speechmerge.errors import StudyError
-from speechmerge.studies import store
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from made_up import made_up_comparisons, made_up_rows
 
-from speechmerge.book import tables
+from speechbook.study import experiments
+from speechbook.tables import outcomes
 from speechmerge.errors import StudyError
 from speechmerge.evaluation.scoring import Counts
-from speechmerge.studies import experiments
 
 SYSTEMS = ["Pretrained", "Finetuned", "Multi-lingual training", "Weight Averaging", "Task Arithmetic"]
 
@@ -23,7 +23,7 @@ def rows():
 
 @pytest.fixture
 def two_tasks():
-    return tables.measured(pd.DataFrame(made_up_rows(experiments.plan("table4", "speech"))))
+    return outcomes.measured(pd.DataFrame(made_up_rows(experiments.plan("table4", "speech"))))
 
 
 def comparisons(name, seeds=None):
@@ -31,7 +31,7 @@ def comparisons(name, seeds=None):
 
 
 def test_rows_come_in_the_order_of_the_experiment(rows):
-    found = tables.measured(rows)
+    found = outcomes.measured(rows)
     assert list(found["system"].unique()[:5]) == SYSTEMS
     assert list(found["language"].unique()) == ["ca", "es", "fr", "it", "ru", "macro", "pooled"]
     assert len(found) == len(rows)
@@ -47,10 +47,10 @@ def test_scores_are_in_the_units_that_are_shown(two_tasks):
 def test_one_seed_is_shown_and_the_base_belongs_to_every_seed(rows):
     second = rows[rows["method"] != "none"].assign(seed=1, wer=0.9)
     both = pd.concat([rows, second])
-    assert tables.value(tables.measured(both), "Finetuned") < 0.9
-    other = tables.measured(both, seed=1)
-    assert tables.value(other, "Finetuned") == 0.9
-    assert tables.value(other, "Pretrained") == tables.value(tables.measured(rows), "Pretrained")
+    assert outcomes.value(outcomes.measured(both), "Finetuned") < 0.9
+    other = outcomes.measured(both, seed=1)
+    assert outcomes.value(other, "Finetuned") == 0.9
+    assert outcomes.value(other, "Pretrained") == outcomes.value(outcomes.measured(rows), "Pretrained")
 
 
 def test_a_gap_is_named(rows):
@@ -58,7 +58,7 @@ def test_a_gap_is_named(rows):
     with pytest.raises(
         StudyError, match=r"lacks 1 of 56 rows, the first of 'SVP-Merging' in 'ru' \(asr\).*speechmerge study run"
     ):
-        tables.measured(gap)
+        outcomes.measured(gap)
 
 
 @pytest.mark.parametrize(
@@ -74,42 +74,42 @@ def test_a_gap_is_named(rows):
     ],
 )
 def test_published_values_are_the_papers(experiment, system, task, language, value, count):
-    paper = tables.published(experiment)
+    paper = outcomes.published(experiment)
     assert paper.set_index(["system", "task", "language"])["published"][system, task, language] == value
     assert len(paper) == count
 
 
 def test_the_comparison_shows_per_cent_intervals_and_published_values(rows):
-    found = tables.measured(rows)
-    shown = tables.comparison(found, tables.published("table1"))
+    found = outcomes.measured(rows)
+    shown = outcomes.comparison(found, outcomes.published("table1"))
     assert list(shown.columns) == ["ca", "es", "fr", "it", "ru", "all", "95 % interval", "published"]
-    wer = tables.value(found, "Task Arithmetic")
-    low, high = (tables.value(found, "Task Arithmetic", end) for end in ("ci_low", "ci_high"))
+    wer = outcomes.value(found, "Task Arithmetic")
+    low, high = (outcomes.value(found, "Task Arithmetic", end) for end in ("ci_low", "ci_high"))
     assert shown.loc["Task Arithmetic", "all"] == f"{100 * wer:.1f}"
     assert shown.loc["Task Arithmetic", "95 % interval"] == f"{100 * low:.1f}\u2060–\u2060{100 * high:.1f}"
     assert shown.loc["Task Arithmetic", "published"] == "19.23"
 
 
 def test_two_tasks_stand_side_by_side_and_what_is_not_published_stays_empty(two_tasks):
-    shown = tables.comparison(two_tasks, tables.published("table4"), average=True)
+    shown = outcomes.comparison(two_tasks, outcomes.published("table4"), average=True)
     assert list(shown["BLEU"].columns) == ["mean", "95 % interval", "chrF", "published"]
-    bleu = tables.value(two_tasks, "ML training", "bleu", task="st")
+    bleu = outcomes.value(two_tasks, "ML training", "bleu", task="st")
     assert list(shown["BLEU"].loc["ML training"])[::3] == [f"{bleu:.1f}", "25.72"]
     assert shown["WER, %"].loc["ML training", "published"] == "19.69"
     assert set(shown.loc["Sequential training"][:, "published"]) == {""}
-    assert list(tables.comparison(two_tasks, average=False)["BLEU"].columns) == ["ca", "es", "fr", "it", "ru"]
+    assert list(outcomes.comparison(two_tasks, average=False)["BLEU"].columns) == ["ca", "es", "fr", "it", "ru"]
 
 
 def test_measured_stands_beside_published_in_shared_languages(rows):
-    shown = tables.beside(tables.measured(rows), tables.published("table1"))
+    shown = outcomes.beside(outcomes.measured(rows), outcomes.published("table1"))
     assert list(shown.columns.get_level_values(0).unique()) == ["ca", "es", "fr", "it"]
     assert shown.loc["Pretrained", ("ca", "paper")] == "20.6"
-    wer = tables.value(tables.measured(rows), "Pretrained", language="ca")
+    wer = outcomes.value(outcomes.measured(rows), "Pretrained", language="ca")
     assert shown.loc["Pretrained", ("ca", "here")] == f"{100 * wer:.1f}"
 
 
 def test_paired_differences_are_shown_in_points_with_a_sign():
-    shown = tables.paired(comparisons("table1", [0]), "Task Arithmetic")
+    shown = outcomes.paired(comparisons("table1", [0]), "Task Arithmetic")
     assert list(shown.loc["Pretrained"]) == ["-3.0", "-5.0\u00a0to\u00a0-1.0", "< 0.001"]
     assert list(shown.loc["LoRS-Merging"]) == ["+0.1", "-1.9\u00a0to\u00a0+2.1", "0.001"]
     assert "Task Arithmetic" not in shown.index and len(shown) == 7
@@ -118,12 +118,12 @@ def test_paired_differences_are_shown_in_points_with_a_sign():
 def test_paired_differences_tell_how_many_seeds_agree():
     found = comparisons("table1", [0])
     seeds = pd.concat([found, found.assign(seed=1), found.assign(seed=2, ci_low=0.1, ci_high=0.2)])
-    shown = tables.paired(seeds, "Task Arithmetic")["seeds that agree"]
+    shown = outcomes.paired(seeds, "Task Arithmetic")["seeds that agree"]
     assert list(shown[["Pretrained", "Finetuned", "LoRS-Merging"]]) == ["2 of 3", "3 of 3", "2 of 3"]
 
 
 def test_paired_differences_of_two_tasks_are_groups():
-    shown = tables.paired(comparisons("table4"), "ML and MT training")
+    shown = outcomes.paired(comparisons("table4"), "ML and MT training")
     assert list(shown.columns.get_level_values(0).unique()) == ["WER", "BLEU"]
     assert len(shown) == 11
 
@@ -144,28 +144,28 @@ def test_the_verdict_says_no_more_than_the_intervals_of_all_seeds(ends, asr, st)
     found = pd.DataFrame(
         [{"system": "a", "against": "b", "task": t, "ci_low": ends[0], "ci_high": ends[1]} for t in ("asr", "st")]
     )
-    assert tables.verdict(found, "a", "b") == asr
-    assert tables.verdict(found, "a", "b", "st") == st
+    assert outcomes.verdict(found, "a", "b") == asr
+    assert outcomes.verdict(found, "a", "b", "st") == st
     unsure = pd.concat([found, found.assign(ci_low=-1.0, ci_high=1.0)])
-    assert tables.verdict(unsure, "a", "b").startswith("neither")
+    assert outcomes.verdict(unsure, "a", "b").startswith("neither")
 
 
 def test_systems_are_sorted_by_verdict():
     found = comparisons("table1", [0])
-    said = tables.verdicts(found, SYSTEMS, "Task Arithmetic")
+    said = outcomes.verdicts(found, SYSTEMS, "Task Arithmetic")
     assert said == (
         "Pretrained makes fewer word errors than Task Arithmetic; Finetuned makes more word errors than it; "
         "Multi-lingual training and Weight Averaging cannot be told apart from it"
     )
     three = ["Weight Averaging", "MP-Merging", "LoRS-Merging"]
     better = comparisons("table2").assign(ci_low=0.1, ci_high=0.2)
-    said = tables.verdicts(better, three, "Task Arithmetic", "st")
+    said = outcomes.verdicts(better, three, "Task Arithmetic", "st")
     assert said == "Weight Averaging, MP-Merging and LoRS-Merging have a higher BLEU than Task Arithmetic"
 
 
 def test_a_verdict_on_systems_that_were_not_compared_is_refused():
     with pytest.raises(StudyError, match="'Finetuned' was not compared with 'SVP-Merging' in task 'asr'"):
-        tables.verdict(comparisons("table1", [0]), "Finetuned", "SVP-Merging")
+        outcomes.verdict(comparisons("table1", [0]), "Finetuned", "SVP-Merging")
 
 
 def counts(errors, words):
@@ -174,7 +174,7 @@ def counts(errors, words):
 
 
 def test_scored_rows_pool_words_over_languages():
-    found = tables.scored({"a": [counts([1, 1], [4, 4]), counts([3], [4])]}, {"a": "none"}, ["es", "it"])
+    found = outcomes.scored({"a": [counts([1, 1], [4, 4]), counts([3], [4])]}, {"a": "none"}, ["es", "it"])
     assert list(found["language"]) == ["es", "it", "pooled"]
     assert list(found["wer"]) == [0.25, 0.75, 5 / 12]
     assert list(found["runaway"]) == [1, 1, 2]
@@ -183,9 +183,10 @@ def test_scored_rows_pool_words_over_languages():
 
 def test_who_reads_rows_does_not_wait_for_transformers():
     """Its import takes longer than a chapter's own work, and a book has many chapters."""
-    modules = "choices, costs, curves, domains, figures, growth, leaders, provenance, series, sweeps, tables, transfer"
     code = (
-        f"import sys\nfrom speechmerge.book import {modules}\nfrom speechmerge.studies import experiments, store\n"
+        "import sys\nfrom speechbook.figures import curves, plots\nfrom speechbook.pages import provenance\n"
+        "from speechbook.tables import choices, costs, domains, growth, leaders, outcomes, series, sweeps, transfer\n"
+        "from speechbook.study import experiments\n"
         "experiments.plan('table1', 'speech')\nsys.exit('transformers' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

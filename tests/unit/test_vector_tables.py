@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from made_up import made_up_task_vectors
 
-from speechmerge.book import vector_tables
+from speechbook.tables import vector_tables
 
 
 def test_norms_of_a_part_are_those_of_its_tensors_together():

@@ -6,13 +6,13 @@ import sys
 import click
 
 from ..errors import SpeechMergeError
-from . import data, merging, methods, models, studies
-from .groups import Group, example
+from . import data, merging, methods, models
+from .groups import Root, example
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(cls=Group, context_settings=CONTEXT, epilog=example("speechmerge study plan --experiment table1"))
+@click.group(cls=Root, context_settings=CONTEXT, epilog=example("speechmerge study plan --experiment table1"))
 @click.version_option(package_name="speechmerge")
 @click.option("-v", "--verbose", is_flag=True, help="Say more about what is done.")
 def cli(verbose: bool) -> None:
@@ -30,9 +30,6 @@ for command in (
     methods.methods,
     models.decode,
     models.score,
-    data.cards,
-    studies.study,
-    studies.book,
 ):
     cli.add_command(command)
 

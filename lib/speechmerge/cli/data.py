@@ -1,4 +1,4 @@
-"""Commands that bring models and speech here: fetch, cards."""
+"""Commands that bring models and speech here, and keep apart what must not be mixed: fetch, splits."""
 
 import click
 
@@ -63,30 +63,3 @@ def splits(write: bool) -> None:
         nearness.write_table(found)
     elif moved or new:
         raise SystemExit(1)
-
-
-@click.command(epilog=example("speechmerge cards --update"))
-@click.option("--update", is_flag=True, help="Rewrite the generated numbers instead of only checking them.")
-def cards(update: bool) -> None:
-    """Check the numbers in data_cards/ against the fetched corpora, and the method cards against the registry."""
-    from .. import corpora
-    from ..book import method_cards
-    from ..book.cards import check_card, update_card
-    from ..studies.store import project_root
-
-    if update:
-        for path in method_cards.update(project_root() / "book"):
-            click.echo(f"{path.relative_to(project_root())}: updated")
-    else:
-        method_cards.check(project_root() / "book")
-        click.echo("methods: current")
-    for name, declared in corpora.registry().items():
-        if reason := corpora.skipped(declared):
-            click.echo(f"{name}: not checked, because {reason}")
-            continue
-        path = project_root() / "data_cards" / f"{name}.md"
-        if update:
-            click.echo(f"{name}: {'updated' if update_card(path) else 'current'}")
-        else:
-            check_card(path)
-            click.echo(f"{name}: current")

@@ -49,11 +49,11 @@ def _test_options(command: Callable) -> Callable:
 def _clips(names: tuple[str, ...], language: str, task: str, split: str) -> list:
     """Return the clips of a test set, of which there must be some, each once."""
     from ..errors import CorpusError
-    from ..studies.steps import evaluation_clips
+    from ..evaluation.test_sets import gather
 
     if len(set(names)) < len(names):
         raise click.UsageError(f"--corpus names {', '.join(names)}; give each corpus once.")
-    clips = evaluation_clips(names, language, task, split)
+    clips = gather(names, language, task, split)
     if not clips:
         wanted = "speech with a translation" if task == "st" else "speech"
         raise CorpusError(f"{', '.join(names)} has no {wanted} in {language} in the {split} split.")
@@ -97,7 +97,7 @@ def score(predictions: Path, names: tuple, language: str, split: str, task: str)
     """
     from ..evaluation.decoding import read_predictions
     from ..evaluation.scoring import score as scored
-    from ..studies.rows import summary
+    from ..evaluation.summaries import summary
 
     clips = _clips(names, language, task, split)
     found = summary(scored(read_predictions(predictions), clips, language, task))

@@ -16,13 +16,13 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..whisper.checkpoints import Checkpoint
 from ..whisper.number_formats import alike
+from ..whisper.parameter_classes import tied_head
 from ..whisper.tensor_files import Entry
 from ..whisper.weight_files import holds_model
 from . import lora
 from .adapter_base import check_base
 from .adapter_config import CONFIG, read_statement, saved_whole, scale, targeted, token_rows
 from .adapter_file import Stored, read_file
-from .parameter_classes import tied_head
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..whisper.parameter_classes import MATRIX, classify
 from . import applying
-from .parameter_classes import MATRIX, classify
 
 if TYPE_CHECKING:
     from .merge import Merge

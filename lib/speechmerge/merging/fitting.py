@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import MethodError
+from ..whisper.parameter_classes import layer
 from . import applying
-from .parameter_classes import layer
 from .rules.streams import Piece
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from ..finetuning.objective import target_logits
 from ..finetuning.packing import PAUSE_SECONDS, Window, collate
 from ..whisper import models
 from ..whisper.checkpoints import open_checkpoint
+from ..whisper.parameter_classes import layer
 from . import engine
-from .parameter_classes import layer
 from .precision import unrounded
 
 POSITION = 2 * HOP  # samples an encoder position covers

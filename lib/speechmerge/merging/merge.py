@@ -2,7 +2,7 @@
 
 Names, files and devices are known here; rules know arrays only. At no time is more than one tensor of each model in
 memory, and of a large one only a block where the rule allows it. What a tensor gets is decided by its class
-(:mod:`speechmerge.merging.parameter_classes`) and the method's policy.
+(:mod:`speechmerge.whisper.parameter_classes`) and the method's policy.
 """
 
 import math
@@ -17,11 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import CheckpointError, MethodError
-from ..whisper import checkpoints
+from ..whisper import checkpoints, parameter_classes
 from ..whisper.checkpoints import BLOCK, Checkpoint, most_precise, open_checkpoint
-from . import adapter_file, adapters, applying, fitting, lengths, options, parameter_classes, precision, validation
+from ..whisper.parameter_classes import EMBEDDING, FROZEN, classify, depths, select
+from . import adapter_file, adapters, applying, fitting, lengths, options, precision, validation
 from .methods import Method, find
-from .parameter_classes import EMBEDDING, FROZEN, classify, depths, select
 
 Source = Path | str | Mapping[str, Tensor]
 

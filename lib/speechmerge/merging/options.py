@@ -15,8 +15,8 @@ import torch
 
 from ..devices import best_device
 from ..errors import MethodError, nearest
+from ..whisper.parameter_classes import CLASSES, ORDERS, TREATMENTS
 from .methods import Method
-from .parameter_classes import CLASSES, ORDERS, TREATMENTS
 
 ENGINE = ("scaling", "include", "policy", "lines", "max_update", "max_growth")  # options that files can give
 LINES = ("alpha", "beta", "order")  # what a scaling by depth may say

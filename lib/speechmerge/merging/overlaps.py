@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .parameter_classes import MATRIX, classify, parts
+from ..whisper.parameter_classes import MATRIX, classify, parts
 from .rules.decompositions import factors
 from .task_vectors import STACKS, Source, deltas
 

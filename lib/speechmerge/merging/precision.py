@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..whisper.checkpoints import BLOCK, Checkpoint
 from ..whisper.number_formats import held, loses, passages, rounded
-from .parameter_classes import EMBEDDING, FROZEN, classify
+from ..whisper.parameter_classes import EMBEDDING, FROZEN, classify
 from .validation import SAMPLE, sample
 
 log = logging.getLogger(__name__)

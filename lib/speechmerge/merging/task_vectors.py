@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..whisper.checkpoints import open_checkpoint
+from ..whisper.parameter_classes import FROZEN, MATRIX, classify, layer, parts
 from . import precision, validation
-from .parameter_classes import FROZEN, MATRIX, classify, layer, parts
 
 Source = Path | str | Mapping[str, Tensor]
 STACKS = ("encoder", "decoder")

@@ -12,8 +12,8 @@ from ..errors import CheckpointError, MethodError, SpeechMergeError, nearest
 from ..whisper.checkpoints import Checkpoint, fingerprint, read_json
 from ..whisper.configuration import is_whisper, lacking, padded, tokens
 from ..whisper.number_formats import alike
+from ..whisper.parameter_classes import MATRIX, classify
 from .methods import MEASURES, STATISTICS, Method
-from .parameter_classes import MATRIX, classify
 
 if TYPE_CHECKING:
     from ..whisper.companions import Companions

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..merging.parameter_classes import tied_head
 from .configuration import is_whisper
 from .number_formats import alike
+from .parameter_classes import tied_head
 from .tensor_files import DTYPES, Entry, header, read_entry, read_json
 from .weight_files import INDEX, SINGLE, weight_files
 

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from torch import Tensor
 
+from ...whisper.parameter_classes import ORDERS
 from ..methods import Choice, Range, method
-from ..parameter_classes import ORDERS
 
 
 @method(

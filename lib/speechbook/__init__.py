@@ -1,0 +1,1 @@
+"""The study behind the book, and the book: experiments, what was measured, tables, figures, pages."""

@@ -1,0 +1,187 @@
+"""Every claim of the papers, put to a test that reads the committed rows: the verdicts of the claims page.
+
+:data:`TESTS` says which tests a claim must pass; its text and the published numbers are in
+``experiments/published/claims.csv``. A claim that needs rows nobody has made yet is *not run here*; one that no
+experiment of the book is about is *not testable here*, with the reason.
+"""
+
+import html
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from speechmerge.errors import StudyError, nearest
+
+from ..study import store
+from . import curves, domains, measures
+from .parts import FAILS, HOLDS, MARKS, NOT_RUN, NOT_TESTABLE, OPEN, VERDICTS, Part, lines, verdict
+from .results import NotRunError, NotTestableError, Results
+
+__all__ = ["TESTS", "experiments", "measure", "summary", "table", "verdicts"]
+
+BASE, EXPERT, JOINT, MULTI_TASK = "Pretrained", "Finetuned", "Multi-lingual training", "Multi-task training"
+WA, TA, MP, SVP, LORS = "Weight Averaging", "Task Arithmetic", "MP-Merging", "SVP-Merging", "LoRS-Merging"
+ALL, ALL_TA, ALL_LORS = "ML and MT training", "ML and MT Task Arithmetic", "ML and MT LoRS-Merging"
+MT, MT_TA, MT_LORS = "MT training", "MT training + ML Task Arithmetic", "MT training + ML LoRS-Merging"
+ML, ML_TA, ML_LORS = "ML training", "ML training + MT Task Arithmetic", "ML training + MT LoRS-Merging"
+TASKS = ("asr", "st")
+ZERO, FULL, TSVM, BOOSTED = "Zero-shot", "Full-FT", "TSV-M (Newton-Schulz)", "BoostedTSV-M"
+WEIGHTS = ("Model Soups", "Model Stock", "Karcher", "Multi-SLERP")
+VECTORS = ("Task Arithmetic", "TIES", "PCB", "SCE")
+SUBSPACE = ("TSV-M (Procrustes)", TSVM, BOOSTED, "Iso-C", "Iso-CTS")
+INSIDE, OUTSIDE, KEPT = "in domain", "out of domain", ("other English", "other languages")
+TRAINED = "trained languages"
+TABLE4 = (BASE, EXPERT, ALL, ALL_TA, ALL_LORS, MT, MT_TA, MT_LORS, ML, ML_TA)
+
+Test = tuple[Callable[..., list[Part]], ...]
+
+
+def _beats(experiment: str, system: str, rivals: Sequence[str], tasks: Sequence[str] = ("asr",)) -> list[Test]:
+    """Tests that a system is better than each of its rivals in each task."""
+    return [(measures.paired, experiment, system, rival, task) for task in tasks for rival in rivals]
+
+
+def _equals(experiment: str, system: str, other: str, tasks: Sequence[str] = TASKS) -> list[Test]:
+    """Tests that two systems differ by less than the margin in each task."""
+    return [(measures.paired, experiment, system, other, task, "equal") for task in tasks]
+
+
+TESTS: dict[str, list[Test]] = {
+    "L1": [*_beats("table1", TA, [JOINT]), *_beats("table1", LORS, [JOINT])],
+    "L2": _beats("table1", LORS, [WA, TA, MP, SVP]),
+    "L3": _beats("table1", LORS, [EXPERT]),
+    "L4": _beats("table1", TA, [WA]),
+    "L5": [*_beats("table1", MP, [SVP]), *_beats("table2", MP, [SVP], ["st"])],
+    "L6": _beats("table2", LORS, [JOINT, WA, TA, MP, SVP], ["st"]),
+    "L7": [
+        (measures.correlation, ["table1", "table7"], [EXPERT, JOINT], BASE),
+        (measures.worse_somewhere, ["table1", "table7"], JOINT, BASE),
+    ],
+    "L8": _beats("table3", LORS, [EXPERT], TASKS),
+    "L9": [(measures.gain_by_task, "table3", LORS, EXPERT)],
+    "L10": [
+        *_equals("table3", MULTI_TASK, EXPERT, ["asr"]),
+        (measures.paired, "table3", MULTI_TASK, EXPERT, "st", "worse"),
+    ],
+    "L11": _equals("table4", ALL, BASE),
+    "L12": _equals("table4", ALL_LORS, EXPERT),
+    "L13": _beats("table4", ML_LORS, TABLE4, TASKS),
+    "L14": [(measures.relative, "table4", [ALL_LORS, MT_LORS, ML_LORS], ALL, "asr", 10)],
+    "L15": [(measures.relative, "table4", [ALL_LORS, MT_LORS, ML_LORS], ALL, "st", 4)],
+    "L16": [(curves.trend, "figure3", system) for system in (TA, LORS)],
+    "L17": [(curves.paired_by_size, "figure3", LORS, TA)],
+    "L18": [(curves.step_worse, "figure4", JOINT, TASKS)],
+    "L19": [(curves.trend, "figure4", system, EXPERT, task) for task in TASKS for system in (TA, LORS)],
+    "L20": [(curves.pruning, "figure5", method) for method in ("MP", "SVP")],
+    "L21": [(curves.pruning_trend, "figure5", method) for method in ("MP", "SVP")],
+    "L22": [(curves.pruning_more, "figure5", ("MP", "asr"), ("SVP", "asr"))],
+    "L23": [(curves.pruning_more, "figure5", (method, "asr"), (method, "st")) for method in ("MP", "SVP")],
+    "B1": [(domains.paired, "domains", FULL, ZERO, group, "worse") for group in KEPT],
+    "B2": [(domains.best, "domains", SUBSPACE, [*WEIGHTS, *VECTORS], INSIDE)],
+    "B3": [(domains.best, "domains", WEIGHTS, [*SUBSPACE, *VECTORS], group) for group in KEPT],
+    "B4": [(domains.paired, "domains", BOOSTED, TSVM, INSIDE)],
+    "B5": [(domains.paired, "domains", BOOSTED, TSVM, group, "worse") for group in KEPT],
+    "B6": [(domains.paired, "domains", BOOSTED, FULL, "full average")],
+    "B7": [(domains.paired, "domains", system, FULL, OUTSIDE) for system in (TSVM, BOOSTED)],
+    "B8": [
+        (domains.swept, "beta", "kept values", TSVM, INSIDE, "better"),
+        (domains.swept, "beta", "kept values", TSVM, OUTSIDE, "worse"),
+    ],
+    "B9": [
+        (domains.swept, "rank", "Procrustes", "Procrustes rank_ratio=0.5", INSIDE, "worse", True),
+        (domains.swept, "rank", "Newton-Schulz", "Newton-Schulz rank_ratio=0.5", INSIDE, "equal", True),
+    ],
+    "B10": [(domains.paired, "domains", "TIES", ZERO, "other English", "worse")],
+    "G1": [(domains.paired, "every_method", "Learned average", "Model Soups", TRAINED, "better", 1)],
+    "G2": [(domains.relative, "every_method", "Fisher", "Model Soups", TRAINED, 2)],
+    "G3": [(domains.paired, "every_method", "RegMean", JOINT, TRAINED, "equal")],
+}
+ABSENT = {  # verdict and reason of claims without a test, by the letter they begin with
+    "G": (NOT_TESTABLE, "that something may not help is nothing a measurement could deny"),
+    "F": (NOT_TESTABLE, "no experiment fuses frozen upstreams"),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of claims as HTML: long sentences, several lines a cell."""
+
+    frame: pd.DataFrame
+
+    def _repr_html_(self) -> str:
+        head = "".join(f'<th scope="col" style="text-align: left">{html.escape(name)}</th>' for name in self.frame)
+        body = "".join(f"<tr>{''.join(_cell(str(value)) for value in row)}</tr>" for row in self.frame.to_numpy())
+        return f'<table class="dataframe claims"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _cell(text: str) -> str:
+    """A cell; its parts have a hanging indent, verdicts stand out."""
+    hanging = ' style="padding-left: 1.1em; text-indent: -1.1em; margin-bottom: 0.2em"'
+    styled = [(hanging if line[0] in MARKS.values() else "", html.escape(line)) for line in text.split("\n")]
+    weight = "; font-weight: bold" if text in VERDICTS else ""
+    shown = "".join(f"<div{style}>{line}</div>" for style, line in styled)
+    return f'<td style="text-align: left; vertical-align: top{weight}">{shown}</td>'
+
+
+def experiments() -> list[str]:
+    """Return the names of the experiments that tests read, in the order of the claims."""
+    named = [first for tests in TESTS.values() for _, first, *_ in tests]
+    return list(dict.fromkeys(name for names in named for name in ([names] if isinstance(names, str) else names)))
+
+
+def measure(results: Results, claim: str) -> tuple[str, list[str]]:
+    """Return the verdict on a claim and what was measured, line by line."""
+    if claim not in TESTS:
+        found, reason = ABSENT[claim[0]]
+        return found, [reason]
+    try:
+        parts = [part for test, *arguments in TESTS[claim] for part in test(results, *arguments)]
+    except NotTestableError as error:
+        return NOT_TESTABLE, [str(error)]
+    except NotRunError as error:
+        return NOT_RUN, [str(error)]
+    return verdict(parts), lines(parts)
+
+
+def verdicts(profile: str, ids: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return one line a claim: ``id, place, claim, published, measured, verdict``.
+
+    Args:
+        profile: whose committed results are asked.
+        ids: of the claims, in order; ``"L"`` stands for all that begin so. None: all claims.
+
+    Raises:
+        StudyError: there is no such claim.
+    """
+    known = pd.read_csv(store.project_root() / "experiments" / "published" / "claims.csv").set_index("id")
+    wanted = []
+    for name in known.index if ids is None else ids:
+        chosen = [name] if name in known.index else [claim for claim in known.index if claim[0] == name]
+        if not chosen:
+            raise StudyError(f"there is no claim {name!r}.{nearest(name, known.index)}")
+        wanted += chosen
+    results = Results(profile)
+    found = [measure(results, claim) for claim in wanted]
+    table = known.loc[wanted, ["place", "claim", "published"]].reset_index()
+    return table.assign(measured=["\n".join(told) for _, told in found], verdict=[what for what, _ in found])
+
+
+def table(profile: str, ids: Sequence[str] | None = None) -> Table:
+    """Return the claims with their verdicts, ready to be read; arguments as for :func:`verdicts`."""
+    found = verdicts(profile, ids)
+    found["id"] = found["id"] + "\n" + found["place"]
+    names = {"id": "place", "claim": "claim", "published": "published", "measured": "measured here (95 % interval)"}
+    return Table(found[[*names, "verdict"]].rename(columns=names))
+
+
+def summary(profile: str, ids: Sequence[str] | None = None) -> str:
+    """Return a sentence that counts the verdicts; arguments as for :func:`verdicts`."""
+    found = Counter(verdicts(profile, ids)["verdict"])
+    words = {HOLDS: ("holds", "hold"), FAILS: ("does not hold", "do not hold")}
+    other = {OPEN: OPEN, NOT_TESTABLE: NOT_TESTABLE, NOT_RUN: NOT_RUN}
+    words |= {name: (f"is {text}", f"are {text}") for name, text in other.items()}
+    told = [f"{found[name]} {words[name][found[name] != 1]}" for name in VERDICTS if found[name]]
+    joined = " and ".join(filter(None, [", ".join(told[:-1]), told[-1]]))
+    return f"Of {found.total()} claim{'s' * (found.total() != 1)} {joined}."

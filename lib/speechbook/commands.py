@@ -1,0 +1,234 @@
+"""Commands that recompute and render the book: study, book, cards; entry points of the library's command line."""
+
+import functools
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import click
+
+from speechmerge.cli.groups import Group, example
+
+
+@click.group(cls=Group, epilog=example("speechmerge study status --experiment table1"))
+def study() -> None:
+    """Plan, run or look at the experiments of the book."""
+
+
+KINDS = (
+    "train",
+    "rate",
+    "choose",
+    "decode",
+    "tune",
+    "match",
+    "describe",
+)  # of steps, in the order in which they are told
+
+
+def _study_options(command: Callable) -> Callable:
+    """Add the options that choose experiments."""
+    options = (
+        click.option("--experiment", "names", multiple=True, help="Experiment to take; repeatable (default: all)."),
+        click.option("--profile", default="speech", show_default=True),
+        click.option("--system", "systems", multiple=True, help="Only this system of a table; repeatable."),
+        click.option(
+            "--seed",
+            "seeds",
+            multiple=True,
+            type=click.IntRange(0),
+            help="Training seed; repeatable (default: the profile's).",
+        ),
+    )
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def _plans(names: tuple, profile: str, systems: tuple, seeds: tuple) -> list:
+    from .study import experiments, plans
+
+    if systems and not names:
+        raise click.UsageError("--system needs --experiment, whose systems it chooses from.")
+    wanted = names or tuple(experiments.runnable(profile))
+    return [plans.narrowed(experiments.plan(name, profile, list(seeds) or None), list(systems)) for name in wanted]
+
+
+@study.command(epilog=example("speechmerge study plan --experiment table1"))
+@_study_options
+def plan(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
+    """Print what a run would do, how long it would take on the machine the profile describes, and the disk it needs."""
+    made = _plans(names, profile, systems, seeds)
+    left = [one.pending() for one in made]
+    for one, pending in zip(made, left, strict=True):
+        _print_plan(f"{one.name} ({profile})", len(one.steps), pending)
+    if len(made) > 1:
+        steps = {step.key for one in made for step in one.steps.values()}
+        pending = {step.key: step for part in left for step in part}.values()
+        _print_plan(f"together ({profile}), shared steps once", len(steps), pending)
+        trainings = sum(step.kind == "train" for step in pending)
+        click.echo(f"trained models to be kept: {trainings * made[0].settings.here.model_gb:.0f} GB")
+    click.echo(f"times are those of {made[0].settings.here.machine}")
+
+
+def _print_plan(title: str, steps: int, pending: Collection) -> None:
+    counts = [(kind, sum(step.kind == kind for step in pending)) for kind in KINDS]
+    todo = ", ".join(f"{count} {kind}" for kind, count in counts if count) or "nothing"
+    minutes = sum(step.seconds for step in pending) / 60
+    needed = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    click.echo(f"{title}: {steps - len(pending)} of {steps} steps done; to do: {todo}; about {needed}")
+
+
+@study.command(
+    "run",
+    epilog=example("speechmerge study run --experiment table1\nspeechmerge study run --experiment table1 --recompute"),
+)
+@_study_options
+@click.option("--recompute", is_flag=True, help="Forget finished steps and do everything again.")
+@click.option(
+    "--executor",
+    default="local",
+    show_default=True,
+    type=click.Choice(["local", "ray"]),
+    help="One step after another, or several at once: Ray, on this machine or its cluster.",
+)
+def study_run(names: tuple, profile: str, systems: tuple, seeds: tuple, recompute: bool, executor: str) -> None:
+    """Train, merge, decode and score what is not done yet; write rows and predictions to results/PROFILE.
+
+    Ends with how the new rows compare with the committed ones.
+    """
+    from .study.store import committed
+    from .study.study import forget, run
+
+    for made in _plans(names, profile, systems, seeds):
+        if recompute:
+            forget(made)
+        _print_plan(f"{made.name} ({profile})", len(made.steps), made.pending())
+        before = committed(profile)
+        _print_changes(made.name, "written", before, run(made, executor=executor))
+
+
+@study.command(epilog=example("speechmerge study rescore --experiment table1"))
+@_study_options
+def rescore(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
+    """Score the committed predictions again, without a model, and compare with the committed rows and verdicts.
+
+    Fetches the test speech it needs. Ends with exit code 1 if a row differs.
+    """
+    from .study.rows import judged, rescored
+    from .study.store import committed, unlike
+
+    differ = 0
+    for made in (made for made in _plans(names, profile, systems, seeds) if made.systems):
+        differ += _print_changes(made.name, "scored", committed(profile), rescored(made))
+        for name, found in judged(made).items():
+            other = unlike(profile, name, found)
+            click.echo(f"{name}: {len(found)} rows; {len(found) - len(other)} as committed, {len(other)} differ")
+            differ += len(other)
+    if differ:
+        raise SystemExit(1)
+
+
+def _print_changes(name: str, done: str, before: list[dict], after: list[dict]) -> int:
+    """Say how many rows are new, the same as committed, or different, name the different ones and return how many."""
+    from speechmerge.evaluation.scoring import METRICS
+
+    from .study.reproduction import changes
+
+    pairs = list(changes(before, after))
+    differ = [pair for pair in pairs if pair[2]]
+    same, new = len(pairs) - len(differ), len(after) - len(pairs)
+    click.echo(f"{name}: {len(after)} rows {done}; {same} as committed, {len(differ)} differ, {new} are new")
+    for was, row, points in differ:
+        metric = METRICS[row["task"]]
+        unit = 100 if metric == "wer" else 1
+        place = " ".join(filter(None, (row["system"], row["variant"], row["language"], row["domain"], row["task"])))
+        told = f"{metric} {unit * was[metric]:.2f} -> {unit * row[metric]:.2f} ({points:+.2f})"
+        click.echo(f"  {place} seed {row['seed']}: {told}")
+    return len(differ)
+
+
+@study.command(epilog=example("speechmerge study compare again --experiment interference"))
+@click.argument("results", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--experiment", "names", multiple=True, required=True, help="Experiment to compare; repeatable.")
+@click.option("--profile", default="speech", show_default=True)
+@click.option("--keep", is_flag=True, help="Add the outcome to results/PROFILE, for the book's status page.")
+def compare(results: Path, names: tuple, profile: str, keep: bool) -> None:
+    """Compare rows and transcripts that were measured again, in the folder RESULTS, with the committed ones.
+
+    `study run` writes there if the environment variable SPEECHMERGE_RESULTS names the folder. Ends with exit code 1 if
+    they were measured on other speech, or an average differs by more than the tolerance.
+    """
+    from .study import reproduction
+
+    found = [reproduction.compared(profile, name, results) for name in names]
+    for one in found:
+        counts = "the same" if one["counts"] else "DIFFERENT"
+        click.echo(
+            f"{one['experiment']}: {one['rows']} rows; speech and counts {counts}; {one['same']} of "
+            f"{one['transcripts']} transcripts equal; largest difference {one['largest']:.2f} points in a language, "
+            f"{one['average']:.2f} in an average (tolerance {reproduction.TOLERANCE:g})"
+        )
+    if keep:
+        reproduction.keep(profile, found)
+    if not all(one["within"] for one in found):
+        raise SystemExit(1)
+
+
+@study.command(epilog=example("speechmerge study status"))
+@_study_options
+def status(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
+    """Say for every experiment which steps are done here and how many rows are committed."""
+    from speechmerge.errors import StudyError
+
+    from .study import store
+
+    for made in _plans(names, profile, systems, seeds):
+        name = made.name
+        try:
+            rows = len(store.rows(profile, name) if made.systems else store.statistics(profile, name))
+        except StudyError:
+            rows = 0
+        done = len(made.steps) - len(made.pending())
+        click.echo(f"{name} ({profile}): {rows} committed rows; {done} of {len(made.steps)} steps in this cache")
+
+
+@click.command(
+    epilog=example("speechmerge book --profile speech"), short_help="Execute the notebooks and render the book."
+)
+@click.option("--profile", default="speech", show_default=True)
+def book(profile: str) -> None:
+    """Execute the notebooks that are not current, render the book, check it, and print its first page.
+
+    A notebook that fails leaves a page that says so; the others are rendered, and the command ends with exit code 1.
+    """
+    from .pages.building import build_book
+    from .study.experiments import settings_of
+
+    settings_of(profile)  # a misspelt name ends here, not in the first notebook
+    click.echo(build_book(profile))
+
+
+@click.command(epilog=example("speechmerge cards --update"))
+@click.option("--update", is_flag=True, help="Rewrite the generated numbers instead of only checking them.")
+def cards(update: bool) -> None:
+    """Check the numbers in data_cards/ against the fetched corpora, and the method cards against the registry."""
+    from speechmerge import corpora
+
+    from .pages import method_cards
+    from .pages.cards import check_card, update_card
+    from .study.store import project_root
+
+    if update:
+        for path in method_cards.update(project_root() / "book"):
+            click.echo(f"{path.relative_to(project_root())}: updated")
+    else:
+        method_cards.check(project_root() / "book")
+        click.echo("methods: current")
+    for name, declared in corpora.registry().items():
+        if reason := corpora.skipped(declared):
+            click.echo(f"{name}: not checked, because {reason}")
+            continue
+        path = project_root() / "data_cards" / f"{name}.md"
+        if update:
+            click.echo(f"{name}: {'updated' if update_card(path) else 'current'}")
+        else:
+            check_card(path)
+            click.echo(f"{name}: current")

@@ -1,0 +1,1 @@
+"""Figures of the book: drawing, style, captions, and what is published with a figure."""

@@ -1,0 +1,235 @@
+"""The figures of the book: each takes finished numbers and returns a :class:`~speechbook.figures.figured.Figured`.
+
+No metric is computed here; a figure only chooses where a number stands.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from . import curves, style
+from .figured import Figured
+from .style import AVERAGE, UNITS
+
+SCORES = {"asr": "word error rate, %", "st": "BLEU"}
+MEANS = {"asr": "word error rate over all languages, words pooled", "st": "BLEU, mean of the languages"}
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.1f} %"
+
+
+def _dots(axes: Axes, table: pd.DataFrame, order: Sequence[str], size: float = 7) -> None:
+    """Draw one dot a system at its score, with its 95 % interval; the first of ``order`` is on top."""
+    for row in table.itertuples():
+        family = style.family(row.method)
+        axes.errorbar(
+            row.score, order.index(row.system), xerr=[[row.score - row.low], [row.high - row.score]],
+            fmt=style.MARKERS[family], color=style.COLOURS[family], markersize=size, markeredgecolor="white",
+            markeredgewidth=0.6, elinewidth=1.6, capsize=2.5,
+        )  # fmt: skip
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+
+
+def _lines(count: int) -> list[dict]:
+    """Colour, dashes and width of each of ``count`` lines."""
+    pairs = zip(itertools.cycle(style.LINES), itertools.cycle(style.DASHES), strict=False)
+    return [{"color": c, "linestyle": d, "linewidth": 1.4} for c, d in itertools.islice(pairs, count)]
+
+
+def systems(measured: pd.DataFrame, published: pd.DataFrame | None = None) -> Figured:
+    """Draw the score of each system over all languages, beside the published values where there are any.
+
+    Args:
+        measured: columns ``system, method, task, language, score, low, high``, in the order to be shown; the average
+            of each task is drawn, a line of panels a task.
+        published: columns ``system, task, language, published``; in panels and axes of their own.
+    """
+    measured = measured[measured["language"] == measured["task"].map(AVERAGE)]
+    order, tasks = list(dict.fromkeys(measured["system"])), list(dict.fromkeys(measured["task"]))
+    both = published is not None
+    joined = measured.merge(published, on=["system", "task", "language"], how="left") if both else measured
+    with style.applied():
+        height = (0.9 if len(tasks) == 1 else 0.7) + (0.3 if len(tasks) == 1 else 0.24) * len(order)
+        fig = Figure(figsize=(style.WIDTH, len(tasks) * height), layout="constrained")
+        panels = fig.subplots(len(tasks), 1 + both, squeeze=False, width_ratios=[3, 2][: 1 + both])
+        for task, line in zip(tasks, panels, strict=True):
+            own = joined[joined["task"] == task]
+            _dots(line[0], own, order)
+            line[0].set(title="measured here", xlabel=f"{SCORES[task]} (95 % interval)")
+            line[0].set_yticks(range(len(order)), order)
+            for row in own.itertuples() if both else ():
+                family = style.family(row.method)
+                place = (row.published, order.index(row.system))
+                line[1].plot(*place, style.MARKERS[family], color=style.COLOURS[family], markersize=6)
+            if both:
+                line[1].set(title="published", xlabel=SCORES[task], ylim=line[0].get_ylim())
+                line[1].set_yticks(range(len(order)), [])
+                line[1].grid(axis="y", visible=False)
+    return Figured(fig, *_told(joined, tasks), joined)
+
+
+def _told(joined: pd.DataFrame, tasks: Sequence[str]) -> tuple[str, str]:
+    """Caption and description of the figure of systems."""
+    alt, both = "Dot chart of systems over all languages with 95 % intervals, measured here.", "published" in joined
+    for task in tasks:
+        own = joined[joined["task"] == task]
+        told = [f"{r.system} {r.score:.1f} ({r.low:.1f} to {r.high:.1f})" for r in own.itertuples()]
+        alt += f" {_upper(SCORES[task])}: {', '.join(told)}."
+        if both:
+            told = [f"{r.system} {r.published:.1f}" for r in own.dropna(subset="published").itertuples()]
+            alt += f" Published: {', '.join(told)}."
+    caption = "; ".join(MEANS[task] for task in tasks) + "; bars are 95 % bootstrap intervals."
+    if both:
+        caption += " Published values come from other models and other speech, hence their own axis."
+    return _upper(caption), alt
+
+
+def _upper(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def languages(measured: pd.DataFrame) -> Figured:
+    """Draw the score of each system in each language, one panel a language and task.
+
+    Args:
+        measured: columns ``system, method, task, language, score, low, high``, in the order to be shown; rows over all
+            languages are left out.
+    """
+    measured = measured[~measured["language"].isin(AVERAGE.values())]
+    order, codes = list(dict.fromkeys(measured["system"])), list(dict.fromkeys(measured["language"]))
+    cells = list(measured[["task", "language"]].drop_duplicates().itertuples(index=False, name=None))
+    columns = min(3, len(codes)) if len(cells) == len(codes) else len(codes)
+    lines = -(-len(cells) // columns)
+    with style.applied():
+        fig = Figure(figsize=(style.WIDTH, lines * (0.75 + 0.24 * len(order))), layout="constrained")
+        panels = fig.subplots(lines, columns, squeeze=False)
+        for axes in panels.flat[len(cells) :]:
+            axes.set_axis_off()
+        for number, (axes, (task, code)) in enumerate(zip(panels.flat, cells, strict=False)):
+            own = measured[(measured["task"] == task) & (measured["language"] == code)]
+            _dots(axes, own, order, size=5.5)
+            axes.set_title(style.language_name(code))
+            axes.set_yticks(range(len(order)), order if number % columns == 0 else [])
+            axes.locator_params(axis="x", nbins=4)
+            if len(cells) > len(codes):
+                axes.set_xlabel(UNITS[task])
+        if len(cells) == len(codes):
+            fig.supxlabel(f"{SCORES[cells[0][0]]} (95 % interval)", fontsize=9.5)
+    told = []
+    for (task, code), own in measured.groupby(["task", "language"], sort=False):
+        best = own.loc[own["score"].idxmin() if task == "asr" else own["score"].idxmax()]
+        told.append(f"{style.language_name(code)}, {SCORES[task]}: {best['system']} {best['score']:.1f}")
+    alt = f"Dot charts of {len(order)} systems, one panel a language and score. Best: {'; '.join(told)}."
+    caption = "The same systems in each language. Every panel has its own axis; bars are 95 % bootstrap intervals."
+    return Figured(fig, caption, alt, measured)
+
+
+def cosines(table: pd.DataFrame) -> Figured:
+    """Draw the cosines between task vectors as a heat map.
+
+    Args:
+        table: columns ``a, b, cosine``, every pair of experts once; order as it is to be shown.
+    """
+    names = list(dict.fromkeys([*table["a"], *table["b"]]))
+    grid = np.full((len(names), len(names)), np.nan)
+    for row in table.itertuples():
+        i, j = names.index(row.a), names.index(row.b)
+        grid[i, j] = grid[j, i] = row.cosine
+    with style.applied():
+        fig = Figure(figsize=(0.62 * style.WIDTH, 0.52 * style.WIDTH), layout="constrained")
+        axes = fig.subplots()
+        image = axes.imshow(grid, cmap="cividis", vmin=min(0, table["cosine"].min()))
+        labels = [style.language_name(name) for name in names]
+        axes.set_xticks(range(len(names)), labels, rotation=35, ha="right")
+        axes.set_yticks(range(len(names)), labels)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        middle = np.mean(image.get_clim())
+        for i, j in np.ndindex(grid.shape):
+            value = grid[i, j]
+            shade = "#777777" if i == j else ("white" if value < middle else "black")
+            axes.text(j, i, "1" if i == j else f"{value:.2f}", ha="center", va="center", color=shade, fontsize=8.5)
+        fig.colorbar(image, ax=axes, shrink=0.8, label="cosine")
+    extremes = table.loc[[table["cosine"].idxmax(), table["cosine"].idxmin()]]
+    told = [f"{style.language_name(r.a)} and {style.language_name(r.b)} {r.cosine:.2f}" for r in extremes.itertuples()]
+    alt = f"Heat map of the cosines between {len(names)} task vectors; highest: {told[0]}, lowest: {told[1]}."
+    caption = "Cosine between the task vectors of every two experts, over all parameters."
+    return Figured(fig, caption, alt, table)
+
+
+def norms(table: pd.DataFrame) -> Figured:
+    """Draw how far each part of the network moved, by layer, relative to the size of its weights.
+
+    Args:
+        table: columns ``expert, part, layer, relative_norm``; one panel a part, layers from the input up.
+    """
+    parts, names = list(dict.fromkeys(table["part"])), list(dict.fromkeys(table["expert"]))
+    columns = min(3, len(parts))
+    lines = -(-len(parts) // columns)
+    with style.applied():
+        fig = Figure(figsize=(style.WIDTH, 2.3 * lines), layout="constrained")
+        panels = fig.subplots(lines, columns, squeeze=False, sharey=True)
+        for axes, part in zip(panels.flat, parts, strict=False):
+            for name, line in zip(names, _lines(len(names)), strict=True):
+                own = table[(table["part"] == part) & (table["expert"] == name)]
+                axes.plot(own["layer"], 100 * own["relative_norm"], marker=".", label=style.language_name(name), **line)
+            axes.set(
+                title=part.replace("mlp", "MLP"),
+                xlabel="layer",
+                xticks=sorted(table[table["part"] == part]["layer"].unique()),
+            )
+        for axes in panels.flat[len(parts) :]:
+            axes.set_axis_off()
+        for line in panels:
+            line[0].set_ylabel("relative update, %")
+        fig.legend(*panels.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(names)))
+    top = table.loc[table["relative_norm"].idxmax()]
+    alt = (
+        f"Line charts of the relative size of the update by layer, one panel each for {', '.join(parts)}, one line an "
+        f"expert. The largest is {100 * top['relative_norm']:.2f} %: {top['part']}, layer {top['layer']}, "
+        f"{style.language_name(top['expert'])}."
+    )
+    caption = "Norm of the update divided by the norm of the weights it changes, by part of the network and layer."
+    return Figured(fig, caption, alt, table)
+
+
+def spectra(values: pd.DataFrame, energy: pd.DataFrame) -> Figured:
+    """Draw how fast the singular values of the updates fall, and how much their first directions hold.
+
+    Args:
+        values: columns ``expert, share_of_rank, ratio``: singular value over the largest, averaged over matrices.
+        energy: columns ``expert, share_of_rank, energy``: share of the squared norm in the leading directions.
+    """
+    names = list(dict.fromkeys(values["expert"]))
+    with style.applied():
+        fig = Figure(figsize=(style.WIDTH, 3.3), layout="constrained")
+        panels = fig.subplots(1, 2)
+        for axes, table, column, marker in ((panels[0], values, "ratio", None), (panels[1], energy, "energy", ".")):
+            for name, line in zip(names, _lines(len(names)), strict=True):
+                own = table[table["expert"] == name]
+                axes.plot(
+                    100 * own["share_of_rank"], own[column], marker=marker, label=style.language_name(name), **line
+                )
+        panels[0].set(
+            title="singular values", ylabel="relative to the largest", xlabel="index, % of full rank", yscale="log"
+        )
+        panels[1].set(
+            title="energy", ylabel="share of squared norm", xlabel="directions kept, % of full rank", ylim=(0, 1)
+        )
+        panels[0].set_ylim(bottom=max(1e-4, values["ratio"].min() / 2))  # the last value of a merge may be nought
+        curves.legend(fig, panels)
+    kept = energy["share_of_rank"].iloc[(energy["share_of_rank"] - 0.05).abs().argmin()]
+    near = energy[energy["share_of_rank"] == kept]
+    told = [f"{style.language_name(r.expert)} {_percent(r.energy)}" for r in near.itertuples()]
+    alt = (
+        "Two charts, one line an expert: falling singular values, and the rising share of squared norm in the leading "
+    )
+    alt += f"directions. The first {_percent(kept)} of the directions hold: {', '.join(told)}."
+    caption = "Singular values of the updates and the energy they hold, averaged over the network's matrices."
+    return Figured(fig, caption, alt, pd.concat([values, energy]))

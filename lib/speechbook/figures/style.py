@@ -1,0 +1,118 @@
+"""One look for every figure: a fixed, colour-blind-safe colour and marker per method family, one font, three sizes.
+
+The colours of merge families are Paul Tol's "muted" scheme, whose members stay apart under the common kinds of colour
+blindness; what was trained rather than merged is drawn in greys. Markers repeat the distinction for prints in grey.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import matplotlib as mpl
+
+from speechmerge.merging.methods import registry
+
+WIDTH = 7.2  # inches, the text column of the book
+TO, DASH = "\u00a0to\u00a0", "\u2060–\u2060"  # between the ends of an interval that no line break may divide
+PLUS_MINUS = "\u00a0±\u00a0"  # between a value and half of its interval, undivided too
+# Of each task: the averages over languages that are measured, the one that is shown (as in the paper), and its unit.
+
+AVERAGES = {"asr": ("macro", "pooled"), "st": ("macro",)}
+AVERAGE = {"asr": "pooled", "st": "macro"}
+UNITS = {"asr": "WER, %", "st": "BLEU"}
+TRAINED = {
+    "none": "pretrained",
+    "fine-tuning": "expert",
+    "joint training": "joint",
+    "sequential training": "joint",
+}  # rows that are not merges
+COLOURS = {
+    "pretrained": "#8a8a8a",
+    "expert": "#111111",
+    "joint": "#5c5c5c",
+    "averaging": "#332288",
+    "spherical": "#88CCEE",
+    "sparse": "#44AA99",
+    "lowrank": "#CC6677",
+    "subspace": "#882255",
+    "calibrated": "#117733",
+    "learned": "#999933",
+    "per_task": "#AA4499",
+}
+MARKERS = dict(zip(COLOURS, "XDsovP^<>dp", strict=True))
+LABELS = {
+    "pretrained": "before fine-tuning",
+    "expert": "own-language expert",
+    "joint": "joint training",
+    "averaging": "averaging",
+    "spherical": "on the sphere",
+    "sparse": "sparse",
+    "lowrank": "pruned: low rank, sparse",
+    "subspace": "task subspaces",
+    "calibrated": "calibrated on data",
+    "learned": "learned weights",
+    "per_task": "a model per task",
+}
+LINES = ["#332288", "#CC6677", "#117733", "#882255", "#88CCEE", "#999933", "#44AA99", "#AA4499", "#DDCC77", "#111111"]
+DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)), (0, (4, 1, 1, 1, 1, 1)), "-"]
+SETTINGS = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e2e2e2",
+    "grid.linewidth": 0.7,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "ytick.major.size": 0,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "savefig.bbox": "tight",
+    "savefig.dpi": 200,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "speechmerge",
+}
+LANGUAGES = {
+    "bg": "Bulgarian",
+    "ca": "Catalan",
+    "cs": "Czech",
+    "da": "Danish",
+    "de": "German",
+    "el": "Greek",
+    "en": "English",
+    "es": "Spanish",
+    "fr": "French",
+    "it": "Italian",
+    "nl": "Dutch",
+    "ro": "Romanian",
+    "ru": "Russian",
+    "macro": "mean of languages",
+    "pooled": "all languages",
+}
+
+
+@contextlib.contextmanager
+def applied() -> Iterator[None]:
+    """Draw and save figures inside this context; nothing outside it changes."""
+    with mpl.rc_context(SETTINGS):
+        yield
+
+
+def family(method: str) -> str:
+    """Return the family of a row's method: a registered merge, ``none``, ``fine-tuning`` or ``joint training``."""
+    return TRAINED[method] if method in TRAINED else registry()[method].family
+
+
+def language_name(code: str) -> str:
+    """Return the English name of a language code; an unknown code is its own name."""
+    return LANGUAGES.get(code, code)

@@ -1,0 +1,159 @@
+"""The book from its sources: notebooks and contents that agree, chapters side by side, pages, and what is missing."""
+
+import functools
+import itertools
+import json
+import logging
+import os
+import time
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from speechmerge.errors import BookError
+
+from ..study.store import project_root, results_folder
+from . import notebooks, rendering
+from .unmade import unmade_page
+
+log = logging.getLogger(__name__)
+
+WORKERS = 4  # most kernels at a time; each has the library's packages in memory
+LIVE = "budget"  # the parameter of a notebook that computes, in seconds; such a one has the machine to itself
+
+
+def listed_sources(root: Path) -> list[Path]:
+    """Return the notebooks of the book's contents, once sources and contents are known to agree.
+
+    Only a notebook about an experiment without committed rows may be left out of the contents; it waits for them.
+
+    Raises:
+        BookError: a page of ``_toc.yml`` has no source, or a notebook is not in ``_toc.yml``.
+    """
+    listed = rendering.table_of_contents(root)
+    executed = {Path(page).name for page in listed if Path(page).parent == rendering.EXECUTED}
+    sources = {source.stem: source for source in sorted((root / "notebooks").glob("*.ipynb"))}
+    missing = sorted(executed - sources.keys()) + [
+        page for page in listed if Path(page).parent != rendering.EXECUTED and not list(root.glob(f"{page}.*"))
+    ]
+    if missing:
+        raise BookError(f"_toc.yml lists {', '.join(missing)}, which has no source; add it or take it off the list.")
+    for name, source in sources.items():
+        if name not in executed and not _waits(source, root / "results"):
+            raise BookError(f"_toc.yml lacks book/executed/{name}, whose notebook exists; add it.")
+    return [sources[name] for name in sorted(executed)]
+
+
+def _waits(source: Path, results: Path) -> bool:
+    """Tell whether the experiment that a notebook's parameter ``experiment`` names has no committed rows."""
+    values = notebooks.declared_parameters(source)
+    if "experiment" not in values:
+        return False
+    rows = results / values["profile"] / "rows.jsonl"
+    known = {json.loads(line)["experiment"] for line in rows.read_text().splitlines()} if rows.is_file() else set()
+    return values["experiment"] not in known and not rows.with_name(f"{values['experiment']}.jsonl").is_file()
+
+
+def check_current(root: Path, profile: str, unmade: Collection[str] = ()) -> None:
+    """Raise unless the copy of every notebook was made from what is there now.
+
+    Args:
+        root: the folder that holds ``_config.yml``.
+        profile: the study whose rows the pages show.
+        unmade: names of notebooks whose place is known to be taken by a page that says so.
+
+    Raises:
+        BookError: a copy is missing, or a notebook, a result file or the library changed after it was made.
+    """
+    for source in listed_sources(root):
+        if source.stem in unmade:
+            continue
+        executed = root / rendering.EXECUTED / source.name
+        values = _values(source, profile)
+        if notebooks.recorded(executed).get("key") != notebooks.key(source, values, results_folder(profile)):
+            state = "is out of date" if executed.exists() else "is missing"
+            raise BookError(
+                f"{executed} {state}: {source.name}, the rows in results/{profile} or the library changed while the "
+                "book was being built. Run `speechmerge book` again."
+            )
+
+
+def _values(source: Path, profile: str) -> dict:
+    """The parameters the book gives a notebook: the profile, where it has one and another as its default."""
+    return {"profile": profile} if notebooks.declared_parameters(source).get("profile", profile) != profile else {}
+
+
+def build_book(profile: str = "speech", *, root: Path | None = None) -> Path:
+    """Execute what is out of date, render the book, check it, and return its first page.
+
+    A chapter that cannot be made costs no other: its page says so, the book is rendered with it, and only then is the
+    error raised. The next build tries it again.
+
+    Args:
+        profile: the study whose rows the pages show.
+        root: the folder that holds ``_config.yml``; the project's own if not given.
+
+    Raises:
+        BookError: chapters could not be made (the book is there, they are marked), or the rendered book lacks a page,
+            figure, text or citation (the book built before is untouched).
+    """
+    root = project_root() if root is None else root
+    sources = listed_sources(root)
+    rendering.vendor_mathjax(root)
+    unmade = _unmade(root, profile, sources)
+    check_current(root, profile, unmade)
+    log.info("rendering the pages")
+    try:
+        index = rendering.build_html(root)
+    except BookError as error:
+        raise BookError(f"{error}{_listed(unmade)}") from error
+    if unmade:
+        raise BookError(
+            f"the book is at {index}, but it lacks {len(unmade)} of its {len(sources)} notebooks. Their pages say "
+            f"so, and the next run tries them again.{_listed(unmade)}"
+        )
+    return index
+
+
+def _listed(unmade: dict[str, str]) -> str:
+    """The end of an error: the notebooks that failed, a line each; nothing if none did."""
+    return "".join(f"\n  {name} could not be made: {why}" for name, why in unmade.items())
+
+
+def _unmade(root: Path, profile: str, sources: list[Path]) -> dict[str, str]:
+    """Bring all executed copies up to date, live ones alone and first; return those that failed, and why."""
+    ordered = sorted(sources, key=lambda source: not _is_live(source))
+    alone = sum(map(_is_live, sources))
+    make = functools.partial(_make, root, profile, itertools.count(len(sources) - 1, -1))
+    titles = [f"notebook {number} of {len(sources)}: {source.stem}" for number, source in enumerate(ordered, start=1)]
+    told = list(map(make, ordered[:alone], titles))
+    with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
+        told += pool.map(make, ordered[alone:], titles[alone:])
+    return {source.stem: why for source, why in zip(ordered, told, strict=True) if why}
+
+
+def _is_live(source: Path) -> bool:
+    """Tell whether a notebook computes for a while; one that cannot be read fails later, as a chapter."""
+    try:
+        return LIVE in notebooks.declared_parameters(source)
+    except BookError:
+        return False
+
+
+def _make(root: Path, profile: str, left: Iterator[int], source: Path, title: str) -> str:
+    """Bring one executed copy up to date or put a page in its place; return why it could not be made."""
+    output, start, why = root / rendering.EXECUTED / source.name, time.perf_counter(), ""
+    try:
+        values = _values(source, profile)
+        made_of = notebooks.key(source, values, results_folder(profile))
+        if notebooks.recorded(output).get("key") == made_of:
+            log.info("%s is up to date; %d left", title, next(left))
+            return why
+        log.info("%s is running", title)
+        notebooks.execute(source, output, values, key=made_of, cwd=root, title=title)
+    except BookError as error:
+        why = " ".join(str(error).replace(f"{root}/", "").split())
+        log.error("%s could not be made: %s", title, why)
+        notebooks.write(unmade_page(source, why), output)
+    log.info("%s took %.0f s; %d left", title, time.perf_counter() - start, next(left))
+    return why

@@ -1,0 +1,187 @@
+"""Notebooks as programs: checked parameters, execution through papermill, and what an executed copy was made of.
+
+A notebook in ``notebooks/`` is a source without outputs. Its executed copy in ``book/executed/`` carries in its
+metadata the key of everything that made it, so that a copy is made again exactly when one of those things changed.
+"""
+
+import ast
+import hashlib
+import logging
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbclient.exceptions import CellTimeoutError
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
+
+from speechmerge.errors import BookError, nearest
+from speechmerge.files import atomic_file, digest
+
+from . import watching
+
+KERNEL = "python3"
+SILENT = ["--IPKernelApp.log_level=50"]  # else every kernel reports the interrupt that ends it as an error
+PACKAGES = ("speechmerge", "speechbook")  # whose code can change an output
+METADATA = "speechmerge"  # where an executed copy keeps its key
+TOOLS = ("ipykernel", "matplotlib", "numpy", "pandas", "torch", "transformers")  # whose versions can change an output
+NOT_READ = {"figures", "predictions"}  # folders of results/PROFILE that pages do not read
+
+
+def read(source: Path) -> nbformat.NotebookNode:
+    """Read a notebook.
+
+    Raises:
+        BookError: the file is none.
+    """
+    try:
+        return nbformat.read(source, as_version=4)
+    except (ValueError, nbformat.ValidationError, AttributeError, KeyError, TypeError) as error:
+        raise BookError(f"{source} is not a notebook ({str(error).partition(chr(10))[0][:80]}).") from error
+
+
+def declared_parameters(source: Path) -> dict[str, object]:
+    """Return the parameters of a notebook and their defaults, in order.
+
+    Raises:
+        BookError: the file is no notebook, or not exactly one cell is tagged ``parameters``, or it holds more than
+            plain assignments of literals.
+    """
+    cells = [cell for cell in read(source).cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise BookError(f"{source} has {len(cells)} cells tagged 'parameters'; a notebook of the book has exactly one.")
+    found: dict[str, object] = {}
+    try:
+        nodes = ast.parse(cells[0].source).body
+    except SyntaxError as error:
+        raise BookError(f"{source}: the parameters cell is not Python ({error.msg}).") from error
+    for node in nodes:
+        try:
+            (target,) = node.targets
+            found[target.id] = ast.literal_eval(node.value)
+        except (AttributeError, ValueError):
+            raise BookError(
+                f"{source}: the parameters cell holds `{ast.unparse(node)}`; it may hold only assignments of plain "
+                "values to single names, so that the command line can set them."
+            ) from None
+    return found
+
+
+def execute(
+    source: Path,
+    output: Path,
+    parameters: dict,
+    *,
+    key: str | None = None,
+    cwd: Path | None = None,
+    title: str | None = None,
+) -> Path:
+    """Run a notebook with the given parameters and write the executed copy.
+
+    Args:
+        source: the notebook without outputs.
+        output: where the executed copy goes; it is written only if every cell ran.
+        parameters: values by name; the others keep their defaults.
+        key: kept in the copy's metadata; see :func:`key`.
+        cwd: the folder the notebook runs in; the current one by default.
+        title: names the notebook in the log while a long cell runs; its file by default.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        BookError: a parameter is unknown, a cell raised or stood still, or its process died.
+    """
+    known = declared_parameters(source)
+    for name in parameters:
+        if name not in known:
+            raise BookError(f"{source} has no parameter {name!r}.{nearest(name, known)}")
+    notebook = _executed(source, parameters, cwd or Path.cwd(), watching.Watch(title or source.name))
+    _hide_injected(notebook)
+    notebook.metadata[METADATA] = {"key": key, "parameters": {**known, **parameters}}
+    write(notebook, output)
+    return output
+
+
+def _executed(source: Path, parameters: dict, folder: Path, watch: watching.Watch) -> nbformat.NotebookNode:
+    """Run a notebook under watch and return it with its outputs."""
+    logging.getLogger("papermill").setLevel(logging.WARNING)
+    quiet = Config({"KernelManager": {"transport_encryption": "auto"}, "NotebookClient": {"extra_arguments": SILENT}})
+    try:
+        return papermill.execute_notebook(
+            str(source),
+            None,
+            parameters=parameters,
+            engine_name=watching.ENGINE,
+            kernel_name=KERNEL,
+            language="python",
+            progress_bar=False,
+            watch=watch,
+            folder=folder,
+            config=quiet,
+        )
+    except PapermillExecutionError as error:
+        raise BookError(
+            f"{source} failed in code cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+            f"The cell begins with `{error.source.strip().splitlines()[0]}`."
+        ) from error
+    except (CellTimeoutError, RuntimeError) as error:  # a dead kernel, or one that never answered, is the latter
+        why = watch.stopped or f"{str(error).strip().splitlines()[0]} ({watch.cell})"
+        raise BookError(f"{source} was stopped: {why}.") from error
+
+
+def write(notebook: nbformat.NotebookNode, output: Path) -> None:
+    """Write a copy of a notebook whole or not at all."""
+    with atomic_file(output) as temporary:
+        nbformat.write(notebook, temporary)
+
+
+def _hide_injected(notebook: nbformat.NotebookNode) -> None:
+    """Fold away the cell papermill adds below the parameters cell."""
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if "injected-parameters" in tags:
+            cell.metadata["tags"] = [*tags, "hide-input"]
+
+
+def key(source: Path, parameters: dict, results: Path) -> str:
+    """Return the hash of everything an executed copy depends on.
+
+    That is the notebook without outputs, its parameters, the result files it may read, the library's code and the
+    versions of the packages whose output is printed or drawn.
+
+    Args:
+        source: the notebook.
+        parameters: the values it is run with.
+        results: the folder of the profile's committed results; it may be missing.
+    """
+    notebook = nbformat.read(source, as_version=4)
+    cells = [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebook.cells]
+    code = [Path(place) for package in PACKAGES for place in import_module(package).__path__]
+    files = [file for file in results.rglob("*") if file.relative_to(results).parts[0] not in NOT_READ]
+    return digest(
+        {
+            "cells": cells,
+            "parameters": parameters,
+            "results": _hashes(files, results),
+            "timings": _hashes(list((results.parent / "bench").glob("*.jsonl")), results.parent),
+            "library": [_hashes(list(package.rglob("*.py")), package) for package in code],
+            "versions": [(name, version(name)) for name in TOOLS],
+        }
+    )
+
+
+def _hashes(files: list[Path], folder: Path) -> dict[str, str]:
+    """SHA-256 of each file, by its path below ``folder``."""
+    content = {str(file.relative_to(folder)): file for file in sorted(files) if file.is_file()}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in content.items()}
+
+
+def recorded(executed: Path) -> dict:
+    """Return what an executed copy says about itself (``key``, ``parameters``); empty if there is no readable copy."""
+    try:
+        return dict(read(executed).metadata.get(METADATA, {}))
+    except (FileNotFoundError, BookError):
+        return {}

@@ -1,0 +1,89 @@
+"""The committed predictions of an experiment, beside the clips they were made of: all that scoring needs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from speechmerge import corpora
+from speechmerge.corpora import Clip
+from speechmerge.errors import ScoringError
+from speechmerge.evaluation.decoding import Prediction, read_predictions
+from speechmerge.evaluation.scoring import Scores, score
+
+from . import store
+from .plans import Cell, Plan, System
+from .steps import clips_of
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is known without a model.
+
+    Attributes:
+        plan: with the systems that were measured.
+        clips: the test clips of every cell that a system is tested on.
+        fingerprints: of these clips.
+        predictions: of every system of the plan, in its order, cell by cell.
+    """
+
+    plan: Plan
+    clips: Mapping[Cell, list[Clip]]
+    fingerprints: Mapping[Cell, str]
+    predictions: Sequence[Mapping[Cell, list[Prediction]]]
+
+    def scores(self) -> list[dict[Cell, Scores]]:
+        """Score every system's predictions, cell by cell."""
+        return [
+            {cell: score(said, self.clips[cell], cell.language, cell.task) for cell, said in own.items()}
+            for own in tqdm(self.predictions, desc="score", leave=False)
+        ]
+
+
+def read(plan: Plan, anew: Sequence[System] = ()) -> Kept:
+    """Read the predictions of the systems of a plan that have committed rows, and of those measured ``anew``.
+
+    Raises:
+        ScoringError: predictions are missing or damaged, or a system that is not measured anew was measured on other
+            clips or references than there are now.
+    """
+    rows = [row for row in store.committed(plan.profile) if row["experiment"] == plan.name]
+    known = {(row["system"], row["variant"], row["seed"]) for row in rows}
+    systems = [s for s in plan.systems if s in anew or (s.system, s.variant, s.seed) in known]
+    cells = dict.fromkeys(cell for system in systems for cell in system.decodes)
+    clips = {cell: clips_of(asdict(cell), "test", plan.test_clips) for cell in cells}
+    fingerprints = {cell: corpora.fingerprint(own) for cell, own in clips.items()}
+    _check(plan, [s for s in systems if s not in anew], fingerprints, {store.identity(row): row for row in rows})
+    said = [{cell: read_predictions(path(plan, system, cell)) for cell in system.decodes} for system in systems]
+    return Kept(replace(plan, systems=systems), clips, fingerprints, said)
+
+
+def _check(plan: Plan, systems: Sequence[System], fingerprints: Mapping[Cell, str], rows: Mapping) -> None:
+    """Refuse systems that were measured on other clips or references."""
+    for system in systems:
+        for cell in system.decodes:
+            row = rows.get(store.identity(place(plan, system) | where(cell)))
+            if row and row["corpus_fingerprint"] != fingerprints[cell]:
+                raise ScoringError(
+                    f"{plan.name}: the test speech or references of {cell} are not those that {system.system} was "
+                    f"measured on (fingerprint {fingerprints[cell][:12]}, then {row['corpus_fingerprint'][:12]}); "
+                    "fetch the version of then, or run the experiment again."
+                )
+
+
+def path(plan: Plan, system: System, cell: Cell) -> Path:
+    """Where the committed predictions behind a row are."""
+    found = (plan.name, system.system, cell.task, cell.name, system.seed, system.variant)
+    return store.predictions_path(plan.profile, *found)
+
+
+def place(plan: Plan, system: System) -> dict:
+    """What tells the rows of a system from those of others."""
+    own = {"system": system.system, "variant": system.variant, "seed": system.seed}
+    return {"experiment": plan.name, "split": "test"} | own
+
+
+def where(cell: Cell) -> dict:
+    """What tells the row of a cell from others of its system."""
+    return {"task": cell.task, "language": cell.language, "domain": "+".join(cell.corpora)}

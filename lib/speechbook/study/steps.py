@@ -1,0 +1,285 @@
+"""What each kind of step does: train, choose a rate, decode, tune on dev, match lengths, describe task vectors."""
+
+import functools
+import itertools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from speechmerge.corpora import Clip
+from speechmerge.errors import StudyError
+from speechmerge.evaluation import scoring, test_sets
+from speechmerge.evaluation.decoding import Decoder, Decoding, write_predictions
+from speechmerge.evaluation.resampling import dev_error, weighted
+from speechmerge.files import atomic_folder
+from speechmerge.finetuning import resetting, training
+from speechmerge.merging import engine, measuring, overlaps, searching, task_vectors
+from speechmerge.packages import artefact
+from speechmerge.whisper import models
+
+from .plans import Step, result
+
+Inputs = list[tuple[Step, Path]]
+HYPOTHESES = "predictions.jsonl.gz"
+
+
+def write(folder: Path, found: dict) -> None:
+    """Write a step's result."""
+    (folder / "result.json").write_text(json.dumps(found, indent=1, ensure_ascii=False))
+
+
+def train(step: Step, inputs: Inputs) -> None:
+    """Fine-tune; the learning rate is the step's own or the one chosen by the last step it needs.
+
+    Without a base of its own, the training goes on from the model that the first step it needs chose. ``reset`` trains
+    nothing: it sets rows of that model back that its training never read.
+    """
+    spec = dict(step.spec)
+    if spec.get("reset"):
+        resetting.reset(expert(inputs[0][1]), step.folder)
+        return
+    cells = spec.pop("cells")
+    sources = tuple(
+        training.Source(corpus, cell["language"], cell["task"]) for cell in cells for corpus in cell["corpora"]
+    )
+    spec["kept_apart"] = cells[0].get("kept_apart", "equal")
+    if "learning_rate" not in spec:
+        spec["learning_rate"] = result(inputs[-1][1])["learning_rate"]
+    if "base" not in spec:
+        spec["base"] = str(expert(inputs[0][1]))
+    training.train(training.Recipe(sources=sources, **spec), step.folder)
+
+
+def _choose(spec: dict, inputs: Inputs, folder: Path) -> None:
+    """Pick the training with the lowest dev loss, or the one at the rate that the first input chose."""
+    if inputs[0][0].kind == "rate":
+        rate = result(inputs[0][1])["learning_rate"]
+        inputs = [one for one in inputs[1:] if one[0].spec["learning_rate"] == rate]
+    records = [json.loads((path / "training.json").read_text()) for _, path in inputs]
+    losses = [min(record["log"]["dev_loss"]) for record in records]
+    best = losses.index(min(losses))
+    rates = [record["recipe"]["learning_rate"] for record in records]
+    tried = [{"learning_rate": rate, "dev_loss": loss} for rate, loss in zip(rates, losses, strict=True)]
+    write(folder, {"expert": inputs[best][0].key, "learning_rate": rates[best], "tried": tried, **records[best]})
+
+
+def _rate(spec: dict, inputs: Inputs, folder: Path) -> None:
+    """Pick the rate with the lowest dev loss over all models it was tried on, each counting alike.
+
+    Raises:
+        StudyError: it is the lowest or the highest that was tried, so that a better one may lie beyond.
+    """
+    rates, losses = spec["rates"], [0.0]
+    if inputs:
+        many = len(inputs) // len(rates)
+        found = [min(json.loads((path / "training.json").read_text())["log"]["dev_loss"]) for _, path in inputs]
+        losses = [sum(found[i : i + many]) / many for i in range(0, len(found), many)]
+    best = losses.index(min(losses))
+    if len(rates) > 2 and best in (0, len(rates) - 1):
+        told = ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in zip(rates, losses, strict=True))
+        raise StudyError(f"the best learning rate stands at the end of those tried ({told}); add one beyond it.")
+    tried = [{"learning_rate": rate, "dev_loss": loss} for rate, loss in zip(rates, losses, strict=True)]
+    write(folder, {"learning_rate": rates[best], **({"tried": tried} if inputs else {})})
+
+
+def expert(choice: Path) -> Path:
+    """Return the folder of the model that a finished ``choose`` step chose."""
+    return artefact("train", result(choice)["expert"])
+
+
+def alike(step: Step) -> object:
+    """Return what steps that are done together have in common: decoding the same model for the same task."""
+    if step.kind != "decode":
+        return step.name
+    made = {name: value for name, value in step.spec.items() if name not in ("cells", "split", "cap")}
+    return step.needs, made, {cell["task"] for cell in step.spec["cells"]}
+
+
+def decode(batch: list[Step], inputs: Inputs) -> None:
+    """Build one model in memory, decode the cells of all steps with it, keep hypotheses and scores of each.
+
+    Args:
+        batch: steps that are :func:`alike`.
+        inputs: what they need.
+    """
+    spec = batch[0].spec
+    base = models.base_model(spec["base"])
+    experts = tuple(expert(path) for step, path in inputs if step.kind == "choose")
+    state, params, merge_seconds = None, {}, 0.0
+    if "method" in spec["model"]:
+        params = _resolved(spec["model"]["params"], inputs)
+        speech = spec["model"].get("speech")
+        told = json.dumps(speech and [speech, spec["decoding"]])
+        state, merge_seconds = _merged(spec["model"]["method"], base, experts, json.dumps(params), told)
+    decoder = _decoder(experts[0] if "expert" in spec["model"] else base, Decoding(**spec["decoding"]), state is None)
+    if state is not None:
+        decoder.use(state)
+    found = {"params": params, "merge_seconds": round(merge_seconds, 2)}
+    cells = [cell for step in batch for cell in step.spec["cells"]]
+    clips = [clips_of(cell, step.spec["split"], step.spec["cap"]) for step, cell in zip(batch, cells, strict=True)]
+    spoken = [cell["language"] for cell, own in zip(cells, clips, strict=True) for _ in own]
+    started = time.perf_counter()
+    heard = iter(decoder.decode([clip for own in clips for clip in own], spoken, cells[0]["task"]))
+    seconds = (time.perf_counter() - started) / max(1, len(spoken))
+    for step, cell, own in zip(batch, cells, clips, strict=True):
+        predictions = list(itertools.islice(heard, len(own)))
+        scored = scoring.score(predictions, own, cell["language"], cell["task"])
+        with atomic_folder(step.folder) as folder:
+            write_predictions(predictions, folder / HYPOTHESES)
+            about = {"seconds": round(seconds * len(own), 2), "score": scored.rate, "weight": scored.weight}
+            write(folder, found | about)
+
+
+@functools.lru_cache(maxsize=1)
+def _decoder(folder: Path, settings: Decoding, own: bool) -> Decoder:
+    """Return a decoder, kept until another is wanted: one with its ``own`` weights, or one to be given others."""
+    return Decoder(folder, settings)
+
+
+@functools.lru_cache(maxsize=1)
+def _merged(
+    method: str, base: Path, experts: tuple[Path, ...], params: str, speech: str
+) -> tuple[dict[str, Tensor], float]:
+    """Return a merged model, kept until the next one (it is decoded on one cell after another), and its seconds.
+
+    ``params`` and ``speech`` are JSON; speech is what each expert was trained on, of dev, for methods that need data,
+    and how to decode it.
+    """
+    options = json.loads(params)
+    scaling = options.pop("scaling", 1.0)
+    at, seconds = _line(method, base, experts, json.dumps(options), speech)
+    started = time.perf_counter()
+    return at(scaling), seconds + time.perf_counter() - started
+
+
+@functools.lru_cache(maxsize=1)
+def _line(
+    method: str, base: Path, experts: tuple[Path, ...], params: str, speech: str
+) -> tuple[Callable[[float], dict[str, Tensor]], float]:
+    """Return the merged models of all λ, kept until another merge is wanted (λ is tuned), and the seconds it took."""
+    started, options = time.perf_counter(), json.loads(params)
+    extras = None
+    if told := json.loads(speech):
+        cells, decoding = told
+        heard = [[(_dev(cell), cell["language"], cell["task"]) for cell in own] for own in cells]
+        extras = measuring.extras(method, base, experts, heard, options, settings=Decoding(**decoding))
+    at = engine.line(method, base, experts, extras=extras, **options)
+    return at, time.perf_counter() - started
+
+
+def _dev(cell: dict) -> list[Clip]:
+    return clips_of(cell, "dev", cell.get("cap"))
+
+
+def _resolved(params: dict, inputs: Inputs) -> dict[str, Any]:
+    """Add to ``params`` what was tuned on dev: one value per expert for pruned parameters, one for all others."""
+    params = dict(params)
+    for step, path in inputs:
+        if step.kind in ("tune", "match"):
+            [(name, value)] = result(path)["params"].items()
+            if step.spec["per_expert"]:
+                params.setdefault(name, []).append(value)
+            else:
+                params[name] = value
+    return params
+
+
+def clips_of(cell: dict, split: str, cap: int | None) -> list[Clip]:
+    """Return the clips of a cell as a step's specification holds it."""
+    kept = cell.get("kept_apart", "equal")
+    return test_sets.gather(cell["corpora"], cell["language"], cell["task"], split, cap, kept_apart=kept)
+
+
+def _tune(spec: dict, inputs: Inputs, folder: Path) -> None:
+    """Pick a parameter's value on dev: by loss where the step says what to search, else the grid's lowest error."""
+    if "search" in spec:
+        write(folder, _searched(spec, inputs))
+        return
+    many = len(inputs) // len(spec["grid"])
+    tried = []
+    for i, point in enumerate(spec["grid"]):
+        by_task: dict[str, list[dict]] = {}
+        for step, path in inputs[i * many : (i + 1) * many]:
+            by_task.setdefault(step.spec["cells"][0]["task"], []).append(result(path))
+        rates = {
+            task: weighted([x["score"] for x in found], [x["weight"] for x in found]) for task, found in by_task.items()
+        }
+        tried.append({**point, **{scoring.METRICS[task]: rate for task, rate in rates.items()}})
+        tried[-1]["error"] = dev_error(rates)
+    best = min(range(len(tried)), key=lambda i: tried[i]["error"])
+    write(folder, {"params": spec["grid"][best], "error": tried[best]["error"], "tried": tried})
+
+
+def _searched(spec: dict, inputs: Inputs) -> dict:
+    """Search one parameter of a merge by teacher-forced dev loss; decode the best few values and choose by error.
+
+    λ is searched as a continuous number, any other parameter over the step's values. All dev clips count.
+    """
+    base, name, cells = models.base_model(spec["base"]), spec["search"]["parameter"], spec["cells"]
+    experts = tuple(expert(path) for step, path in inputs if step.kind == "choose")
+    params = _resolved(spec["model"]["params"], inputs)
+    told = json.dumps(spec["model"].get("speech") and [spec["model"]["speech"], spec["decoding"]])
+    heard = [(_dev(cell), cell["language"], cell["task"]) for cell in cells]
+    listen, started = measuring.listener(base, heard), time.perf_counter()
+
+    def state(value: float) -> dict[str, Tensor]:
+        return _merged(spec["model"]["method"], base, experts, json.dumps(params | {name: value}), told)[0]
+
+    def loss(value: float) -> float:
+        return measuring.dev_loss(listen(state(value)))
+
+    if name == "scaling":
+        tried = searching.minimum(loss)
+        best = searching.finalists(tried)
+    else:
+        tried = sorted(((value, loss(value)) for value in spec["search"]["values"]), key=lambda pair: pair[1])
+        best = [value for value, _ in tried[: searching.FINALISTS]]
+    seconds, decoder = time.perf_counter() - started, _decoder(base, Decoding(**spec["decoding"]), False)
+    errors = {value: measuring.decoded_error(decoder, state(value), heard) for value in best}
+    rows = [{name: value, "loss": found, **errors.get(value, {})} for value, found in tried]
+    chosen = min(best, key=lambda value: errors[value]["error"])
+    return {
+        "params": {name: chosen},
+        "error": errors[chosen]["error"],
+        "tried": rows,
+        "loss_seconds": round(seconds, 1),
+    }
+
+
+def _match(spec: dict, inputs: Inputs, folder: Path) -> None:
+    """Find the λ that makes the update of a merge as long as another's, whose parameters are ``reference``."""
+    base, params = models.base_model(spec["base"]), _resolved(spec["model"]["params"], inputs)
+    experts = [expert(path) for step, path in inputs if step.kind == "choose"]
+    lengths = [
+        task_vectors.length(base, engine.merged(spec["model"]["method"], base, experts, **chosen))
+        for chosen in (params | {"scaling": 1.0}, params | spec["reference"])
+    ]
+    if not lengths[0]:
+        raise StudyError(f"{spec['model']['method']} with {params} changes nothing, so no λ makes its update longer.")
+    write(folder, {"params": {"scaling": lengths[1] / lengths[0]}, "lengths": lengths})
+
+
+def _describe(spec: dict, inputs: Inputs, folder: Path) -> None:
+    """Norms, cosines, spectra and energy of task vectors: of the experts, or how merges of them use directions."""
+    base, experts = models.base_model(spec["base"]), [expert(path) for _, path in inputs]
+    named = dict(zip(spec["names"], experts, strict=True))
+    if "merges" in spec:
+        merges = {m["system"]: engine.merged(m["method"], base, experts, **m.get("params", {})) for m in spec["merges"]}
+        rows = [row for row in task_vectors.describe(base, named | merges) if row["kind"] in ("spectrum", "total")]
+        rows += overlaps.describe(base, named)
+    else:
+        rows = task_vectors.describe(base, named)
+    write(folder, {"rows": rows})
+
+
+ACTIONS: dict[str, Callable[[dict, Inputs, Path], None]] = {
+    "choose": _choose,
+    "rate": _rate,
+    "tune": _tune,
+    "match": _match,
+    "describe": _describe,
+}

@@ -1,0 +1,34 @@
+"""What the page on checkpoints says of adapters, written from the tables by which they are read."""
+
+from speechmerge.merging.adapter_config import EMPTY, FIELDS, METHODS, NONE, USED, Field
+
+KINDS = ("used", "no effect", "refused")
+METHOD_ROWS = {
+    "merge": "refused with the command that makes a full model of it, which is then merged as any other",
+    "none": "refused: what it does depends on the input or is no change of weights, so no full model does the same",
+}
+
+
+def render() -> str:
+    """Return the tables of fields and methods as Markdown."""
+    rows = sorted(FIELDS.items(), key=lambda item: KINDS.index(_kind(item[1])))
+    lines = ["| field of `adapter_config.json` | | what it gives |", "|---|---|---|"]
+    lines += [f"| `{name}` | {_kind(field)} | {_effect(field)} |" for name, field in rows]
+    lines += ["| any other | refused | if it is not empty, for it may change numbers |", ""]
+    lines += ["| method (`peft_type`) | what it gives |", "|---|---|", "| `LORA`, with or without DoRA | read |"]
+    for way, methods in METHODS.items():
+        lines.append(f"| {', '.join(f'`{name}`' for name in methods)} | {METHOD_ROWS[way]} |")
+    return "\n".join(lines)
+
+
+def _kind(field: Field) -> str:
+    """Return one of :data:`KINDS`."""
+    return "refused" if field.accepted is not None else "used" if field.effect.startswith(USED) else "no effect"
+
+
+def _effect(field: Field) -> str:
+    text = field.effect.removeprefix(USED).removeprefix(NONE)
+    if field.accepted is None or field.accepted == EMPTY:
+        return text
+    words = ", ".join(f"`{word}`" for word in field.accepted if isinstance(word, str))
+    return f"unless it is `true`, `false` or one of {words}; otherwise {text}"

@@ -1,0 +1,60 @@
+"""Tables of the timings that ``make bench`` keeps in ``results/bench/``: ratios of whole processes, made in one run."""
+
+import pandas as pd
+
+from speechmerge.errors import StudyError
+
+from ..study import store
+
+SIZE = "small"  # the shape that comparisons with other libraries are made at
+LARGE = "large-v3"
+MARKS = {"mergekit": "", "fusion_bench": " *"}  # after a method's name: which library it is compared with
+PLAIN = "torch.linalg.svd"
+
+
+def lines() -> pd.DataFrame:
+    """Return every line of the one machine that was timed last.
+
+    Raises:
+        StudyError: nothing has been timed.
+    """
+    try:
+        found = store.statistics("bench", "timings")
+    except StudyError as error:
+        raise StudyError("there are no timings in results/bench; run `make bench`.") from error
+    last = found.sort_values("date", kind="stable")["hardware"].iloc[-1]
+    return found[found["hardware"] == last]
+
+
+def against_peers(found: pd.DataFrame) -> pd.DataFrame:
+    """Return one line a method that another library has too: seconds, memory, and ratios below 1 where this is less."""
+    shared = found[(found["size"] == SIZE) & ~found["peer"].isin([PLAIN, "none"])]
+    columns = {
+        "ours_s": "seconds", "ratio time / floor": "of floor", "ratio time / peer": "time", "ratio cpu / peer": "cpu",
+        "ratio memory / peer": "memory", "ratio time / command": "time ", "ratio memory / command": "memory ",
+        "difference": "difference",
+    }  # fmt: skip
+    table = _shown(shared, columns)
+    groups = ["this library"] * 2 + ["of the peer, in memory"] * 3 + ["of its command"] * 2 + [""]
+    table.columns = pd.MultiIndex.from_arrays([groups, table.columns])
+    return table.rename(dict(zip(shared["method"], shared["method"] + shared["peer"].map(MARKS), strict=True)))
+
+
+def against_plain(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the rules that need singular vectors, against the same rules written with ``torch.linalg.svd``."""
+    columns = {"ours_cpu_s": "seconds", "ratio cpu / plain": "time", "difference": "difference"}
+    return _shown(found[(found["size"] == SIZE) & (found["peer"] == PLAIN)], columns)
+
+
+def large(found: pd.DataFrame) -> pd.DataFrame:
+    """Return seconds and peak memory of merges of five models of the largest Whisper's shape."""
+    return _shown(found[found["size"] == LARGE], {"ours_s": "seconds", "ours_gb": "memory, GB"})
+
+
+def _shown(found: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    """Choose and name columns, and write numbers as they are read."""
+    table = found.set_index("method").reindex(columns=list(columns)).rename(columns=columns)
+    for name in table:
+        form = "{:.0e}" if name == "difference" else "{:.0f}" if name == "seconds" else "{:.2f}"
+        table[name] = [form.format(value) if pd.notna(value) else "" for value in table[name]]
+    return table.rename_axis(index=None)

@@ -1,0 +1,203 @@
+"""Tables and figures of the chapters about domains: averages over groups of domains, and differences.
+
+They read the statistics ``NAME.groups`` (:mod:`speechbook.study.groups`) and rows, and return per cent and points in
+the columns ``value, low, high`` that :mod:`speechbook.figures.curves` draws.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from speechmerge.errors import StudyError
+
+from ..figures import curves, style
+from ..figures.figured import Figured
+from ..study import experiments, store
+from .outcomes import VERDICTS
+from .series import plan_of, side, single
+
+PUBLISHED = {  # columns of the paper's table, and the groups they are about
+    "in domain": "ep_in_domain_wer", "out of domain": "ep_ood_wer", "full average": "ep_full_avg_wer",
+    "other English": "openasr_hf_wer", "other languages": "fleurs_avg_er",
+}  # fmt: skip
+TOUCHING = 0.05  # of a panel's span: dots nearer than this share a label
+
+
+def of_kind(found: pd.DataFrame, kind: str, value: str) -> pd.DataFrame:
+    """Return the statistics of a kind, of the first seed, with ``value, low, high`` in per cent."""
+    own = found[(found["kind"] == kind) & (found["seed"] == found["seed"].min())]
+    columns = {"value": value, "low": "ci_low", "high": "ci_high"}
+    return own.assign(**{name: 100 * own[column] for name, column in columns.items()})
+
+
+def capped(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the statistics in which an utterance counts at most as many errors as it has words, in the same form."""
+    own = found[found["kind"].str.startswith("capped ")]
+    return own.assign(kind=own["kind"].str.removeprefix("capped "))
+
+
+def averages(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the error of every system of the first seed on each group of domains.
+
+    Args:
+        found: statistics ``NAME.groups``.
+
+    Returns:
+        Columns ``system, method, group, value, low, high``, in the order of the experiment.
+    """
+    own = of_kind(found, "average", "wer")
+    return own[["system", "method", "group", "value", "low", "high"]].reset_index(drop=True)
+
+
+def overview(means: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return one line a system and one column a group, ready to be read: per cent ± half of the 95 % interval.
+
+    Args:
+        means: what :func:`averages` returns.
+        rows: of the experiment; with them the λ chosen on dev is shown, where there was one to choose, and the number
+            of hypotheses that ran away into repetition, in everything that the system was tested on.
+    """
+    half = (means["high"] - means["low"]) / 2
+    cells = means.assign(cell=means["value"].map("{:.1f}".format) + style.PLUS_MINUS + half.map("{:.1f}".format))
+    table = cells.pivot(index="system", columns="group", values="cell").fillna("")
+    order = list(dict.fromkeys(means["system"])), list(dict.fromkeys(means["group"]))
+    table = table.loc[order]
+    if rows is not None:
+        own = single(rows)
+        chosen = own.drop_duplicates("system").set_index("system")["params"].map(lambda found: found.get("scaling"))
+        table["λ"] = chosen.reindex(table.index).map(lambda value: "" if pd.isna(value) else f"{value:.3g}")
+        table["runaway"] = own.groupby("system")["runaway"].sum()
+    return table.rename_axis(index=None, columns="WER, %")
+
+
+def published() -> pd.DataFrame:
+    """Return the paper's table with the same columns; values it is not known to have are empty."""
+    source = experiments.experiments()["domains"].published.file
+    table = pd.read_csv(store.project_root() / "experiments" / "published" / source).set_index("system")
+    named = table.rename(columns={column: group for group, column in PUBLISHED.items()})[list(PUBLISHED)]
+    shown = named.map(lambda value: "" if pd.isna(value) else f"{value:.2f}")
+    return shown.rename_axis(index=None, columns="published, %")
+
+
+def of_domains(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the error of every system of the first seed in each single domain and language, per cent, to be read."""
+    own = single(rows)
+    own = own.assign(place=names(own), cell=(100 * own["wer"]).map("{:.0f}".format))
+    plan = plan_of(own)
+    table = own.pivot(index="system", columns="place", values="cell").fillna("")
+    systems = dict.fromkeys(system.system for system in plan.systems if system.system in table.index)
+    places = dict.fromkeys(cell.name for cell in (*plan.cells, *plan.also))
+    return table.loc[list(systems), list(places)].rename_axis(index=None, columns="WER, %")
+
+
+def worst_run(rows: pd.DataFrame) -> str:
+    """Say where hypotheses that ran away weigh most: system and place with most words inserted for each one said."""
+    own = single(rows)
+    own = own.assign(place=names(own), share=own["insertions"] / own["n_reference_words"])[own["runaway"] > 0]
+    if own.empty:
+        return "no hypothesis ran away"
+    row = own.loc[own["share"].idxmax()]
+    count = f"{row['runaway']} hypothesis" if row["runaway"] == 1 else f"{row['runaway']} hypotheses"
+    told = f"{row['insertions']} words were inserted where {row['n_reference_words']} were said"
+    return f"{count} of {row['system']} on {row['place']} ran away, and {told}"
+
+
+def names(rows: pd.DataFrame) -> pd.Series:
+    """Return the name of the domain or language of each row: ``pkunk`` of ``uqm/pkunk``, else the language."""
+    inside = rows["domain"].str.partition("/")[2]
+    return inside.where(inside != "", rows["language"])
+
+
+def differences(
+    found: pd.DataFrame, against: str, groups: Sequence[str], systems: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return paired differences in points of error, a panel a group.
+
+    :func:`speechbook.figures.curves.changes` draws them.
+
+    Args:
+        found: statistics ``NAME.groups``.
+        against: the system the others are compared with.
+        groups: in the order of the panels.
+        systems: to be shown; None for all that were compared.
+
+    Raises:
+        StudyError: nothing was compared with it.
+    """
+    methods = found.dropna(subset="method").set_index("system")["method"].to_dict()
+    own = of_kind(found, "paired", "difference")
+    own = own[(own["against"] == against) & own["system"].isin(methods if systems is None else systems)]
+    if own.empty:
+        raise StudyError(f"no system was compared with {against!r} on groups; see `against` and `groups`.")
+    parts = [own[own["group"] == group].assign(panel=group) for group in groups]
+    table = pd.concat(parts).assign(method=lambda t: t["system"].map(methods))
+    return table[["panel", "system", "method", "value", "low", "high"]].reset_index(drop=True)
+
+
+def verdict(found: pd.DataFrame, system: str, against: str, group: str) -> str:
+    """Return in words what the paired interval of two systems on a group allows to say.
+
+    Args:
+        found: statistics ``NAME.groups``.
+        system: the subject of the sentence.
+        against: its object.
+        group: of domains.
+    """
+    if system == against:
+        return VERDICTS["asr"][1]
+    return side(differences(found, against, [group], [system]).iloc[0], *VERDICTS["asr"])
+
+
+def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 6) -> Figured:
+    """Draw every system's error in domain against its error elsewhere, a panel each; the best corner is lower left.
+
+    Args:
+        means: what :func:`averages` returns.
+        x: group on the horizontal axis; the other groups are panels, except averages that contain it.
+        named: systems named in each panel: the first this many on the lower left border of the cloud.
+    """
+    wide = means.pivot(index=["system", "method"], columns="group", values="value").reset_index()
+    groups = [g for g in dict.fromkeys(means["group"]) if g not in (x, "full average")]
+    leading = {}
+    with style.applied():
+        fig = Figure(figsize=(style.WIDTH, 4.2), layout="constrained")
+        panels = fig.subplots(1, len(groups), squeeze=False)[0]
+        for axes, group in zip(panels, groups, strict=True):
+            inside = wide.dropna(subset=[x, group])
+            for family, own in inside.groupby(inside["method"].map(style.family), sort=False):
+                axes.plot(own[x], own[group], style.MARKERS[family], color=style.COLOURS[family], markersize=5.5,
+                          markeredgecolor="white", markeredgewidth=0.5, label=style.LABELS[family])  # fmt: skip
+            leading[group] = border(inside, x, group)
+            first = inside.set_index("system").loc[leading[group][:named], [x, group]]
+            for numbers, place in _numbered(first.to_numpy(), np.ptp(inside[[x, group]].to_numpy(), axis=0)):
+                axes.annotate(numbers, place, (-5, -4), textcoords="offset points", fontsize=8, ha="right")
+            axes.margins(0.1)
+            key = "\n".join(f"{number} {system}" for number, system in enumerate(first.index, 1))
+            axes.set(title=group, xlabel=f"WER {x}, %\n{key}", ylabel="WER, %" if axes is panels[0] else "")
+        curves.legend(fig, panels)
+    told = [f"{group}: " + ", ".join(systems) for group, systems in leading.items()]
+    alt = f"Scatter of error {x} against error elsewhere, one dot a system. Not beaten on both, by panel. "
+    caption = f"Word error: {x} (across) and elsewhere (up), a dot a system; none beats a numbered one on both."
+    return Figured(fig, caption, alt + "; ".join(told) + ".", wide)
+
+
+def _numbered(places: np.ndarray, spans: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the numbers of dots, ``[n, 2]``, and where they stand; those of dots that nearly touch stand together.
+
+    They stand left of a dot: nothing lies lower left of the border.
+    """
+    apart = np.any(np.abs(np.diff(places, axis=0)) > TOUCHING * spans, axis=1)
+    for together in np.split(np.arange(len(places)), np.flatnonzero(apart) + 1):
+        yield ", ".join(str(number + 1) for number in together), places[together[0]]
+
+
+def border(table: pd.DataFrame, x: str, y: str) -> list[str]:
+    """Return the systems that no other beats on both of two groups, the lowest on the first group first."""
+    kept, lowest = [], float("inf")
+    for row in table.sort_values([x, y]).to_dict("records"):
+        if row[y] < lowest:
+            kept.append(row["system"])
+            lowest = row[y]
+    return kept
