@@ -124,8 +124,8 @@ class TestSources:
     def test_a_notebook_may_wait_for_its_rows_outside_the_contents(self, root):
         write_notebook(root / "notebooks" / "new.ipynb", 'profile = "speech"\nexperiment = "table9"')
         assert [source.stem for source in building.listed_sources(root)] == ["page"]
-        (root / "results" / "speech").mkdir(parents=True)
-        (root / "results" / "speech" / "rows.jsonl").write_text('{"experiment": "table9"}\n')
+        (root / "results" / "speech" / "table9").mkdir(parents=True)
+        (root / "results" / "speech" / "table9" / "rows.parquet").write_bytes(b"rows")
         with pytest.raises(BookError, match="lacks book/executed/new"):
             building.listed_sources(root)
 

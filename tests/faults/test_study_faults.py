@@ -4,10 +4,11 @@ import sys
 
 import pytest
 
-from speechbook.study import experiments, plans, rows, steps, store, study
+from speechbook.study import experiments, plans, rows, steps, store, study, table_files
 from speechbook.study.experiment import Experiment
 from speechmerge import corpora, packages
 from speechmerge.errors import ScoringError, StudyError
+from speechmerge.evaluation import test_sets
 from speechmerge.files import atomic_file
 
 
@@ -81,7 +82,7 @@ def test_a_damaged_result_is_named(done, artefact, content):
 
 
 def test_damaged_predictions_are_named_and_rows_stay(done, artefact):
-    rows = store.results_folder("smoke") / "rows.jsonl"
+    rows = store.table_path("smoke", "table1.rows")
     before = rows.read_bytes()
     path = artefact / steps.HYPOTHESES
     path.write_bytes(path.read_bytes()[:-20])
@@ -92,23 +93,23 @@ def test_damaged_predictions_are_named_and_rows_stay(done, artefact):
 
 def test_references_that_changed_since_decoding_are_refused(done, monkeypatch):
     load = corpora.load
-    monkeypatch.setattr(steps.corpora, "load", lambda *args, **more: load(*args, **more)[1:])
+    monkeypatch.setattr(test_sets.corpora, "load", lambda *args, **more: load(*args, **more)[1:])
     with pytest.raises(ScoringError, match=r"12 predictions, 11 references, 1 unknown .*decode the same corpus"):
         study.run(done)
 
 
 def test_predictions_of_a_row_that_are_gone(done):
-    path = store.predictions_path("smoke", "table1", "Pretrained", "asr", "it", 0)
+    path = store.table_path("smoke", "table1.predictions")
     content = path.read_bytes()
-    path.unlink()
-    with pytest.raises(ScoringError, match=r"pretrained\.asr\.it\.0\.jsonl\.gz: there are no predictions"):
+    table_files.write(path, [row for row in table_files.read(path) if row["cell"] != "it"])
+    with pytest.raises(ScoringError, match=r"predictions\.parquet: there are no transcripts of Pretrained asr it 0"):
         rows.rescored(done)
     path.write_bytes(content)
 
 
 def test_predictions_of_other_clips_are_not_scored(done, monkeypatch):
     load = corpora.load
-    monkeypatch.setattr(steps.corpora, "load", lambda name, language, *_, **more: load(name, language, "train"))
+    monkeypatch.setattr(test_sets.corpora, "load", lambda name, language, *_, **more: load(name, language, "train"))
     changed = r"table1: the test speech or references of es asr are not those that Pretrained was measured on \(finger"
     with pytest.raises(ScoringError, match=changed):
         rows.rescored(done)

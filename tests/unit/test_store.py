@@ -1,15 +1,15 @@
 """Rows and predictions: written whole, replaced by identity, read back as they were."""
 
-import json
 import math
 import os
-from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from speechbook.study import store
-from speechmerge.errors import StudyError
+from speechbook.study import store, table_files
+from speechmerge.errors import ScoringError, StudyError
+from speechmerge.evaluation.decoding import Prediction
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +32,8 @@ def row(system="Task Arithmetic", language="es", **fields):
     return made | {"library": "0.1.0", "hardware": "one", "date": "2001-01-01"} | fields
 
 
-def lines(results):
-    return (results / "smoke" / "rows.jsonl").read_text().splitlines()
+def stored(results):
+    return table_files.read(results / "smoke" / "table1" / "rows.parquet")
 
 
 def test_rows_come_back(results):
@@ -41,18 +41,18 @@ def test_rows_come_back(results):
     table = store.rows("smoke", "table1")
     assert list(table.columns) == list(store.ROW_FIELDS)
     assert table["wer"].tolist() == [0.25, 1.5] and table["params"][0] == {"scaling": 0.3}
-    assert list(json.loads(lines(results)[0])) == list(store.ROW_FIELDS)
+    assert stored(results)[0] == row()
 
 
 def test_the_order_of_writing_does_not_matter(results):
     given = [row(system, language, seed=seed) for system in ("B", "A") for language in ("it", "es") for seed in (1, 0)]
     store.append_rows("smoke", given)
-    whole = lines(results)
-    assert [json.loads(line)["system"] for line in whole] == ["A"] * 4 + ["B"] * 4
-    (results / "smoke" / "rows.jsonl").unlink()
+    whole = stored(results)
+    assert [one["system"] for one in whole] == ["A"] * 4 + ["B"] * 4
+    (results / "smoke" / "table1" / "rows.parquet").unlink()
     for one in reversed(given):
         store.append_rows("smoke", [one])
-    assert lines(results) == whole
+    assert stored(results) == whole
 
 
 def test_the_same_identity_is_replaced_and_others_stay(results):
@@ -62,15 +62,15 @@ def test_the_same_identity_is_replaced_and_others_stay(results):
     assert found.to_dict() == {"Task Arithmetic": 0.5, "Other": 0.25}
     for field in ("language", "seed", "domain", "split", "task"):
         store.append_rows("smoke", [row(**{field: 7 if field == "seed" else "xx"})])
-    assert len(lines(results)) == 7
+    assert len(stored(results)) == 7
 
 
 def test_what_was_not_measured_anew_keeps_its_date_and_machine(results):
     store.append_rows("smoke", [row(), row("Other")])
-    before = lines(results)
+    before = stored(results)
     later = {"date": "2002-02-02", "hardware": "two", "library": "0.2.0"}
     store.append_rows("smoke", [row(**later), row("Other", **later)])
-    assert lines(results) == before
+    assert stored(results) == before
     store.append_rows("smoke", [row(wer=0.2, **later), row("Other", **later)])
     dates = store.rows("smoke", "table1").set_index("system")["date"]
     assert dates.to_dict() == {"Task Arithmetic": "2002-02-02", "Other": "2001-01-01"}
@@ -89,37 +89,50 @@ def test_what_was_not_measured_anew_keeps_its_date_and_machine(results):
 )
 def test_rows_that_are_refused_leave_the_file_alone(results, change, message):
     store.append_rows("smoke", [row()])
-    before = lines(results)
+    before = stored(results)
     bad = row("Other")
     change(bad)
     with pytest.raises(StudyError, match=message):
         store.append_rows("smoke", [row("Third"), bad])
-    assert lines(results) == before
+    assert stored(results) == before
 
 
 def test_a_failure_while_writing_keeps_the_old_rows(results, monkeypatch):
     store.append_rows("smoke", [row()])
-    before = lines(results)
-    original = Path.write_text
+    before = stored(results)
+    original = table_files.pq.write_table
 
-    def half(path, text, *args, **kwargs):
-        original(path, text[: len(text) // 2], *args, **kwargs)
+    def half(table, path, **settings):
+        original(table, path, **settings)
+        os.truncate(path, os.path.getsize(path) // 2)
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(table_files.pq, "write_table", half)
     with pytest.raises(OSError, match="no space"):
         store.append_rows("smoke", [row(wer=0.5)])
-    assert lines(results) == before
-    assert os.listdir(results / "smoke") == ["rows.jsonl"]
+    assert stored(results) == before
+    assert os.listdir(results / "smoke" / "table1") == ["rows.parquet"]
 
 
 def test_a_damaged_file_is_named(results):
     store.append_rows("smoke", [row()])
-    path = results / "smoke" / "rows.jsonl"
-    path.write_text(path.read_text()[:100])
+    path = results / "smoke" / "table1" / "rows.parquet"
+    path.write_bytes(path.read_bytes()[:100])
     for work in (lambda: store.rows("smoke", "table1"), lambda: store.append_rows("smoke", [row()])):
-        with pytest.raises(StudyError, match=r"rows\.jsonl is damaged .*restore the committed file"):
+        with pytest.raises(StudyError, match=r"rows\.parquet is damaged .*restore the committed file"):
             work()
+
+
+def test_a_table_comes_back_as_it_was_and_pandas_reads_it(results):
+    rows = [
+        {"a": 1, "b": None, "c": ["x"], "d": {"e": [1, 2.5]}, "f": [0.5]},
+        {"a": None, "c": [], "d": None, "g": "é"},
+    ]
+    table_files.write(results / "t.parquet", rows)
+    assert table_files.read(results / "t.parquet") == [dict.fromkeys("abcdfg") | one for one in rows]
+    assert pd.read_parquet(results / "t.parquet")["d"][0] == '{"e": [1, 2.5]}'
+    table_files.write(results / "none.parquet", [])
+    assert table_files.read(results / "none.parquet") == table_files.read(results / "missing.parquet") == []
 
 
 def test_unknown_experiments_name_the_nearest():
@@ -137,21 +150,21 @@ def test_statistics_replace_the_whole_table_or_only_what_is_new():
     new = [{"module": "c", "norm": 4.0}, {"module": "b", "norm": 5.0}]
     store.write_statistics("smoke", "norms", new, identity=("module",))
     assert store.statistics("smoke", "norms").to_dict("list") == {"module": ["c", "b"], "norm": [4.0, 5.0]}
-    with pytest.raises(StudyError, match=r"cosines\.jsonl holds no rows; run `speechmerge study run --profile smoke"):
+    with pytest.raises(StudyError, match=r"cosines/statistics\.parquet holds no rows; run `speechmerge study"):
         store.statistics("smoke", "cosines")
 
 
-@pytest.mark.parametrize(
-    ("system", "name"),
-    [
-        ("Multi-lingual training", "multi-lingual-training"),
-        ("SVP-Merging (λ=0.3)", "svp-merging-0-3"),
-        ("TIES", "ties"),
-    ],
-)
-def test_predictions_lie_beside_the_rows(results, system, name):
-    path = store.predictions_path("smoke", "table1", system, "asr", "es", 0)
-    assert path == results / "smoke" / "predictions" / "table1" / f"{name}.asr.es.0.jsonl.gz"
+def test_transcripts_come_back_and_those_of_the_same_model_are_replaced(results):
+    places = [(system, "", "asr", "es", seed) for system in ("Average (λ=0.3)", "TIES") for seed in (0, 1)]
+    said = {place: [Prediction("a", f"{place[0]} {place[-1]}"), Prediction("b", "x", cut=True)] for place in places}
+    store.keep_predictions("smoke", "table1", said)
+    again = [Prediction("a", "other", temperature=0.4)]
+    store.keep_predictions("smoke", "table1", {places[2]: again})
+    assert store.predictions("smoke", "table1") == said | {places[2]: again}
+    assert os.listdir(results / "smoke") == ["table1"]
+    path = store.table_path("smoke", "table1.predictions")
+    with pytest.raises(ScoringError, match=r"predictions\.parquet: there are no transcripts of DARE asr it 0; run the"):
+        store.spoken(said, ("DARE", "", "asr", "it", 0), path)
 
 
 def test_the_project_is_found_from_a_folder_within_it_and_a_stranger_is_not_taken_for_it(tmp_path, monkeypatch):

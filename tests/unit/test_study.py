@@ -1,7 +1,6 @@
 """The smoke profile's Table 1 from training to rows: killed once on the way, finished, run again, recomputed."""
 
 import functools
-import json
 import shutil
 import sys
 import types
@@ -10,13 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from speechbook.study import experiments, plans, reproduction, steps, store, study
+from speechbook.study import experiments, plans, reproduction, steps, store, study, table_files
 from speechbook.study import rows as rows_module
 from speechbook.study.experiment import Experiment
 from speechmerge import machine, packages
 from speechmerge.errors import StudyError
 from speechmerge.evaluation import test_sets
-from speechmerge.evaluation.decoding import Decoder, Decoding, read_predictions, write_predictions
+from speechmerge.evaluation.decoding import Decoder, Decoding, read_predictions
 from speechmerge.finetuning import training
 from speechmerge.merging import measuring
 from speechmerge.whisper import models
@@ -27,6 +26,9 @@ TIMES = {"seconds", "merge_seconds", "library", "hardware", "date"}
 
 class Killed(BaseException):
     """Stands for a kill: nothing in the library catches it."""
+
+
+SPOKEN = ("Finetuned", "", "asr", "es", 0)  # transcripts of one system in one language
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,8 +105,7 @@ def test_every_system_and_language_has_a_row_with_exactly_the_required_fields(pl
     table = rows()
     expected = {(e.system, x) for e in plan.experiment.systems for x in (*LANGUAGES, "pooled", "macro")}
     assert set(zip(table["system"], table["language"], strict=True)) == expected and len(table) == len(expected)
-    path = store.results_folder("smoke") / "rows.jsonl"
-    found = [json.loads(line) for line in path.read_text().splitlines()]
+    found = store.measured("smoke", "table1")
     assert {tuple(row) for row in found} == {store.ROW_FIELDS}
     filled = set(store.ROW_FIELDS) - {"bleu", "chrf", "signature", "corpus_fingerprint"}
     assert all(row[field] is not None for row in found for field in filled)
@@ -154,18 +155,18 @@ def test_kept_predictions_give_the_rows_again_without_a_model(plan, monkeypatch)
 
 
 def test_predictions_that_are_not_the_rows_are_noticed(plan):
-    path = store.predictions_path("smoke", "table1", "Finetuned", "asr", "es", 0)
-    content, said = path.read_bytes(), {clip.id: clip.text for clip in test_sets.gather(["tones"], "es")}
-    write_predictions([replace(p, text=said[p.id]) for p in read_predictions(path)], path)
+    said = {clip.id: clip.text for clip in test_sets.gather(["tones"], "es")}
+    before = store.predictions("smoke", "table1")
+    perfect = [replace(p, text=said[p.id]) for p in before[SPOKEN]]
+    store.keep_predictions("smoke", "table1", {SPOKEN: perfect})
     changed = differing(store.committed("smoke"), rows_module.rescored(plan))
-    path.write_bytes(content)
+    store.keep_predictions("smoke", "table1", before)
     assert {row["language"] for _, row, _ in changed} == {"es", "pooled", "macro"}
 
 
 def test_predictions_hold_no_references(plan):
-    path = store.predictions_path("smoke", "table1", "Finetuned", "asr", "es", 0)
     references = {clip.text for clip in test_sets.gather(["tones"], "es")}
-    found = read_predictions(path)
+    found = store.predictions("smoke", "table1")[SPOKEN]
     assert len(found) == len(references) and not references & {p.text for p in found}
 
 
@@ -193,9 +194,9 @@ def test_a_second_run_does_nothing_and_changes_nothing(plan, monkeypatch):
 def test_recomputing_gives_the_same_rows_but_for_times(plan):
     before = [untimed(row) for _, row in rows().iterrows()]
     paired = store.statistics("smoke", "table1.paired").drop(columns=["library", "hardware", "date"])
-    path = store.results_folder("smoke") / "table1.paired.jsonl"
-    content = path.read_text()
-    path.write_text("".join(line for line in content.splitlines(True) if "Weight Averaging" not in line))
+    path = store.table_path("smoke", "table1.paired")
+    kept = [row for row in table_files.read(path) if "Weight Averaging" not in (row["system"], row["against"])]
+    table_files.write(path, kept)
     narrowed = plans.narrowed(experiments.plan("table1", "smoke"), ["Weight Averaging"])
     study.forget(narrowed)
     assert len(narrowed.pending()) == len(narrowed.steps)
@@ -331,15 +332,15 @@ def measured_again(results, **changed):
     elsewhere = {"library": "9.9", "hardware": "another", "date": "2099-01-01"}
     rows = [row | elsewhere for row in store.committed("smoke", results)]
     rows = [row | {f: row[f] + more for f, more in changed.items() if row["domain"] == "all"} for row in rows]
-    (results / "smoke" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table_files.write(store.table_path("smoke", "table1.rows", results), rows)
     return results
 
 
 def test_a_study_measured_again_is_compared_row_by_row_and_word_by_word(plan, tmp_path):
     results = measured_again(tmp_path)
-    path = next((results / "smoke" / "predictions" / "table1").iterdir())
-    first, *others = read_predictions(path)
-    write_predictions([replace(first, text=first.text + " more"), *others], path)
+    path = store.table_path("smoke", "table1.predictions", results)
+    first, *others = table_files.read(path)
+    table_files.write(path, [first | {"text": first["text"] + " more"}, *others])
     found = reproduction.compared("smoke", "table1", results)
     assert found["rows"] == len(plan.rows) and found["counts"] and found["within"]
     assert found["largest"] == found["average"] == 0 and found["same"] == found["transcripts"] - 1 > 20

@@ -94,10 +94,10 @@ class Results:
 
     def _statistics(self, name: str) -> pd.DataFrame:
         if name not in self._read:
-            path = store.results_folder(self.profile) / f"{name}.jsonl"
-            if not path.is_file() or not path.stat().st_size:
+            found = store.lines(self.profile, name)
+            if not found:
                 raise NotRunError(f"there are no comparisons {name}")
-            self._read[name] = store.statistics(self.profile, name)
+            self._read[name] = pd.DataFrame(found)
         return self._read[name]
 
     def changes(self, experiment: str, system: str, against: str, task: str = "asr") -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import logging
 import os
 import time
@@ -49,9 +48,8 @@ def _waits(source: Path, results: Path) -> bool:
     values = notebooks.declared_parameters(source)
     if "experiment" not in values:
         return False
-    rows = results / values["profile"] / "rows.jsonl"
-    known = {json.loads(line)["experiment"] for line in rows.read_text().splitlines()} if rows.is_file() else set()
-    return values["experiment"] not in known and not rows.with_name(f"{values['experiment']}.jsonl").is_file()
+    own = results / values["profile"] / values["experiment"]
+    return not any((own / f"{kind}.parquet").is_file() for kind in ("rows", "statistics"))
 
 
 def check_current(root: Path, profile: str, unmade: Collection[str] = ()) -> None:

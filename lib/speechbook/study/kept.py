@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from tqdm import tqdm
 
 from speechmerge import corpora
 from speechmerge.corpora import Clip
 from speechmerge.errors import ScoringError
-from speechmerge.evaluation.decoding import Prediction, read_predictions
+from speechmerge.evaluation.decoding import Prediction
 from speechmerge.evaluation.scoring import Scores, score
 
 from . import store
@@ -48,14 +47,16 @@ def read(plan: Plan, anew: Sequence[System] = ()) -> Kept:
         ScoringError: predictions are missing or damaged, or a system that is not measured anew was measured on other
             clips or references than there are now.
     """
-    rows = [row for row in store.committed(plan.profile) if row["experiment"] == plan.name]
+    rows = store.measured(plan.profile, plan.name)
     known = {(row["system"], row["variant"], row["seed"]) for row in rows}
     systems = [s for s in plan.systems if s in anew or (s.system, s.variant, s.seed) in known]
     cells = dict.fromkeys(cell for system in systems for cell in system.decodes)
     clips = {cell: clips_of(asdict(cell), "test", plan.test_clips) for cell in cells}
     fingerprints = {cell: corpora.fingerprint(own) for cell, own in clips.items()}
     _check(plan, [s for s in systems if s not in anew], fingerprints, {store.identity(row): row for row in rows})
-    said = [{cell: read_predictions(path(plan, system, cell)) for cell in system.decodes} for system in systems]
+    everything = store.predictions(plan.profile, plan.name)
+    path = store.table_path(plan.profile, f"{plan.name}.predictions")
+    said = [{cell: store.spoken(everything, spoken(s, cell), path) for cell in s.decodes} for s in systems]
     return Kept(replace(plan, systems=systems), clips, fingerprints, said)
 
 
@@ -72,10 +73,9 @@ def _check(plan: Plan, systems: Sequence[System], fingerprints: Mapping[Cell, st
                 )
 
 
-def path(plan: Plan, system: System, cell: Cell) -> Path:
-    """Where the committed predictions behind a row are."""
-    found = (plan.name, system.system, cell.task, cell.name, system.seed, system.variant)
-    return store.predictions_path(plan.profile, *found)
+def spoken(system: System, cell: Cell) -> store.Spoken:
+    """What tells the transcripts behind a row from others of the experiment."""
+    return system.system, system.variant, cell.task, cell.name, system.seed
 
 
 def place(plan: Plan, system: System) -> dict:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speechmerge.errors import StudyError
-from speechmerge.evaluation.decoding import read_predictions
 from speechmerge.evaluation.scoring import METRICS
 
 from . import store
@@ -40,10 +39,7 @@ def compared(profile: str, experiment: str, results: Path) -> dict:
     Raises:
         StudyError: there are no rows to compare.
     """
-    own, other = (
-        [row for row in rows if row["experiment"] == experiment]
-        for rows in (store.committed(profile), store.committed(profile, results))
-    )
+    own, other = store.measured(profile, experiment), store.measured(profile, experiment, results)
     pairs = list(changes(own, other))
     if not pairs:
         raise StudyError(
@@ -69,14 +65,13 @@ def compared(profile: str, experiment: str, results: Path) -> dict:
 
 
 def keep(profile: str, found: list[dict]) -> None:
-    """Add records to ``reproductions.jsonl``; one of the same experiment and machine is replaced."""
+    """Add records to the table ``reproductions``; one of the same experiment and machine is replaced."""
     store.write_statistics(profile, "reproductions", found, identity=("experiment", "hardware"))
 
 
 def _transcripts(profile: str, experiment: str, results: Path) -> Iterator[bool]:
     """Yield for every utterance whose transcript is kept in both folders whether both are equal."""
-    here, there = (store.results_folder(profile, folder) / "predictions" / experiment for folder in (None, results))
-    for path in sorted(there.glob("*.jsonl.gz")):
-        if (here / path.name).is_file():
-            before = {p.id: p.text for p in read_predictions(here / path.name)}
-            yield from (before.get(p.id) == p.text for p in read_predictions(path))
+    here, there = (store.predictions(profile, experiment, folder) for folder in (None, results))
+    for place, said in there.items():
+        before = {p.id: p.text for p in here.get(place, [])}
+        yield from (before.get(p.id) == p.text for p in said if before)

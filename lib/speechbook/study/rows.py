@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from speechmerge import machine
-from speechmerge.evaluation.decoding import read_predictions, write_predictions
+from speechmerge.evaluation.decoding import read_predictions
 from speechmerge.evaluation.resampling import compare
 from speechmerge.evaluation.scoring import Scores
 from speechmerge.evaluation.summaries import averages, summary
@@ -32,9 +32,12 @@ def collect(plan: Plan) -> list[dict]:
         store.write_statistics(plan.profile, plan.name, [row | stamp for row in result(step.folder)["rows"]])
     if not plan.systems:
         return []
-    for system in plan.systems:
-        for cell, step in system.decodes.items():
-            write_predictions(read_predictions(plan.steps[step].folder / HYPOTHESES), kept.path(plan, system, cell))
+    said = {
+        kept.spoken(system, cell): read_predictions(plan.steps[step].folder / HYPOTHESES)
+        for system in plan.systems
+        for cell, step in system.decodes.items()
+    }
+    store.keep_predictions(plan.profile, plan.name, said)
     found = kept.read(plan.whole or plan, plan.systems)
     there, scores = found.plan, found.scores()
     base = plan.settings.base
@@ -74,7 +77,7 @@ def rescored(plan: Plan) -> list[dict]:
     Raises:
         ScoringError: predictions of a row are missing, damaged, or not of the references there are now.
     """
-    old = {store.identity(row): row for row in store.committed(plan.profile) if row["experiment"] == plan.name}
+    old = {store.identity(row): row for row in store.measured(plan.profile, plan.name)}
     there, found = kept.read(plan), []
     for system, scores in zip(there.plan.systems, there.scores(), strict=True):
         for _, line in _lines(plan, scores):

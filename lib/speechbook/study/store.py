@@ -1,16 +1,24 @@
-"""Where results live: committed rows, statistics and predictions in the repository."""
+"""Where results live: a folder for each experiment of a profile, with its rows, comparisons, choices and transcripts.
+
+``results/PROFILE/EXPERIMENT/KIND.parquet``; a table of another kind than rows is called ``EXPERIMENT.KIND`` here.
+"""
 
 import json
 import operator
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
 
-from speechmerge.errors import StudyError, nearest
-from speechmerge.files import atomic_file, digest
+from speechmerge.errors import ScoringError, StudyError, nearest
+from speechmerge.evaluation.decoding import Prediction
+from speechmerge.files import digest
+
+from . import table_files
 
 ROW_FIELDS = (
     "experiment", "profile", "system", "variant", "method", "params", "experts", "base", "base_fingerprint", "task",
@@ -20,6 +28,9 @@ ROW_FIELDS = (
 )  # fmt: skip
 STAMP = ("library", "hardware", "date")  # where and when a row was made
 IDENTITY = ("experiment", "system", "variant", "task", "language", "domain", "split", "seed")
+SPOKEN = ("system", "variant", "task", "cell", "seed")  # what tells one model's transcripts of a cell from others
+
+Spoken = tuple[str, str, str, str, int]
 
 
 def project_root() -> Path:
@@ -39,27 +50,37 @@ def results_folder(profile: str, results: Path | None = None) -> Path:
     return Path(results or os.environ.get("SPEECHMERGE_RESULTS") or project_root() / "results") / profile
 
 
+def table_path(profile: str, name: str, results: Path | None = None) -> Path:
+    """Where a table is: ``EXPERIMENT.KIND``, or ``EXPERIMENT`` alone for statistics that are not about test sets."""
+    experiment, _, kind = name.partition(".")
+    return results_folder(profile, results) / experiment / f"{kind or 'statistics'}.parquet"
+
+
 def append_rows(profile: str, rows: Iterable[dict]) -> None:
-    """Add rows to ``rows.jsonl``; a row of the same identity is replaced, so that a repeated run changes nothing else.
+    """Add rows to those of their experiments; a row of the same identity is replaced.
 
     A row that says the same as before keeps its old date, machine and library version: nothing was measured anew.
 
     Raises:
-        StudyError: a row lacks a field, has an unknown one, or holds a number that is not finite.
+        StudyError: a row lacks a field, has an unknown one, or holds a number that is not finite; nothing is written.
     """
-    path, old = results_folder(profile) / "rows.jsonl", committed(profile)
-    kept = {identity(row): row for row in old}
-    for row in rows:
-        wrong = set(row) ^ set(ROW_FIELDS)
-        if wrong:
-            raise StudyError(
-                f"a row of {row.get('experiment')!r} has missing or unknown fields: {', '.join(sorted(wrong))}."
-            )
-        bad = [field for field, value in row.items() if not _is_finite(value)]
-        if bad:
-            raise StudyError(f"row {identity(row)}: {', '.join(bad)} is not finite; it is not stored.")
-        kept[identity(row)] = {field: row[field] for field in ROW_FIELDS}
-    _write(path, [row for _, row in sorted(kept.items())], old)
+    new = {identity(row): {field: row.get(field) for field in ROW_FIELDS} for row in map(_checked, rows)}
+    for experiment, own in groupby(sorted(new.items()), key=lambda pair: pair[0][0]):
+        path = table_path(profile, f"{experiment}.rows")
+        old = table_files.read(path)
+        kept = {identity(row): row for row in old} | dict(own)
+        _write(path, [row for _, row in sorted(kept.items())], old)
+
+
+def _checked(row: dict) -> dict:
+    """Return a row that may be stored."""
+    if wrong := set(row) ^ set(ROW_FIELDS):
+        raise StudyError(
+            f"a row of {row.get('experiment')!r} has missing or unknown fields: {', '.join(sorted(wrong))}."
+        )
+    if bad := [field for field, value in row.items() if not _is_finite(value)]:
+        raise StudyError(f"row {identity(row)}: {', '.join(bad)} is not finite; it is not stored.")
+    return row
 
 
 def identity(row: dict) -> tuple[str, ...]:
@@ -76,30 +97,27 @@ def _is_finite(value: object) -> bool:
     return True
 
 
-def _read(path: Path) -> list[dict]:
-    if not path.is_file():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text().split("\n") if line]
-    except ValueError as error:
-        raise StudyError(f"{path} is damaged ({error}); restore the committed file, or delete it and rerun.") from error
-
-
 def _write(path: Path, found: list[dict], old: list[dict]) -> None:
     """Write rows; those that an old row equals in all but its stamp keep the old stamp."""
     known = {_said(row): row for row in old}
-    lines = (json.dumps(known.get(_said(row), row), ensure_ascii=False) + "\n" for row in found)
-    with atomic_file(path) as file:
-        file.write_text("".join(lines))
+    table_files.write(path, [known.get(_said(row), row) for row in found])
 
 
 def _said(row: dict) -> str:
-    return digest({field: value for field, value in row.items() if field not in STAMP})
+    """Hash what a row says, whatever its stamp; a field without a value is like one that is not there."""
+    told = {field: value for field, value in row.items() if field not in STAMP and value is not None}
+    return digest({field: float(v) if type(v) is int else v for field, v in told.items()})
 
 
 def committed(profile: str, results: Path | None = None) -> list[dict]:
-    """Return all rows of a profile as they stand in its file: the committed ones, or those in a folder of results."""
-    return _read(results_folder(profile, results) / "rows.jsonl")
+    """Return all rows of a profile in the order of their identities: the committed ones, or a folder of results'."""
+    paths = results_folder(profile, results).glob("*/rows.parquet")
+    return sorted((row for path in sorted(paths) for row in table_files.read(path)), key=identity)
+
+
+def measured(profile: str, experiment: str, results: Path | None = None) -> list[dict]:
+    """Return the committed rows of one experiment; none where it was not measured."""
+    return table_files.read(table_path(profile, f"{experiment}.rows", results))
 
 
 def rows(profile: str, experiment: str) -> pd.DataFrame:
@@ -108,10 +126,9 @@ def rows(profile: str, experiment: str) -> pd.DataFrame:
     Raises:
         StudyError: there are none; the nearest experiment that has rows is named.
     """
-    found = committed(profile)
-    table = pd.DataFrame([row for row in found if row["experiment"] == experiment], columns=list(ROW_FIELDS))
+    table = pd.DataFrame(measured(profile, experiment), columns=list(ROW_FIELDS))
     if table.empty:
-        known = sorted({row["experiment"] for row in found})
+        known = sorted(path.parent.name for path in results_folder(profile).glob("*/rows.parquet"))
         raise StudyError(
             f"profile {profile!r} has no rows of experiment {experiment!r}.{nearest(experiment, known)} "
             f"Run `speechmerge study run --profile {profile} --experiment {experiment}`."
@@ -120,11 +137,17 @@ def rows(profile: str, experiment: str) -> pd.DataFrame:
 
 
 def statistics(profile: str, name: str) -> pd.DataFrame:
-    """Return a committed table that is not about test sets, e.g. ``task_vectors``: ``results/PROFILE/NAME.jsonl``."""
-    path = results_folder(profile) / f"{name}.jsonl"
-    found = _read(path)
+    """Return a committed table other than rows (:func:`table_path`), e.g. ``task_vectors`` or ``table1.paired``.
+
+    Raises:
+        StudyError: it has no rows.
+    """
+    path, experiment = table_path(profile, name), name.partition(".")[0]
+    found = table_files.read(path)
     if not found:
-        raise StudyError(f"{path} holds no rows; run `speechmerge study run --profile {profile} --experiment {name}`.")
+        raise StudyError(
+            f"{path} holds no rows; run `speechmerge study run --profile {profile} --experiment {experiment}`."
+        )
     return pd.DataFrame(found)
 
 
@@ -135,7 +158,7 @@ def choices(profile: str, experiment: str) -> dict[str, list[dict]]:
 
 def lines(profile: str, name: str) -> list[dict]:
     """Return the rows of a committed table as they stand in its file; none where it was not measured."""
-    return _read(results_folder(profile) / f"{name}.jsonl")
+    return table_files.read(table_path(profile, name))
 
 
 def unlike(profile: str, name: str, found: Iterable[dict]) -> list[dict]:
@@ -154,8 +177,8 @@ def write_statistics(profile: str, name: str, found: Iterable[dict], *, identity
         identity: fields that tell rows apart; old rows that no new one replaces are kept, after the new ones. None: all
             are replaced.
     """
-    path = results_folder(profile) / f"{name}.jsonl"
-    old = _read(path)
+    path = table_path(profile, name)
+    old = table_files.read(path)
     if identity:
         place, found = operator.itemgetter(*identity), list(found)
         new = {place(row) for row in found}
@@ -163,12 +186,32 @@ def write_statistics(profile: str, name: str, found: Iterable[dict], *, identity
     _write(path, list(found), old)
 
 
-def predictions_path(
-    profile: str, experiment: str, system: str, task: str, cell: str, seed: int, variant: str = ""
-) -> Path:
-    """Where the hypotheses behind a row are kept (ids and hypotheses only; the sentences stay in the corpora)."""
-    name = f"{slug(f'{system} {variant}')}.{task}.{cell}.{seed}.jsonl.gz"
-    return results_folder(profile) / "predictions" / experiment / name
+def predictions(profile: str, experiment: str, results: Path | None = None) -> dict[Spoken, list[Prediction]]:
+    """Return the transcripts behind an experiment's rows, if there are any; references stay in the corpora."""
+    found: dict[Spoken, list[Prediction]] = {}
+    for row in table_files.read(table_path(profile, f"{experiment}.predictions", results)):
+        place = tuple(row.pop(name) for name in SPOKEN)
+        found.setdefault(place, []).append(Prediction(**row))
+    return found
+
+
+def keep_predictions(profile: str, experiment: str, said: Mapping[Spoken, Iterable[Prediction]]) -> None:
+    """Add transcripts to those of an experiment; those of the same model and cell are replaced."""
+    kept = sorted((predictions(profile, experiment) | dict(said)).items())
+    rows = [dict(zip(SPOKEN, place, strict=True)) | asdict(one) for place, own in kept for one in own]
+    table_files.write(table_path(profile, f"{experiment}.predictions"), rows)
+
+
+def spoken(known: Mapping[Spoken, list[Prediction]], place: Spoken, path: Path) -> list[Prediction]:
+    """Return one model's transcripts of a cell.
+
+    Raises:
+        ScoringError: there are none in the table at ``path``.
+    """
+    if place not in known:
+        told = " ".join(str(word) for word in place if word != "")
+        raise ScoringError(f"{path}: there are no transcripts of {told}; run the experiment again.")
+    return known[place]
 
 
 def slug(name: str) -> str:

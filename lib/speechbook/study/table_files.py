@@ -1,0 +1,60 @@
+"""Tables of results as parquet files, which pandas and ``datasets`` read as they are.
+
+A column holds numbers, words, or lists of words; what is nested deeper, such as parameters, is JSON text. A column that
+has no value yet is text, and stays one of ``None``.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from speechmerge.errors import StudyError
+from speechmerge.files import atomic_file
+
+AS_JSON = {b"json": b"1"}  # mark of a column whose text is JSON
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a table; none if there is no file.
+
+    Raises:
+        StudyError: the file is damaged.
+    """
+    if not path.is_file():
+        return []
+    try:
+        table = pq.read_table(path)
+        rows = table.to_pylist()
+        for name in (field.name for field in table.schema if field.metadata and b"json" in field.metadata):
+            for row in rows:
+                row[name] = None if row[name] is None else json.loads(row[name])
+    except (OSError, ValueError, pa.ArrowException) as error:
+        why = str(error).partition("\n")[0]
+        raise StudyError(
+            f"{path} is damaged ({why}); restore the committed file, or delete it and run again."
+        ) from error
+    return rows
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a table whole or not at all; columns stand in the order in which rows name them first."""
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    arrays, fields = [], []
+    for name, values in columns.items():
+        nested = any(isinstance(value, dict) or _deep(value) for value in values)
+        if nested:
+            values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+        array = pa.array(values, pa.string() if all(value is None for value in values) else None)
+        arrays.append(array)
+        fields.append(pa.field(name, array.type, metadata=AS_JSON if nested else None))
+    with atomic_file(path) as file:
+        pq.write_table(pa.Table.from_arrays(arrays, schema=pa.schema(fields)), file, compression="zstd")
+
+
+def _deep(value: object) -> bool:
+    """Whether a value is a list of anything but words."""
+    return isinstance(value, list) and not all(isinstance(one, str) for one in value)
