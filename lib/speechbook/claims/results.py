@@ -11,6 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from speechmerge.errors import StudyError
 from speechmerge.evaluation.scoring import METRICS
@@ -183,17 +184,12 @@ def gain(difference: Sequence[float], score: float, task: str = "asr") -> tuple[
 def student(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
     """Mean of a few units and the ends of its interval by Student's t distribution.
 
-    The quantile is found on the angle θ with t = √ν tan θ, whose density is proportional to cos^(ν−1) θ.
-
     Raises:
         NotTestableError: there are fewer than two units.
     """
     n = len(values)
     if n < 2:
         raise NotTestableError("one language is no sample of languages")
-    angles = np.linspace(0, math.pi / 2, 200_001)
-    density = np.cos(angles) ** (n - 2)
-    mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    quantile = math.sqrt(n - 1) * math.tan(np.interp(1 - level, mass / mass[-1], angles))
-    mean, half = float(np.mean(values)), quantile * float(np.std(values, ddof=1)) / math.sqrt(n)
+    quantile = stats.t.ppf(1 - level / 2, n - 1)
+    mean, half = float(np.mean(values)), float(quantile * np.std(values, ddof=1) / math.sqrt(n))
     return mean, mean - half, mean + half

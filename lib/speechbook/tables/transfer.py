@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from speechmerge.evaluation.resampling import RESAMPLES, interval
 
@@ -73,7 +74,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> tuple[fl
 
 def _correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Rank correlation of each line of two ``[R, n]`` arrays, equal values sharing their mean rank; NaN if constant."""
-    ranks = [pd.DataFrame(values).rank(axis=1).to_numpy() for values in (x, y)]
+    ranks = [stats.rankdata(values, axis=1) for values in (x, y)]
     a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
     lengths = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     return np.divide((a * b).sum(axis=1), lengths, out=np.full(len(a), np.nan), where=lengths > 0)
