@@ -10,13 +10,16 @@ from typing import Any
 __version__ = version("speechmerge")
 __all__ = ["merge_folders", "merge_state_dicts", "methods"]
 
-_LAZY = {"merge_state_dicts": "merging.engine", "merge_folders": "merging.engine"}
+_LAZY = {  # where each public call is
+    "merge_folders": ("merging.engine", "merge_folders"),
+    "merge_state_dicts": ("merging.engine", "merge_state_dicts"),
+    "methods": ("merging.methods", "listing"),
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import the public calls when first used, so that light commands start without torch."""
-    if name == "methods":  # a module that can be called
-        return importlib.import_module(".merging.methods", __name__)
     if name in _LAZY:
-        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+        module, call = _LAZY[name]
+        return getattr(importlib.import_module(f".{module}", __name__), call)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

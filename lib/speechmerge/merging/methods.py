@@ -8,8 +8,6 @@ them from here. Calling the module lists the methods: ``speechmerge.methods()``.
 import functools
 import importlib
 import inspect
-import sys
-import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -198,13 +196,3 @@ def find(name: str) -> Method:
 def listing() -> dict[str, dict[str, str]]:
     """Return every method's parameters as ``{method: {parameter: meaning, range and default}}``."""
     return {name: {p: str(q) for p, q in found.parameters.items()} for name, found in registry().items()}
-
-
-class _CallableModule(types.ModuleType):
-    """Lets ``speechmerge.methods()`` list the methods although ``speechmerge.merging.methods`` is this module."""
-
-    def __call__(self) -> dict[str, dict[str, str]]:
-        return listing()
-
-
-sys.modules[__name__].__class__ = _CallableModule
