@@ -89,10 +89,14 @@ def test_a_domain_is_loaded_apart_and_whole_row_groups_are_checked(tmp_path, mon
     assert 0 < len(building.read(varied, "es", domain=low)) < len(both)
 
 
+OWN = "Speech of your own is named by the path of its file or folder, which must exist."
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (("asterix", "es"), "There is no corpus 'asterix'. Did you mean 'asterisk'?"),
+        (("asterix", "es"), f"There is no corpus 'asterix'. Did you mean 'asterisk'? {OWN}"),
+        (("./asterix", "es"), "./asterix: there is no such file or folder, and no corpus of that name."),
         (("asterisk", "de"), "Corpus 'asterisk' has no language 'de'; it has en, es, fr, it, ru."),
         (("uqm", "en", "train", "pkunc"), "Corpus 'uqm' has no domain 'pkunc'. Did you mean 'pkunk'?"),
         (("tones", "es", "train", "pkunk"), "Corpus 'tones' has no domain 'pkunk'. Known: tones."),

@@ -1,0 +1,208 @@
+"""Rows decoded once: each kept as FLAC or with the reason why it cannot be used, until a file or the code changes."""
+
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from ...audio import SAMPLE_RATE, decode, encode_flac
+from ...errors import CorpusError
+from ...files import atomic_folder, digest
+from ...packages import cache_folder
+from ..building import ROW_GROUP, hashes
+from . import hub
+from .judging import audio_problem, text_problem
+from .layouts import listed
+from .rows import Row
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 512  # rows decoded before they are written
+NOT_READ = ("no audio named", "audio file is missing", "path leaves the folder", "unreadable audio", "line has")
+MOST_NOT_READ = 0.5  # share of rows of these kinds above which the source is refused
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A decoded row; ``reason`` says why it cannot be used, and then there may be no ``flac``."""
+
+    id: str
+    name: str
+    text: str
+    translation: str
+    language: str
+    speaker: str
+    split: str | None
+    seconds: float
+    hash: str
+    reason: str | None
+    flac: bytes | None
+
+
+@dataclass(frozen=True)
+class Store:
+    """All rows of a source, its layout, and what its reader said about it."""
+
+    layout: str
+    notes: tuple[str, ...]
+    rows: list[Kept]
+
+
+TYPES = {"seconds": pa.float64(), "flac": pa.binary()}
+COLUMNS = pa.schema([(one.name, TYPES.get(one.name, pa.string())) for one in fields(Kept)])
+
+
+def stored(where: str) -> Store:
+    """Return the decoded rows of a path or hub id, from the cache where nothing has changed since.
+
+    Raises:
+        CorpusError: there is no speech of a known layout, or most of its rows cannot be read.
+        SourceError: the hub does not answer.
+    """
+    folder = cache_folder() / "own" / digest(_place(where))[:24]
+    about = folder / "about.json"
+    if about.is_file():
+        known = json.loads(about.read_text(encoding="utf-8"))
+        if known["stamp"] == _stamp(where, known["files"]):
+            rows = pq.read_table(folder / "rows.parquet").to_pylist()
+            return Store(known["layout"], tuple(known["notes"]), [Kept(**row) for row in rows])
+        log.info("%s has changed; it is read again", where)
+    return _read(where, folder)
+
+
+def _read(where: str, folder: Path) -> Store:
+    layout, listing = listed(where)
+    files, counted = [str(file) for file in listing.files], _Counted(where)
+    with atomic_folder(folder, overwrite=True) as temporary:
+        with pq.ParquetWriter(temporary / "rows.parquet", COLUMNS, compression="none") as file:
+            for part in _decoded(_noting(listing.rows, files, where), where):
+                counted.add(part)
+                for start in range(0, len(part), ROW_GROUP):
+                    some = [row.__dict__ for row in part[start : start + ROW_GROUP]]
+                    file.write_table(pa.Table.from_pylist(some, schema=COLUMNS))
+        counted.check()
+        known = {"stamp": _stamp(where, files), "layout": layout, "notes": listing.notes, "files": files}
+        (temporary / "about.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    rows = pq.read_table(folder / "rows.parquet").to_pylist()
+    return Store(layout, tuple(listing.notes), [Kept(**row) for row in rows])
+
+
+class _Counted:
+    """Counts rows that cannot be read, so that a source with wrong paths is refused."""
+
+    def __init__(self, where: str):
+        self.where, self.all, self.lost, self.first = where, 0, 0, ""
+
+    def add(self, rows: list[Kept]) -> None:
+        self.all += len(rows)
+        lost = [row for row in rows if row.reason and row.reason.startswith(NOT_READ)]
+        self.lost += len(lost)
+        if lost and not self.first:
+            self.first = f"{lost[0].id or lost[0].name or 'a row without a name'}: {lost[0].reason}"
+
+    def check(self) -> None:
+        if not self.all:
+            raise CorpusError(f"{self.where}: there is not one row; expected recordings with their texts.")
+        if self.lost > MOST_NOT_READ * self.all:
+            raise CorpusError(
+                f"{self.where}: {self.lost} of {self.all} rows cannot be read (first: {self.first}); more than "
+                f"{MOST_NOT_READ:.0%} are not passed over, so check the paths and files."
+            )
+
+
+def _noting(rows: Iterable[Row], files: list[str], where: str) -> Iterator[Row]:
+    """Yield rows, and note the audio files outside of the place that is named: it may change without them."""
+    root, seen = _place(where), set(files)
+    for row in rows:
+        if isinstance(row.audio, Path) and not str(row.audio).startswith(root + os.sep) and str(row.audio) not in seen:
+            seen.add(str(row.audio))
+            files.append(str(row.audio))
+        yield row
+
+
+def _decoded(rows: Iterable[Row], where: str) -> Iterator[list[Kept]]:
+    """Yield decoded rows in portions, in their order."""
+    bar = tqdm(desc=f"read {Path(where).name}", unit="clip", leave=False)
+    waiting = iter(rows)
+    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        while part := list(itertools.islice(waiting, AT_ONCE)):
+            yield list(pool.map(_keep, part))
+            bar.update(len(part))
+
+
+def _keep(row: Row) -> Kept:
+    """Decode a row; nothing is raised, for what is wrong with one recording is a reason."""
+    reason = row.problem or text_problem(row.text)
+    samples = np.empty(0, np.float32)
+    if not reason and row.audio is not None:
+        try:
+            samples = decode(row.audio, row.start, row.seconds)
+            reason = audio_problem(samples, row.text)
+        except (CorpusError, OSError) as error:
+            reason = f"unreadable audio: {error}"
+    return Kept(
+        id=row.id,
+        name=row.name,
+        text=row.text,
+        translation=row.translation,
+        language=row.language,
+        speaker=row.speaker,
+        split=row.split,
+        seconds=round(len(samples) / SAMPLE_RATE, 3),
+        hash=hashlib.sha256(samples.tobytes()).hexdigest(),
+        reason=reason,
+        flac=None if reason else encode_flac(samples),
+    )
+
+
+def _place(where: str) -> str:
+    return where if where.startswith(hub.PREFIX) else str(Path(where).expanduser().resolve())
+
+
+@functools.cache
+def _code() -> list[str]:
+    """Return hashes of the code that decides what is kept of a row."""
+    corpora = Path(__file__).parents[1]
+    return hashes((Path(__file__), corpora / "base.py", corpora / "building.py"))
+
+
+def _stamp(where: str, files: list[str]) -> str:
+    """Hash the code, and name, size and time of change of every file below a place and of the files besides."""
+    own = [] if where.startswith(hub.PREFIX) else _below(_place(where))
+    return digest([_code(), sorted(own), [_state(file) for file in files]])
+
+
+def _below(place: str) -> list[tuple]:
+    """Return name, size and time of all files below a folder, or of one file; hidden ones are passed over."""
+    if os.path.isfile(place):
+        return [_state(place)]
+    found, waiting = [], [place]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    waiting.append(entry.path)
+                else:
+                    found.append(_state(entry.path))
+    return found
+
+
+def _state(path: str) -> tuple:
+    try:
+        state = os.stat(path)
+    except OSError:
+        return path, None, None
+    return path, state.st_size, state.st_mtime_ns
