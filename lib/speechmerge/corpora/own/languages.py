@@ -23,7 +23,11 @@ def checked(language: str) -> str:
     Raises:
         CorpusError: Whisper does not know it.
     """
+    from .. import registry
+
     found = code(language)
+    if any(found in corpus.languages for corpus in registry().values()):
+        return found
     known = set(_names().values())
     if found not in known:
         hint = nearest(language, _names()) if len(language) > 3 else " Known: " + ", ".join(sorted(known)) + "."

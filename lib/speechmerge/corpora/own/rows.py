@@ -16,15 +16,15 @@ NAMES = {
     ),
     "text": (
         *("text", "sentence", "transcription", "transcript", "raw_transcription", "raw_text", "normalized_text"),
-        *("transcripts", "utterance_text", "words"),
+        "transcripts",
     ),
     "translation": ("translation", "english", "translation_en", "text_en", "en"),
     "language": ("language", "locale", "lang", "language_code", "lang_code"),
     "speaker": ("speaker", "speaker_id", "client_id", "spk", "speaker_name", "voice", "reader"),
     "split": ("split", "subset", "partition"),
     "id": ("id", "utt_id", "utterance_id", "segment_id", "utt", "key", "uid"),
-    "start": ("offset", "start", "start_time"),
-    "seconds": ("duration",),
+    "start": ("offset",),
+    "seconds": ("duration",),  # only beside an offset: alone it is that of the whole file
 }
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -106,6 +106,8 @@ def columns(names: Iterable[str], where: object) -> dict[str, str]:
     for name in names:
         known.setdefault("_".join(str(name).strip().strip("\ufeff").lower().split()), name)
     found = {field: known[one] for field, some in NAMES.items() for one in reversed(some) if one in known}
+    if "start" not in found:
+        found.pop("seconds", None)
     missing = [field for field in ("audio", "text") if field not in found]
     if missing:
         told = " and ".join(f"one for the {field} ({', '.join(NAMES[field][:6])})" for field in missing)
@@ -144,7 +146,8 @@ def row(record: Mapping[str, object], found: Mapping[str, str], folder: Path | N
     """
     values = {field: record.get(column) for field, column in found.items()}
     audio, name, problem = sound(values.pop("audio"), folder)
-    text = {field: " ".join(str(v).split()) for field, v in values.items() if v is not None}
+    odd = [f"{field} is no text: {value}" for field, value in values.items() if isinstance(value, list | dict | bytes)]
+    text = {field: " ".join(str(value).split()) for field, value in values.items() if value is not None}
     start, seconds, wrong = _cut(text.pop("start", ""), text.pop("seconds", ""))
     split = SPLIT_NAMES.get(text.pop("split", "").lower(), known.pop("split", None))
     if start is not None:
@@ -153,7 +156,7 @@ def row(record: Mapping[str, object], found: Mapping[str, str], folder: Path | N
     return Row(
         **{"audio": audio, "name": name, "text": "", "split": split, "start": start or 0.0, "seconds": seconds}
         | fields
-        | {"problem": problem or wrong}
+        | {"problem": problem or wrong or (odd[0] if odd else None)}
     )
 
 

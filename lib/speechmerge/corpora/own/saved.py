@@ -45,16 +45,19 @@ def listing(loaded: "Mapping[str, Dataset] | Dataset", where: object, folder: Pa
 def _rows(
     by_split: "Mapping[str, Dataset]", known: Mapping[str, Mapping[str, str]], folder: Path | None
 ) -> Iterator[Row]:
-    from datasets import Audio
+    from datasets import Audio, ClassLabel
 
     for name, part in by_split.items():
         found = known[name]
         part = part.select_columns(list(dict.fromkeys(found.values())))
         if isinstance(part.features[found["audio"]], Audio):
             part = part.cast_column(found["audio"], Audio(decode=False))
+        labels = {name: kind.names for name, kind in part.features.items() if isinstance(kind, ClassLabel)}
         for batch in part.iter(BATCH):
             for values in zip(*batch.values(), strict=True):
-                yield row(dict(zip(batch, values, strict=True)), found, folder, split=split_of(name))
+                record = dict(zip(batch, values, strict=True))
+                record |= {name: some[record[name]] for name, some in labels.items() if record[name] is not None}
+                yield row(record, found, folder, split=split_of(name))
 
 
 LAYOUT = Layout("saved data set", found, rows)

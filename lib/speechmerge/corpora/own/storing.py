@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 512  # rows decoded before they are written
 NOT_READ = ("no audio named", "audio file is missing", "path leaves the folder", "unreadable audio", "line has")
+OVER = 0.5  # seconds by which a segment may end after its recording, as rounded times do
 MOST_NOT_READ = 0.5  # share of rows of these kinds above which the source is refused
 
 
@@ -73,20 +74,31 @@ def stored(where: str) -> Store:
     folder = cache_folder() / "own" / digest(_place(where))[:24]
     about = folder / "about.json"
     if about.is_file():
-        known = json.loads(about.read_text(encoding="utf-8"))
-        if known["stamp"] == _stamp(where, known["files"]):
-            rows = pq.read_table(folder / "rows.parquet").to_pylist()
-            return Store(known["layout"], tuple(known["notes"]), [Kept(**row) for row in rows])
-        log.info("%s has changed; it is read again", where)
-    return _read(where, folder)
+        try:
+            known = json.loads(about.read_text(encoding="utf-8"))
+            if known["stamp"] == _stamp(where, known["files"]):
+                return _opened(folder)
+            log.info("%s has changed; it is read again", where)
+        except (OSError, pa.ArrowException, TypeError, KeyError, ValueError) as error:
+            log.info("%s: what was kept of %s is damaged (%s); it is read again", folder, where, error)
+    _fill(folder, where)
+    return _opened(folder)
 
 
-def _read(where: str, folder: Path) -> Store:
+def _opened(folder: Path) -> Store:
+    known = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    rows = pq.read_table(folder / "rows.parquet").to_pylist()
+    return Store(known["layout"], tuple(known["notes"]), [Kept(**row) for row in rows])
+
+
+def _fill(folder: Path, where: str) -> None:
+    """Decode all rows of a source into a folder of the cache."""
     layout, listing = listed(where)
     files, counted = [str(file) for file in listing.files], _Counted(where)
     with atomic_folder(folder, overwrite=True) as temporary:
         with pq.ParquetWriter(temporary / "rows.parquet", COLUMNS, compression="none") as file:
-            for part in _decoded(_noting(listing.rows, files, where), where):
+            total = len(listing.rows) if isinstance(listing.rows, list) else None
+            for part in _decoded(_noting(listing.rows, files, where), where, total):
                 counted.add(part)
                 for start in range(0, len(part), ROW_GROUP):
                     some = [row.__dict__ for row in part[start : start + ROW_GROUP]]
@@ -94,8 +106,6 @@ def _read(where: str, folder: Path) -> Store:
         counted.check()
         known = {"stamp": _stamp(where, files), "layout": layout, "notes": listing.notes, "files": files}
         (temporary / "about.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    rows = pq.read_table(folder / "rows.parquet").to_pylist()
-    return Store(layout, tuple(listing.notes), [Kept(**row) for row in rows])
 
 
 class _Counted:
@@ -131,9 +141,9 @@ def _noting(rows: Iterable[Row], files: list[str], where: str) -> Iterator[Row]:
         yield row
 
 
-def _decoded(rows: Iterable[Row], where: str) -> Iterator[list[Kept]]:
+def _decoded(rows: Iterable[Row], where: str, total: int | None) -> Iterator[list[Kept]]:
     """Yield decoded rows in portions, in their order."""
-    bar = tqdm(desc=f"read {Path(where).name}", unit="clip", leave=False)
+    bar = tqdm(total=total, desc=f"read {Path(where).name}", unit="clip", leave=False)
     waiting = iter(rows)
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         while part := list(itertools.islice(waiting, AT_ONCE)):
@@ -149,6 +159,8 @@ def _keep(row: Row) -> Kept:
         try:
             samples = decode(row.audio, row.start, row.seconds)
             reason = audio_problem(samples, row.text)
+            if row.seconds and len(samples) < (row.seconds - OVER) * SAMPLE_RATE:
+                reason = f"ends after its recording: {row.start:.2f} s and {row.seconds:.2f} s more"
         except (CorpusError, OSError) as error:
             reason = f"unreadable audio: {error}"
     return Kept(
@@ -187,9 +199,13 @@ def _below(place: str) -> list[tuple]:
     """Return name, size and time of all files below a folder, or of one file; hidden ones are passed over."""
     if os.path.isfile(place):
         return [_state(place)]
-    found, waiting = [], [place]
+    found, waiting, seen = [], [place], set()
     while waiting:
-        with os.scandir(waiting.pop()) as entries:
+        folder = waiting.pop()
+        if os.path.realpath(folder) in seen:  # links may lead in a circle
+            continue
+        seen.add(os.path.realpath(folder))
+        with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
