@@ -54,9 +54,16 @@ def inspect_data(speech: str, dropped: bool, as_json: bool, kept_apart: str) -> 
     parquet file or folder, a saved data set, a Common Voice, Kaldi or LibriSpeech folder, or hub:OWNER/NAME[:CONFIG].
     --kept-apart says which sentences never stand in two splits: equal ones, or near-equal ones too.
     """
+    from .. import corpora
     from ..corpora import own
     from ..corpora.own.summary import summary
+    from ..errors import CorpusError
 
+    name = speech.partition(":")[0]
+    if corpora.is_registered(name):
+        raise CorpusError(
+            f"{name!r} is a corpus of the registry, which data_cards/ describes; a folder of that name is ./{name}."
+        )
     where, language = own.parse(speech)
     told = summary(own.read(where, language, kept_apart=kept_apart), dropped=dropped)
     if as_json:

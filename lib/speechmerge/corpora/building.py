@@ -193,13 +193,13 @@ def code(corpus: Corpus) -> list[str]:
 @functools.cache
 def hashes(files: tuple[Path, ...]) -> list[str]:
     """Return the SHA-256 of ``audio.py``, of these files and of all they import from their own folders."""
-    waiting, found = [*files, Path(__file__).parent.with_name("audio.py")], {}
+    waiting, found = list(files), {Path(__file__).parent.with_name("audio.py")}
     while waiting:
         path = waiting.pop()
         if path not in found:
-            found[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+            found.add(path)
             waiting += _imported(path)
-    return [found[path] for path in sorted(found)]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(found)]
 
 
 def _imported(path: Path) -> list[Path]:

@@ -87,7 +87,7 @@ def stored(where: str) -> Store:
 
 def _opened(folder: Path) -> Store:
     known = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    rows = pq.read_table(folder / "rows.parquet").to_pylist()
+    rows = pq.ParquetFile(folder / "rows.parquet").read().to_pylist()
     return Store(known["layout"], tuple(known["notes"]), [Kept(**row) for row in rows])
 
 
@@ -96,7 +96,7 @@ def _fill(folder: Path, where: str) -> None:
     layout, listing = listed(where)
     files, counted = [str(file) for file in listing.files], _Counted(where)
     with atomic_folder(folder, overwrite=True) as temporary:
-        with pq.ParquetWriter(temporary / "rows.parquet", COLUMNS, compression="none") as file:
+        with pq.ParquetWriter(temporary / "rows.parquet", COLUMNS, compression="none", use_dictionary=False) as file:
             total = len(listing.rows) if isinstance(listing.rows, list) else None
             for part in _decoded(_noting(listing.rows, files, where), where, total):
                 counted.add(part)

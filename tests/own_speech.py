@@ -10,12 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
-from corpus_trees import sound
 
 from speechmerge.audio import SAMPLE_RATE
 
 SPLITS = {"train": 8, "dev": 3, "test": 3}
 WORDS = ("sol", "mar", "pan", "luz", "sal", "paz", "rey", "voz", "pie", "mes", "gas", "uva", "ojo", "red")
+
+
+def sound(hertz: float, seconds: float = 1.0) -> np.ndarray:
+    """A tone: float32, shape ``[n]``."""
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE)).astype(np.float32)
 
 
 @dataclass(frozen=True)
