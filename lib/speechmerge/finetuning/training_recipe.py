@@ -65,7 +65,7 @@ def _is_place(where: str) -> bool:
     """Tell whether this can name speech: without a colon anything can, with one only what exists or the hub has."""
     if where.startswith(corpora.own.PREFIX):
         return re.fullmatch(r"[^:]*[^:/]/[^:/]+(:[^:]+)?", where.removeprefix(corpora.own.PREFIX)) is not None
-    return bool(where.strip()) and (":" not in where or corpora.own.is_own(where))
+    return where.strip() not in ("", corpora.own.PREFIX[:-1]) and (":" not in where or corpora.own.is_own(where))
 
 
 @dataclass(frozen=True)
