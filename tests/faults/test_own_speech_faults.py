@@ -197,7 +197,7 @@ REFUSED = {
     "empty": ("a.csv", b"", "the table is empty"),
     "other encoding": ("a.csv", "path,text\nx.wav,señor\n".encode("latin-1"), r"not UTF-8 .*save it as UTF-8"),
     "no JSON": ("a.jsonl", b'{"path": "x.wav", "text": "hola"}\n{"path":\n', r"a\.jsonl, line 2: not readable as JSON"),
-    "a list": ("a.jsonl", b'["x.wav", "hola"]\n', "line 1: found list, expected one JSON object a line"),
+    "a list": ("a.jsonl", b'["x.wav", "hola"]\n', "entry 1: found str, expected one JSON object for each"),
     "other fields": ("a.jsonl", b'{"wave": "x.wav", "text": "hola"}\n', "found the columns wave, text"),
     "no lines": ("a.jsonl", b"\n", "holds no lines"),
     "no parquet": ("a.parquet", b"PAR1 and no more", "not readable as parquet"),

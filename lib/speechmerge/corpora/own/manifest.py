@@ -29,12 +29,17 @@ def _manifests(folder: Path) -> list[Path]:
 
 
 def lines(path: Path, root: Path, notes: list[str], split: str | None = None) -> list[Row]:
-    """Return the rows of a file of JSON lines; the arguments are those of :func:`.table.table`.
+    """Return the rows of a file of JSON lines, or of one JSON list; the arguments are those of :func:`.table.table`.
 
     Raises:
         CorpusError: a line is no JSON object, or the fields are not known.
     """
-    records = [_record(line, n, path) for n, line in enumerate(text_of(path).splitlines(), 1) if line.strip()]
+    text = text_of(path)
+    if text.lstrip().startswith("["):
+        records = [_object(one, f"{path}, entry {n}") for n, one in enumerate(_parsed(text, path), 1)]
+    else:
+        numbered = [(f"{path}, line {n}", line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        records = [_object(_parsed(line, where), where) for where, line in numbered]
     if not records:
         raise CorpusError(f"{path}: holds no lines; expected one JSON object for each clip.")
     known = columns(list(dict.fromkeys(name for record in records for name in record)), path)
@@ -48,16 +53,17 @@ def lines(path: Path, root: Path, notes: list[str], split: str | None = None) ->
     return listed
 
 
-def _record(line: str, number: int, path: Path) -> dict:
+def _parsed(text: str, where: object) -> object:
     try:
-        record = json.loads(line)
+        return json.loads(text)
     except ValueError as error:
-        raise CorpusError(
-            f"{path}, line {number}: not readable as JSON ({error}); expected one object a line."
-        ) from error
-    if not isinstance(record, dict):
-        raise CorpusError(f"{path}, line {number}: found {type(record).__name__}, expected one JSON object a line.")
-    return record
+        raise CorpusError(f"{where}: not readable as JSON ({error}); expected one object a line.") from error
+
+
+def _object(value: object, where: str) -> dict:
+    if not isinstance(value, dict):
+        raise CorpusError(f"{where}: found {type(value).__name__}, expected one JSON object for each clip.")
+    return value
 
 
 LAYOUT = Layout("manifest of JSON lines", found, rows)

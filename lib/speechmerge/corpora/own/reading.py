@@ -112,8 +112,10 @@ def _named(rows: list[Kept]) -> tuple[list[Kept], list[str]]:
         rows = [replace(row, id=row.name or row.hash[:16]) for row in rows]
         sounds = defaultdict(set)
         for row in rows:
-            sounds[row.id].add(row.hash)
-        rows = [replace(row, id=f"{row.id}-{row.hash[:8]}") if len(sounds[row.id]) > 1 else row for row in rows]
+            if not row.reason:
+                sounds[row.id].add(row.hash)
+        several = {name for name, some in sounds.items() if len(some) > 1}
+        rows = [replace(row, id=f"{row.id}-{row.hash[:8]}") if row.id in several else row for row in rows]
     return rows, notes
 
 

@@ -76,7 +76,7 @@ def stored(where: str) -> Store:
     if about.is_file():
         try:
             known = json.loads(about.read_text(encoding="utf-8"))
-            if known["stamp"] == _stamp(where, known["files"]):
+            if known["stamp"] == _stamp(_below(where), map(_state, known["files"])):
                 return _opened(folder)
             log.info("%s has changed; it is read again", where)
         except (OSError, pa.ArrowException, TypeError, KeyError, ValueError) as error:
@@ -92,9 +92,10 @@ def _opened(folder: Path) -> Store:
 
 
 def _fill(folder: Path, where: str) -> None:
-    """Decode all rows of a source into a folder of the cache."""
+    """Decode all rows of a source into a folder of the cache, under the state its files had before."""
+    before = _below(where)
     layout, listing = listed(where)
-    files, counted = [str(file) for file in listing.files], _Counted(where)
+    files, counted = {str(file): _state(str(file)) for file in listing.files}, _Counted(where)
     with atomic_folder(folder, overwrite=True) as temporary:
         with pq.ParquetWriter(temporary / "rows.parquet", COLUMNS, compression="none", use_dictionary=False) as file:
             total = len(listing.rows) if isinstance(listing.rows, list) else None
@@ -104,7 +105,8 @@ def _fill(folder: Path, where: str) -> None:
                     some = [row.__dict__ for row in part[start : start + ROW_GROUP]]
                     file.write_table(pa.Table.from_pylist(some, schema=COLUMNS))
         counted.check()
-        known = {"stamp": _stamp(where, files), "layout": layout, "notes": listing.notes, "files": files}
+        stamp = _stamp(before, files.values())
+        known = {"stamp": stamp, "layout": layout, "notes": listing.notes, "files": list(files)}
         (temporary / "about.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
@@ -131,14 +133,23 @@ class _Counted:
             )
 
 
-def _noting(rows: Iterable[Row], files: list[str], where: str) -> Iterator[Row]:
-    """Yield rows, and note the audio files outside of the place that is named: it may change without them."""
-    root, seen = _place(where), set(files)
-    for row in rows:
-        if isinstance(row.audio, Path) and not str(row.audio).startswith(root + os.sep) and str(row.audio) not in seen:
-            seen.add(str(row.audio))
-            files.append(str(row.audio))
-        yield row
+def _noting(rows: Iterable[Row], files: dict[str, tuple], where: str) -> Iterator[Row]:
+    """Yield rows, and note the state of audio files outside of the place that is named: they change without it.
+
+    Raises:
+        CorpusError: the rows end in a damaged part of a file.
+    """
+    root = _place(where) + os.sep
+    try:
+        for row in rows:
+            path = str(row.audio) if isinstance(row.audio, Path) else root
+            if not path.startswith(root) and path not in files:
+                files[path] = _state(path)
+            yield row
+    except (OSError, pa.ArrowException) as error:
+        raise CorpusError(
+            f"{where}: its rows cannot be read to the end ({error}); write or download it again."
+        ) from error
 
 
 def _decoded(rows: Iterable[Row], where: str, total: int | None) -> Iterator[list[Kept]]:
@@ -166,7 +177,7 @@ def _keep(row: Row) -> Kept:
     return Kept(
         id=row.id,
         name=row.name,
-        text=row.text,
+        text=" ".join(row.text.split()),
         translation=row.translation,
         language=row.language,
         speaker=row.speaker,
@@ -189,15 +200,15 @@ def _code() -> list[str]:
     return hashes((Path(__file__), corpora / "base.py", corpora / "building.py"))
 
 
-def _stamp(where: str, files: list[str]) -> str:
-    """Hash the code, and name, size and time of change of every file below a place and of the files besides."""
-    own = [] if where.startswith(hub.PREFIX) else _below(_place(where))
-    return digest([_code(), sorted(own), [_state(file) for file in files]])
+def _stamp(below: Iterable[tuple], besides: Iterable[tuple]) -> str:
+    """Hash the code, and the states of the files below a place and of those besides."""
+    return digest([_code(), sorted(below), list(besides)])
 
 
-def _below(place: str) -> list[tuple]:
-    """Return name, size and time of all files below a folder, or of one file; hidden ones are passed over."""
-    if os.path.isfile(place):
+def _below(where: str) -> list[tuple]:
+    """Return the states of all files below a folder, or of one file; hidden ones are passed over."""
+    place = _place(where)
+    if not os.path.isdir(place):
         return [_state(place)]
     found, waiting, seen = [], [place], set()
     while waiting:
@@ -217,8 +228,9 @@ def _below(place: str) -> list[tuple]:
 
 
 def _state(path: str) -> tuple:
+    """Return a file's name, size and time of change; of what is not there, the name."""
     try:
         state = os.stat(path)
     except OSError:
-        return path, None, None
+        return path, -1, -1
     return path, state.st_size, state.st_mtime_ns
