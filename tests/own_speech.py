@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,16 @@ def recordings() -> list[Recording]:
             split,
         )
         for number, (split, word) in enumerate(zip(splits, WORDS, strict=True))
+    ]
+
+
+def many(texts: list[str]) -> list[Recording]:
+    """A recording for each text, all of other heights."""
+    first = recordings()[0]
+    heights = [sound(200 + 13 * number, 1.0) for number in range(len(texts))]
+    return [
+        replace(first, name=f"clip-{number:03d}", samples=samples, text=text, translation="")
+        for number, (samples, text) in enumerate(zip(heights, texts, strict=True))
     ]
 
 

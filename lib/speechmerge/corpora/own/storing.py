@@ -1,6 +1,5 @@
 """Rows decoded once: each kept as FLAC or with the reason why it cannot be used, until a file or the code changes."""
 
-import functools
 import hashlib
 import itertools
 import json
@@ -20,11 +19,11 @@ from ...audio import SAMPLE_RATE, decode, encode_flac
 from ...errors import CorpusError
 from ...files import atomic_folder, digest
 from ...packages import cache_folder
-from ..building import ROW_GROUP, hashes
-from . import hub
+from ..building import ROW_GROUP
 from .judging import audio_problem, text_problem
 from .layouts import listed
 from .rows import Row
+from .states import below, place, stamp, state
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +70,12 @@ def stored(where: str) -> Store:
         CorpusError: there is no speech of a known layout, or most of its rows cannot be read.
         SourceError: the hub does not answer.
     """
-    folder = cache_folder() / "own" / digest(_place(where))[:24]
+    folder = cache_folder() / "own" / digest(place(where))[:24]
     about = folder / "about.json"
     if about.is_file():
         try:
             known = json.loads(about.read_text(encoding="utf-8"))
-            if known["stamp"] == _stamp(_below(where), map(_state, known["files"])):
+            if known["stamp"] == stamp(below(where), map(state, known["files"])):
                 return _opened(folder)
             log.info("%s has changed; it is read again", where)
         except (OSError, pa.ArrowException, TypeError, KeyError, ValueError) as error:
@@ -93,9 +92,9 @@ def _opened(folder: Path) -> Store:
 
 def _fill(folder: Path, where: str) -> None:
     """Decode all rows of a source into a folder of the cache, under the state its files had before."""
-    before = _below(where)
+    before = below(where)
     layout, listing = listed(where)
-    files, counted = {str(file): _state(str(file)) for file in listing.files}, _Counted(where)
+    files, counted = {str(file): state(str(file)) for file in listing.files}, _Counted(where)
     with atomic_folder(folder, overwrite=True) as temporary:
         with pq.ParquetWriter(temporary / "rows.parquet", COLUMNS, compression="none", use_dictionary=False) as file:
             total = len(listing.rows) if isinstance(listing.rows, list) else None
@@ -105,8 +104,7 @@ def _fill(folder: Path, where: str) -> None:
                     some = [row.__dict__ for row in part[start : start + ROW_GROUP]]
                     file.write_table(pa.Table.from_pylist(some, schema=COLUMNS))
         counted.check()
-        stamp = _stamp(before, files.values())
-        known = {"stamp": stamp, "layout": layout, "notes": listing.notes, "files": list(files)}
+        known = {"stamp": stamp(before, files.values()), "layout": layout, "notes": listing.notes, "files": list(files)}
         (temporary / "about.json").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
@@ -139,12 +137,12 @@ def _noting(rows: Iterable[Row], files: dict[str, tuple], where: str) -> Iterato
     Raises:
         CorpusError: the rows end in a damaged part of a file.
     """
-    root = _place(where) + os.sep
+    root = place(where) + os.sep
     try:
         for row in rows:
             path = str(row.audio) if isinstance(row.audio, Path) else root
             if not path.startswith(root) and path not in files:
-                files[path] = _state(path)
+                files[path] = state(path)
             yield row
     except (OSError, pa.ArrowException) as error:
         raise CorpusError(
@@ -173,7 +171,8 @@ def _keep(row: Row) -> Kept:
             if row.seconds and len(samples) < (row.seconds - OVER) * SAMPLE_RATE:
                 reason = f"ends after its recording: {row.start:.2f} s and {row.seconds:.2f} s more"
         except (CorpusError, OSError) as error:
-            reason = f"unreadable audio: {error}"
+            told = str(error).removeprefix(f"{row.audio}: ").replace(f": '{row.audio}'", "")
+            reason = f"unreadable audio: {told}"
     return Kept(
         id=row.id,
         name=row.name,
@@ -187,50 +186,3 @@ def _keep(row: Row) -> Kept:
         reason=reason,
         flac=None if reason else encode_flac(samples),
     )
-
-
-def _place(where: str) -> str:
-    return where if where.startswith(hub.PREFIX) else str(Path(where).expanduser().resolve())
-
-
-@functools.cache
-def _code() -> list[str]:
-    """Return hashes of the code that decides what is kept of a row."""
-    corpora = Path(__file__).parents[1]
-    return hashes((Path(__file__), corpora / "base.py", corpora / "building.py"))
-
-
-def _stamp(below: Iterable[tuple], besides: Iterable[tuple]) -> str:
-    """Hash the code, and the states of the files below a place and of those besides."""
-    return digest([_code(), sorted(below), list(besides)])
-
-
-def _below(where: str) -> list[tuple]:
-    """Return the states of all files below a folder, or of one file; hidden ones are passed over."""
-    place = _place(where)
-    if not os.path.isdir(place):
-        return [_state(place)]
-    found, waiting, seen = [], [place], set()
-    while waiting:
-        folder = waiting.pop()
-        if os.path.realpath(folder) in seen:  # links may lead in a circle
-            continue
-        seen.add(os.path.realpath(folder))
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    waiting.append(entry.path)
-                else:
-                    found.append(_state(entry.path))
-    return found
-
-
-def _state(path: str) -> tuple:
-    """Return a file's name, size and time of change; of what is not there, the name."""
-    try:
-        state = os.stat(path)
-    except OSError:
-        return path, -1, -1
-    return path, state.st_size, state.st_mtime_ns
