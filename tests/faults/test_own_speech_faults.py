@@ -213,6 +213,16 @@ def test_a_file_that_is_no_speech_is_refused(tmp_path, name):
         corpora.load(str(tmp_path / file), "es")
 
 
+def test_parquet_that_is_damaged_inside(tmp_path):
+    where = own_speech.parquet(tmp_path / "speech", recordings())
+    path = where / "train-00000-of-00001.parquet"
+    data = bytearray(path.read_bytes())
+    data[4:400] = bytes(396)
+    path.write_bytes(data)
+    with pytest.raises(CorpusError, match=r"speech: its rows cannot be read to the end .* download it again"):
+        own.read(where, "es")
+
+
 def test_folders_that_are_no_speech_are_refused(tmp_path):
     with pytest.raises(CorpusError, match=r"found nothing; expected one of: saved data set, audio folder"):
         own.read(tmp_path, "es")

@@ -80,6 +80,18 @@ def test_ids_of_the_source_are_taken_unless_they_are_those_of_sentences(tmp_path
     assert any("ids are not unique" in note for note in found.notes)
 
 
+def test_labels_of_a_saved_data_set_are_read_by_their_names(tmp_path):
+    from datasets import ClassLabel
+
+    parts = own_speech.data_sets(recordings())
+    for name, part in parts.items():
+        numbers = [number % 2 for number in range(len(part))]
+        parts[name] = part.add_column("language", numbers).cast_column("language", ClassLabel(names=["es", "fr"]))
+    parts.save_to_disk(str(tmp_path / "speech"))
+    found = own.read(tmp_path / "speech", None)
+    assert {clip.language for clip in found.clips} == {"es", "fr"}
+
+
 def test_common_voice_without_splits_is_what_was_validated(tmp_path):
     where = own_speech.common_voice(tmp_path / "cv", recordings())
     tables = [where / f"{split}.tsv" for split in corpora.SPLITS]

@@ -130,6 +130,12 @@ def test_audio_beside_the_place_that_is_named_is_watched_too(tmp_path):
     assert 2.5 in {clip.seconds for clip in own.read(table, "es").clips}
 
 
+def test_links_that_lead_in_a_circle_are_followed_once(tmp_path):
+    where = own_speech.audiofolder(tmp_path / "speech", recordings())
+    (where / "self").symlink_to(where)
+    assert len(own.read(where, "es").clips) == len(recordings())
+
+
 def test_a_damaged_cache_is_read_anew(tmp_path):
     where = own_speech.audiofolder(tmp_path / "speech", recordings())
     first = own.read(where, "es")

@@ -8,7 +8,7 @@ PREFIX = "hub:"
 
 
 def rows(where: str) -> Listing:
-    """Download (once) and read a data set.
+    """Download and read a data set; what was read is kept until the client's own files of it are gone.
 
     Raises:
         SourceError: the name is none, the hub does not answer, or the data set cannot be read.

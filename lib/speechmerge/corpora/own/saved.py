@@ -29,7 +29,8 @@ def rows(path: Path) -> Listing:
     try:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # of its own, of pyarrow's and of the system's kinds
-        raise CorpusError(f"{path}: not readable as a saved data set ({error}); save it again.") from error
+        told = " ".join(str(error).split())
+        raise CorpusError(f"{path}: not readable as a saved data set ({told}); save it again.") from error
     return listing(loaded, path, path)
 
 

@@ -145,8 +145,9 @@ def _noting(rows: Iterable[Row], files: dict[str, tuple], where: str) -> Iterato
                 files[path] = state(path)
             yield row
     except (OSError, pa.ArrowException) as error:
+        told = " ".join(str(error).split())
         raise CorpusError(
-            f"{where}: its rows cannot be read to the end ({error}); write or download it again."
+            f"{where}: its rows cannot be read to the end ({told}); write or download it again."
         ) from error
 
 
@@ -171,7 +172,7 @@ def _keep(row: Row) -> Kept:
             if row.seconds and len(samples) < (row.seconds - OVER) * SAMPLE_RATE:
                 reason = f"ends after its recording: {row.start:.2f} s and {row.seconds:.2f} s more"
         except (CorpusError, OSError) as error:
-            told = str(error).removeprefix(f"{row.audio}: ").replace(f": '{row.audio}'", "")
+            told = " ".join(str(error).split()).removeprefix(f"{row.audio}: ").replace(f": '{row.audio}'", "")
             reason = f"unreadable audio: {told}"
     return Kept(
         id=row.id,
