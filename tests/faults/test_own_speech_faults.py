@@ -51,6 +51,9 @@ LEFT_OUT = {
     "missing": ("a.wav", "hola", None, "audio file is missing: a.wav"),
     "outside": ("../a.wav", "hola", None, "path leaves the folder: ../a.wav"),
     "absolute": ("/nowhere/a.wav", "hola", None, "audio file is missing: /nowhere/a.wav"),
+    "home of nobody": ("~no-such-user/a.wav", "hola", None, "audio file is missing: ~no-such-user/a.wav"),
+    "a text for a path": ("hola " * 80, "hola", None, "audio file is missing: hola hola"),
+    "a point": (".", "hola", None, "audio file is missing: "),
     "no path": ("", "hola", None, "no audio named"),
     "empty file": ("a.wav", "hola", b"", "unreadable audio: "),
     "cut header": ("a.wav", "hola", b"RIFF\x00\x00", "unreadable audio: "),
@@ -143,6 +146,17 @@ def test_a_comma_that_is_not_quoted_is_seen(folder):
     path.write_text(path.read_text() + "a.flac,hola, mundo,,train\n")
     [dropped] = own.read(folder, "es").dropped
     assert dropped.reason == "line has 5 cells, expected 4: line 16 of metadata.csv"
+
+
+def test_a_lone_quotation_mark_swallows_no_row(folder):
+    path = folder / "metadata.csv"
+    sound_text = path.read_text()
+    path.write_text(sound_text + 'a.flac,"hola,,train\nb.flac,mundo,,train\n')
+    with pytest.raises(CorpusError, match=r"metadata\.csv, line 1\d: not readable as CSV .*put quotation marks round"):
+        own.read(folder, "es")
+    path.write_text(sound_text + 'a.flac,"hola,,train\nb.flac,mundo",,train\n')
+    [dropped] = own.read(folder, "es").dropped
+    assert dropped.reason == "line has a cell that goes on in the next: line 17 of metadata.csv"
 
 
 def test_segments_outside_their_recording(tmp_path):
@@ -310,7 +324,7 @@ def test_a_language_that_is_none(folder, language):
 )
 def test_unclear_sources_are_refused_with_an_example(text):
     with pytest.raises(
-        TrainingError, match=r"is not corpus:language\[:asr\|st\], for example asterisk:es:asr; .*\./clips:es"
+        TrainingError, match=r"is not corpus:language\[:asr\|st\], for example asterisk:es:asr. .*\./clips:es"
     ):
         Source.parse(text)
 

@@ -66,6 +66,16 @@ def test_texts_and_ids_that_look_like_numbers_stay_as_they_are(tmp_path):
     assert any(clip.id.endswith("007") for clip in clips)
 
 
+def test_a_sign_that_parts_lines_elsewhere_stays_in_its_text(tmp_path):
+    rows = [{"path": write(tmp_path / f"{n}.flac", sound(300 + 50 * n)), "text": f"uno\u2028dos {n}"} for n in range(3)]
+    for where in (
+        own_speech.table(tmp_path / "a.csv", rows),
+        own_speech.table(tmp_path / "b.tsv", rows, "\t"),
+        own_speech.lines(tmp_path / "c.jsonl", [row | {"path": str(row["path"])} for row in rows]),
+    ):
+        assert [clip.text for clip in own.read(where, "es").clips] == ["uno dos 0", "uno dos 1", "uno dos 2"]
+
+
 def test_ids_of_the_source_are_taken_unless_they_are_those_of_sentences(tmp_path):
     some = many([f"Frase {number}" for number in range(30)])
     rows = [

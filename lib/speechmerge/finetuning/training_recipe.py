@@ -52,7 +52,7 @@ class Source:
         where, *last = text.rsplit(":", 2 if tasked else 1)
         if len(last) != 1 + tasked or not re.fullmatch(r"[a-z]{2,3}", last[0]) or not _is_place(where):
             raise TrainingError(
-                f"{text!r} is not corpus:language[:asr|st], for example asterisk:es:asr; speech of your own is named "
+                f"{text!r} is not corpus:language[:asr|st], for example asterisk:es:asr. Speech of your own is named "
                 "by its path or hub id, as in ./clips:es or hub:OWNER/NAME:es."
             )
         return cls(where, *last)

@@ -3,8 +3,8 @@
 :func:`read` tells what is there and what is left out, with the reason of each; ``corpora.load`` gives the clips.
 """
 
+import os
 import re
-from pathlib import Path
 
 from ...errors import CorpusError
 from .hub import PREFIX
@@ -15,7 +15,7 @@ __all__ = ["PREFIX", "Dropped", "Found", "is_own", "name_of", "parse", "read"]
 
 def is_own(where: str) -> bool:
     """Tell whether this names a data set of the hub, or a file or folder that exists."""
-    return where.startswith(PREFIX) or (bool(where.strip()) and Path(where).expanduser().exists())
+    return where.startswith(PREFIX) or (bool(where.strip()) and os.path.exists(os.path.expanduser(where)))
 
 
 def parse(text: str) -> tuple[str, str | None]:

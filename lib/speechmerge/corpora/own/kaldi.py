@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ...errors import CorpusError
 from .rows import Layout, Listing, Row, below, sound, split_above
-from .table import text_of
+from .table import lines_of, text_of
 
 
 def found(path: Path) -> bool:
@@ -69,7 +69,7 @@ def _pairs(path: Path) -> list[tuple[str, str]]:
     """Return the first word of each line and what follows it; nothing if there is no such file."""
     if not path.is_file():
         return []
-    parts = (line.split(maxsplit=1) for line in text_of(path).splitlines() if line.strip())
+    parts = (line.split(maxsplit=1) for line in lines_of(text_of(path)) if line.strip())
     return [(words[0], words[1].strip() if len(words) > 1 else "") for words in parts]
 
 

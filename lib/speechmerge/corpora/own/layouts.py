@@ -1,5 +1,6 @@
 """All layouts of speech of one's own, in the order in which they are tried."""
 
+import os
 from pathlib import Path
 
 from ...errors import CorpusError
@@ -19,8 +20,8 @@ def listed(where: str) -> tuple[str, Listing]:
     """
     if where.startswith(hub.PREFIX):
         return "data set of the hub", hub.rows(where)
-    path = Path(where).expanduser().absolute()
-    if not path.exists():
+    path = Path(os.path.expanduser(where)).absolute()
+    if not os.path.exists(path):
         raise CorpusError(f"{where}: there is no such file or folder; expected speech with its transcripts.")
     for module in MODULES:
         if module.LAYOUT.found(path):

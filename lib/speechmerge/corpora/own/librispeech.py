@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .rows import SOUNDS, Layout, Listing, Row, below, split_above
-from .table import text_of
+from .table import lines_of, text_of
 
 
 def found(path: Path) -> bool:
@@ -16,7 +16,7 @@ def rows(path: Path) -> Listing:
     listed, untold = [], []
     for file in below(path, "*.trans.txt"):
         sounds = {one.stem: one for one in sorted(file.parent.iterdir()) if one.suffix.lower() in SOUNDS}
-        for line in filter(None, map(str.strip, text_of(file).splitlines())):
+        for line in filter(None, map(str.strip, lines_of(text_of(file)))):
             name, _, text = line.partition(" ")
             audio = sounds.pop(name, None)
             problem = None if audio else f"audio file is missing: {file.parent.relative_to(path)}/{name}.flac"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...errors import CorpusError
 from .rows import Layout, Listing, Row, columns, row, split_above, split_of, told
-from .table import text_of
+from .table import lines_of, text_of
 
 SUFFIXES = (".jsonl", ".json", ".ndjson")
 
@@ -38,7 +38,7 @@ def lines(path: Path, root: Path, notes: list[str], split: str | None = None) ->
     if text.lstrip().startswith("["):
         records = [_object(one, f"{path}, entry {n}") for n, one in enumerate(_parsed(text, path), 1)]
     else:
-        numbered = [(f"{path}, line {n}", line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        numbered = [(f"{path}, line {n}", line) for n, line in enumerate(lines_of(text), 1) if line.strip()]
         records = [_object(_parsed(line, where), where) for where, line in numbered]
     if not records:
         raise CorpusError(f"{path}: holds no lines; expected one JSON object for each clip.")
@@ -49,7 +49,8 @@ def lines(path: Path, root: Path, notes: list[str], split: str | None = None) ->
     for record in records:
         one = row(record, known, path.parent)
         above = split_above(one.audio, root) if isinstance(one.audio, Path) else None
-        listed.append(replace(one, split=one.split or above or split))
+        name = one.name or f"{path.stem}-{len(listed) + 1}"
+        listed.append(replace(one, split=one.split or above or split, name=name))
     return listed
 
 

@@ -1,6 +1,7 @@
 """A parquet file, or a folder of them as on the Hugging Face hub: ``audio: {bytes, path}`` and a column of text."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from .. import parquet
@@ -24,8 +25,9 @@ def rows(path: Path) -> Listing:
 def _rows(found: dict[Path, dict[str, str]], root: Path) -> Iterator[Row]:
     for file, known in found.items():
         split = split_of(file.stem) or split_above(file, root)
-        for _, record in parquet.rows([file], known, None):
-            yield row(record, {field: field for field in known}, file.parent, split=split)
+        for number, record in parquet.rows([file], known, None):
+            one = row(record, {field: field for field in known}, file.parent, split=split)
+            yield one if one.audio else replace(one, name=one.name or f"{file.stem}-{number}")
 
 
 LAYOUT = Layout("parquet", found, rows)

@@ -10,6 +10,7 @@ from ...errors import CorpusError
 from .. import nearness
 from ..base import SPLITS, Clip, assign_split, transcript_key
 from . import hub, languages
+from .states import place
 from .storing import Kept, stored
 
 LICENCE = "unknown"
@@ -59,7 +60,7 @@ def name_of(where: str) -> str:
     """Return what ``Clip.source`` says: the last two parts of a path, or the id on the hub."""
     if where.startswith(hub.PREFIX):
         return where.removeprefix(hub.PREFIX)
-    return "/".join(Path(where).expanduser().absolute().resolve().parts[-2:]).lstrip("/")
+    return "/".join(Path(place(where)).parts[-2:]).lstrip("/")
 
 
 def read(where: str | Path, language: str | None, *, kept_apart: str = "equal", licence: str = LICENCE) -> Found:

@@ -149,7 +149,8 @@ def row(record: Mapping[str, object], found: Mapping[str, str], folder: Path | N
     odd = [f"{field} is no text: {value}" for field, value in values.items() if isinstance(value, list | dict | bytes)]
     text = {field: " ".join(str(value).split()) for field, value in values.items() if value is not None}
     start, seconds, wrong = _cut(text.pop("start", ""), text.pop("seconds", ""))
-    split = SPLIT_NAMES.get(text.pop("split", "").lower(), known.pop("split", None))
+    place = known.pop("split", None)
+    split = split_of(text.pop("split", "")) or place
     if start is not None:
         name += f"@{start:.2f}"
     fields = known | {field: value for field, value in text.items() if value}
@@ -178,15 +179,20 @@ def sound(value: object, folder: Path | None) -> tuple[Path | bytes | None, str,
     data = value.get("bytes") if isinstance(value, Mapping) else value if isinstance(value, bytes) else None
     path = value.get("path") if isinstance(value, Mapping) else value if isinstance(value, str | Path) else None
     if data:
-        return data, Path(path).with_suffix("").as_posix().lstrip("/") if path else "", None
+        return data, _label(Path(path)) if path else "", None
     if not path or not str(path).strip():
         return None, "", "no audio named"
-    path = Path(str(path).strip()).expanduser()
+    path = Path(os.path.expanduser(str(path).strip()))
     full = path if path.is_absolute() or folder is None else Path(os.path.normpath(folder / path))
     name = full.relative_to(folder) if folder and full.is_relative_to(folder) else path
-    label = name.with_suffix("").as_posix().lstrip("/") if name.suffix.lower() in SOUNDS else name.as_posix()
+    label = _label(name)
     if not path.is_absolute() and (folder is None or not full.is_relative_to(folder)):
         return None, label, f"path leaves the folder: {path}"
-    if not full.is_file():
+    if not os.path.isfile(full):
         return None, label, f"audio file is missing: {name}"
     return full, label, None
+
+
+def _label(path: Path) -> str:
+    """Return what a clip is called after its file: the path without the ending of a sound."""
+    return (path.with_suffix("") if path.suffix.lower() in SOUNDS else path).as_posix().lstrip("/")

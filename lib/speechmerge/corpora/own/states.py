@@ -12,7 +12,7 @@ from . import hub
 
 def place(where: str) -> str:
     """Return the one name of a place: its full path, or its id on the hub."""
-    return where if where.startswith(hub.PREFIX) else str(Path(where).expanduser().resolve())
+    return where if where.startswith(hub.PREFIX) else os.path.realpath(os.path.expanduser(where))
 
 
 @functools.cache

@@ -4,6 +4,7 @@ Tables are read by Python's own reader: readers that guess the type of a column 
 """
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -56,10 +57,12 @@ def table(path: Path, root: Path, notes: list[str], split: str | None = None, qu
             one = row(record, known, path.parent / "clips")
         above = split_above(one.audio, root) if isinstance(one.audio, Path) else None
         one = replace(one, split=one.split or above or split)
+        problem, here = one.problem, f"line {number} of {path.name}"
         if len(cells) != len(names):
-            problem = f"line has {len(cells)} cells, expected {len(names)}: line {number} of {path.name}"
-            one = replace(one, problem=problem, name=one.name or f"{path.stem}-{number}")
-        listed.append(one)
+            problem = f"line has {len(cells)} cells, expected {len(names)}: {here}"
+        elif any("\n" in cell.strip() for cell in cells):
+            problem = f"line has a cell that goes on in the next: {here}"  # as after a lone quotation mark
+        listed.append(replace(one, problem=problem, name=one.name or f"{path.stem}-{number}"))
     return listed
 
 
@@ -69,16 +72,17 @@ def delimited(path: Path, *, quoted: bool) -> tuple[list[str], Iterator[tuple[in
     Raises:
         CorpusError: it is empty, no UTF-8, or no table.
     """
-    lines = text_of(path).splitlines(keepends=True)
-    if not lines:
+    text = text_of(path)
+    lines = lines_of(text)
+    if not text.strip():
         raise CorpusError(f"{path}: the table is empty; expected a first line that names the columns, as path,text.")
     mark = max(",\t;|", key=lambda c: (_known(lines[0], c), c == ("\t" if path.suffix.lower() == ".tsv" else ",")))
     csv.field_size_limit(MOST_CHARACTERS)
     if mark == "\t":
-        cells = ([_unquoted(cell) if quoted else cell for cell in line.rstrip("\r\n").split(mark)] for line in lines)
+        cells = ([_unquoted(cell) if quoted else cell for cell in line.split(mark)] for line in lines)
         numbered = enumerate(cells, 1)
     else:
-        reader = csv.reader(lines, delimiter=mark)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
         numbered = ((reader.line_num, cells) for cells in _read(reader, path))
     _, names = next(numbered)
     return names, ((number, cells) for number, cells in numbered if any(cell.strip() for cell in cells))
@@ -94,6 +98,11 @@ def text_of(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path}: not UTF-8 ({error}); save it as UTF-8.") from error
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text, which other signs than a line's end do not part (``str.splitlines`` knows ten)."""
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
 def _known(line: str, mark: str) -> int:
@@ -112,7 +121,10 @@ def _read(reader: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
     try:
         yield from reader
     except csv.Error as error:
-        raise CorpusError(f"{path}: not readable as a table ({error}); save it as CSV in UTF-8 again.") from error
+        raise CorpusError(
+            f"{path}, line {reader.line_num}: not readable as CSV ({error}); put quotation marks round cells that hold "
+            "some, each of them doubled, as programs that write CSV do."
+        ) from error
 
 
 LAYOUT = Layout("table of paths and texts", found, rows)
