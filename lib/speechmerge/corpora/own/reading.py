@@ -183,9 +183,9 @@ def _split(clips: list[Clip], dropped: list[Dropped], kept_apart: str) -> tuple[
     Returns:
         The clips, whether the source names the splits, and what to tell of them.
     """
-    named = {clip.split for clip in clips} - {""}
-    drawn, notes = _drawn(clips, near=kept_apart == "near"), []
+    named, near, notes = {clip.split for clip in clips} - {""}, kept_apart == "near", []
     if named <= {"train"}:
+        drawn = _drawn(clips, near=near)
         if named:
             notes.append("the source names train alone, so dev and test are drawn from it by their texts")
         return [replace(clip, split=drawn[clip.id, clip.language]) for clip in clips], False, notes
@@ -194,7 +194,8 @@ def _split(clips: list[Clip], dropped: list[Dropped], kept_apart: str) -> tuple[
         notes.append(f"{loose} clips name no split, so they are of train")
     clips = [replace(clip, split=clip.split or "train") for clip in clips]
     lacking = [split for split in SPLITS[1:] if split not in named]
-    if "train" in named and lacking:
+    if lacking and any(clip.split == "train" for clip in clips):
+        drawn = _drawn(clips, near=near)
         notes.append(f"the source names no {lacking[0]}, so it is drawn from train by the texts")
         clips = [
             replace(clip, split=there)
@@ -202,7 +203,7 @@ def _split(clips: list[Clip], dropped: list[Dropped], kept_apart: str) -> tuple[
             else clip
             for clip in clips
         ]
-    return _held_out_once(clips, dropped, near=kept_apart == "near"), True, notes
+    return _held_out_once(clips, dropped, near=near), True, notes
 
 
 def _drawn(clips: list[Clip], *, near: bool) -> dict[tuple[str, str], str]:
