@@ -13,6 +13,7 @@ from own_speech import LAYOUTS, Recording, recordings, sound, write
 from speechmerge import corpora
 from speechmerge.corpora import own, tones
 from speechmerge.corpora.own import storing
+from speechmerge.errors import CorpusError
 from speechmerge.finetuning.training import Recipe, Source, train
 from speechmerge.finetuning.training_recipe import load
 from speechmerge.packages import cache_folder
@@ -150,6 +151,10 @@ def test_a_name_of_the_registry_goes_before_a_path(tmp_path, monkeypatch):
     own_speech.audiofolder(tmp_path / "tones", recordings())
     assert {clip.source for clip in corpora.load("tones", "es")} == {"tones"}
     assert {clip.source for clip in corpora.load("./tones", "es")} == {f"{tmp_path.name}/tones"}
+    assert corpora.load(tmp_path / "tones", "es") == corpora.load("./tones", "es")
+    own_speech.audiofolder(tmp_path / "tones/mine", recordings())
+    with pytest.raises(CorpusError, match=r"has no domain 'mine'\. .* The folder of that name is \./tones/mine\."):
+        corpora.load("tones/mine", "es")
 
 
 def test_a_training_reads_own_speech_beside_a_corpus(tmp_path):

@@ -1,5 +1,7 @@
 """Speech corpora under one schema: ``load("asterisk", "es")`` fetches, joins, filters, splits and caches."""
 
+from pathlib import Path
+
 from ..errors import CorpusError, nearest
 from . import asterisk, camoes, covost2, festvox_ru, fillets, fleurs, nearness, open_asr, own, stamps, tones, uqm
 from .base import SPLITS, Clip, Corpus, Item, assign_split, check, fingerprint, transcript_key
@@ -50,7 +52,7 @@ def find(corpus: str, language: str | None = None) -> Corpus:
 
 
 def load(
-    corpus: str,
+    corpus: str | Path,
     language: str,
     split: str | None = None,
     *,
@@ -78,6 +80,7 @@ def load(
         raise CorpusError(f"There is no split {split!r}.{nearest(split, SPLITS)}")
     if kept_apart not in KEPT_APART:
         raise CorpusError(f"There are no splits {kept_apart!r}.{nearest(kept_apart, KEPT_APART)}")
+    corpus = str(corpus)
     if not is_registered(corpus):
         return [clip for clip in _own(corpus, language, domain, kept_apart) if split in (None, clip.split)]
     declared = find(corpus, language)
@@ -85,7 +88,8 @@ def load(
     if domain is not None:
         known = domains(declared, language, accept_noncommercial=accept_noncommercial)
         if domain not in known:
-            raise CorpusError(f"Corpus {declared.name!r} has no domain {domain!r}.{nearest(domain, known)}")
+            path = f" The folder of that name is ./{corpus}." if own.is_own(corpus) else ""
+            raise CorpusError(f"Corpus {declared.name!r} has no domain {domain!r}.{nearest(domain, known)}{path}")
     clips = read(declared, language, domain=domain, accept_noncommercial=accept_noncommercial)
     if kept_apart == "near" and declared.packages(language):
         clips = nearness.applied(clips)
@@ -94,7 +98,7 @@ def load(
 
 def is_registered(corpus: str) -> bool:
     """Tell whether this names a corpus of the registry (or ``CORPUS/DOMAIN``), not speech of one's own."""
-    return str(corpus).partition("/")[0] in registry()
+    return corpus.partition("/")[0] in registry()
 
 
 def _own(where: str, language: str, domain: str | None, kept_apart: str) -> list[Clip]:
