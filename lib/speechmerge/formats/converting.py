@@ -56,7 +56,8 @@ def convert(
         output: the folder (``hf``, ``ctranslate2``) or file (``ggml``, ``openai``) to write.
         to: one of :data:`WRITES`.
         dtype: number format of the result; by default the source's own, or float32 where ``to`` has not got it.
-        base, tokenizer: see :func:`speechmerge.formats.reading.open_model`.
+        base: name or folder of an adapter's base; by default the one its configuration names.
+        tokenizer: a folder whose tokenizer is the model's, where it has none itself.
         overwrite: whether ``output`` may be replaced.
 
     Raises:

@@ -6,7 +6,9 @@ tensor. Byte for byte, both write the same ``model.bin`` (specification 3 of ``W
 
 import hashlib
 import json
+import shutil
 import struct
+import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,7 +45,7 @@ Parts = tuple[tuple[str, int], ...]  # names of tensors joined to one array, and
 
 
 def write(folder: Path, model: Model, dtype: str) -> None:
-    """Write ``model.bin``, its configuration and vocabulary, and the tokenizer and feature settings faster-whisper reads.
+    """Write ``model.bin``, its configuration and vocabulary, and what faster-whisper reads: tokenizer, features.
 
     Args:
         folder: an empty one.
@@ -54,14 +56,12 @@ def write(folder: Path, model: Model, dtype: str) -> None:
     _write_weights(folder / "model.bin", model, dtype)
     about, rows = model.about, model.about.config["vocab_size"]
     _write_json(folder / "config.json", _config(model))
-    _write_json(folder / "vocabulary.json", vocabulary.texts(about.tokenizer, rows), indent=2)
-    companions.write(folder / "beside", about, "float32", model.checkpoint.folder)
-    for name in BESIDE:
-        if (folder / "beside" / name).is_file():
-            (folder / "beside" / name).rename(folder / name)
-    for file in (folder / "beside").iterdir():
-        file.unlink()
-    (folder / "beside").rmdir()
+    _write_json(folder / "vocabulary.json", vocabulary.texts(about.tokenizer, rows))
+    with tempfile.TemporaryDirectory() as place:
+        companions.write(Path(place), about, "float32", model.checkpoint.folder)
+        for name in BESIDE:
+            if (Path(place) / name).is_file():
+                shutil.copyfile(Path(place) / name, folder / name)
 
 
 def _config(model: Model) -> dict[str, Any]:
@@ -76,8 +76,8 @@ def _config(model: Model) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, content: Any, indent: int = 2) -> None:
-    path.write_text(json.dumps(content, indent=indent, sort_keys=True) + "\n", encoding="utf-8")
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _write_weights(path: Path, model: Model, dtype: str) -> None:
@@ -159,7 +159,7 @@ def _stored(name: str, values: Tensor, model: Model, dtype: str) -> dict[str, Te
         flat = values.float().view(len(values), -1)
         largest = flat.abs().amax(1)
         largest = torch.where(largest == 0, 127.0, largest).clamp(min=EPSILON)
-        scale = 127.0 / largest
+        scale = torch.full_like(largest, 127.0) / largest  # a number before the stroke is multiplied by the reciprocal
         return {"": (flat * scale[:, None]).round_().to(torch.int8).view(values.shape), SCALE: scale}
     kind = {"int8": torch.float32, "int8_float16": torch.float16}.get(dtype) or getattr(torch, dtype)
     return {"": model.narrowed(name, values, kind)}

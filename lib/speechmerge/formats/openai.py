@@ -24,7 +24,7 @@ from . import vocabulary
 from .model import TABLE, Model, check_widths
 
 PROGRAM = "openai/whisper"
-DIMS = {  # of openai/whisper, and what Hugging Face calls them; states stand for width and a quarter of the inner layers
+DIMS = {  # sizes in the words of openai/whisper and of Hugging Face
     "n_mels": "num_mel_bins",
     "n_audio_ctx": "max_source_positions",
     "n_audio_state": "d_model",

@@ -172,8 +172,8 @@ def _companions(path: Path, kind: str, found: Foreign, tokenizer: Path | None) -
     if kind == "openai":
         if rows <= alignment.ENGLISH_ONLY:
             raise CheckpointError(
-                f"{path} holds no tokenizer, and that of a model with {rows} tokens is not known here; give --tokenizer, "
-                "a folder with the tokenizer of this model."
+                f"{path} holds no tokenizer, and that of a model with {rows} tokens is not known here; give "
+                "--tokenizer, a folder with the tokenizer of this model."
             )
         donor = companions.read(models.base_model(DONOR))
         tokens, normalizer = vocabulary.stored(donor.tokenizer), donor.normalizer

@@ -4,6 +4,7 @@ A byte-pair tokenizer joins the pair that makes the token with the lowest id fir
 alone; and Whisper's special tokens stand behind it in an order that openai/whisper and whisper.cpp count on.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,8 +51,8 @@ def stored(tokenizer: WhisperTokenizer) -> list[bytes]:
         return [bytes(BYTES[letter] for letter in text) for text in found]
     except KeyError as error:
         raise CheckpointError(
-            f"The tokenizer has a token with the letter {error.args[0]!r}, which stands for no byte; it is no Whisper's. "
-            "Give the tokenizer of the model."
+            f"The tokenizer has a token with the letter {error.args[0]!r}, which stands for no byte; it is no "
+            "Whisper's. Give the tokenizer of the model."
         ) from error
 
 
@@ -124,7 +125,7 @@ def _parts(token: bytes, rank: int, ranks: Mapping[bytes, int]) -> list[bytes]:
     """Join the bytes of a token by the merges of lower rank alone."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        pairs = [(ranks.get(a + b, rank), i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))]
+        pairs = [(ranks.get(a + b, rank), i) for i, (a, b) in enumerate(itertools.pairwise(parts))]
         lowest, at = min(pairs)
         if lowest >= rank:
             break
