@@ -4,7 +4,10 @@ They are constants of openai/whisper (``whisper/__init__.py``, ``_ALIGNMENT_HEAD
 models' generation settings on the Hugging Face hub say the same. A fine-tune or merge keeps those of its base.
 """
 
-from collections.abc import Mapping
+import base64
+import gzip
+import zlib
+from collections.abc import Mapping, Sequence
 
 HEADS = {  # "layer.head" of the decoder
     "tiny.en": "1.0 2.0 2.5 3.0 3.1 3.2 3.3 3.4",
@@ -39,6 +42,24 @@ def published(sizes: Mapping[str, int]) -> tuple[str, list[list[int]]] | None:
     if name not in HEADS:
         return None
     return name, [[int(number) for number in pair.split(".")] for pair in HEADS[name].split()]
+
+
+def packed(heads: Sequence[Sequence[int]], sizes: Mapping[str, int]) -> str:
+    """Return ``[layer, head]`` pairs as openai/whisper's ``set_alignment_heads`` takes them, base 85 of a mask."""
+    mask = bytearray(sizes["decoder_layers"] * sizes["decoder_attention_heads"])
+    for layer, head in heads:
+        mask[layer * sizes["decoder_attention_heads"] + head] = 1
+    return base64.b85encode(gzip.compress(bytes(mask), mtime=0)).decode()
+
+
+def unpacked(text: str, sizes: Mapping[str, int]) -> list[list[int]]:
+    """Return the pairs of what :func:`packed` gave; none where it is nothing of these sizes."""
+    layers, heads = sizes["decoder_layers"], sizes["decoder_attention_heads"]
+    try:
+        mask = gzip.decompress(base64.b85decode(text))
+    except (ValueError, OSError, EOFError, zlib.error):
+        return []
+    return [list(divmod(i, heads)) for i, used in enumerate(mask) if used] if len(mask) == layers * heads else []
 
 
 def last_half(sizes: Mapping[str, int]) -> list[list[int]]:

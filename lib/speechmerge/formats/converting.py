@@ -12,16 +12,18 @@ from ..files import atomic_file, atomic_folder, check_writable
 from ..merging.output import layout, write_weights
 from ..whisper import companions
 from ..whisper.checkpoints import fingerprint, most_precise
+from ..whisper.number_formats import loses
 from ..whisper.whisper_folder import RECORD
 from . import ctranslate2, ggml, openai
-from .model import DTYPES, Model
+from .model import DTYPES as STORED
+from .model import Model
 from .reading import KINDS, locate, open_model
 
 EXACT = ("float32", "float16", "bfloat16")
 WRITES = {  # the number formats of each
     "hf": EXACT,
     "ctranslate2": (*EXACT, "int8", "int8_float16"),
-    "ggml": ("float32", "float16"),
+    "ggml": ("float16",),  # whisper.cpp 1.8.5 computes with no other filters of the first layers
     "openai": EXACT,
 }
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1.1, "int8_float16": 1.1}  # of a scalar, scales included
@@ -55,7 +57,7 @@ def convert(
         source: a file, a folder or the name of a base model.
         output: the folder (``hf``, ``ctranslate2``) or file (``ggml``, ``openai``) to write.
         to: one of :data:`WRITES`.
-        dtype: number format of the result; by default the source's own, or float32 where ``to`` has not got it.
+        dtype: number format of the result; by default the source's own, or the first of ``to`` where it has not got it.
         base: name or folder of an adapter's base; by default the one its configuration names.
         tokenizer: a folder whose tokenizer is the model's, where it has none itself.
         overwrite: whether ``output`` may be replaced.
@@ -74,6 +76,8 @@ def convert(
         raise SpeechMergeError(f"{output} is what is to be converted, or holds it; choose another output.")
     model = open_model(path, base=base, tokenizer=tokenizer)
     kind = dtype or _own(model, to)
+    rounded = dtype is None and kind in STORED and loses(most_precise([model.checkpoint]), STORED[kind])
+    said = (*model.said, f"numbers are rounded to {kind}, the only format of {to}") if rounded else model.said
     if (model.kind, model.precision) == (to, kind):
         raise SpeechMergeError(
             f"{path} is a {KINDS[to]} in {kind} already, so there is nothing to convert; copy it, or choose another "
@@ -88,7 +92,7 @@ def convert(
         with atomic_file(output) as file:
             write(file)
     files = [file for file in output.rglob("*") if file.is_file()] if output.is_dir() else [output]
-    return Converted(to, kind, sum(file.stat().st_size for file in files), model.said)
+    return Converted(to, kind, sum(file.stat().st_size for file in files), said)
 
 
 def _check_output(output: Path, to: str, overwrite: bool) -> None:
@@ -102,10 +106,10 @@ def _check_output(output: Path, to: str, overwrite: bool) -> None:
 
 
 def _own(model: Model, to: str) -> str:
-    """Return the number format of the source if the target has it, else the one that loses nothing."""
+    """Return the number format of the source if the target has it, else the target's first, mostly float32."""
     own = model.precision if model.precision in WRITES[to] else str(most_precise([model.checkpoint]))
     own = own.removeprefix("torch.")
-    return own if own in WRITES[to] else "float32"
+    return own if own in WRITES[to] else WRITES[to][0]
 
 
 def _writer(model: Model, to: str, dtype: str) -> Callable[[Path], None]:
@@ -116,12 +120,12 @@ def _writer(model: Model, to: str, dtype: str) -> Callable[[Path], None]:
         return partial(ctranslate2.write, model=model, dtype=dtype)
     module = {"ggml": ggml, "openai": openai}[to]
     module.check(model)
-    return partial(module.write, model=model, dtype=DTYPES[dtype])
+    return partial(module.write, model=model, dtype=STORED[dtype])
 
 
 def _write_folder(folder: Path, model: Model, dtype: str) -> None:
     """Write a Hugging Face folder, and note where it came from."""
-    kind, names = DTYPES[dtype], model.checkpoint.shapes
+    kind, names = STORED[dtype], model.checkpoint.shapes
     write_weights(folder, ((name, model.tensor(name, kind)) for name in names), layout(model.checkpoint, kind))
     companions.write(folder, model.about, dtype, model.checkpoint.folder)
     for name in TOLD if model.kind == "hf" else ():

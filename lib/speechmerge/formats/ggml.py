@@ -1,4 +1,8 @@
-"""Writing whisper.cpp's model file: header, mel filters, vocabulary, tensors, with 16- or 32-bit floats."""
+"""Writing whisper.cpp's model file: header, mel filters, vocabulary, tensors.
+
+Matrices and filters are 16-bit floats. The format knows 32 bits too, but whisper.cpp 1.8.5 stops at the first layer of
+such a file, whose filters must be 16-bit floats.
+"""
 
 import struct
 from pathlib import Path

@@ -1,7 +1,9 @@
 """The ``.pt`` files of openai/whisper, read without unpickling anything but tensors and written tensor by tensor.
 
 Such a file is PyTorch's archive of ``{"dims": sizes, "model_state_dict": tensors}``. It is opened with tensors that
-have no memory, which say where their numbers lie.
+have no memory, which say where their numbers lie. The heads for word timestamps are no part of it: openai/whisper knows
+them by the name of its own models. What is written here keeps them in a third entry, which ``load_model`` passes over:
+``model.set_alignment_heads(torch.load(file)["alignment_heads"])``.
 """
 
 import pickle
@@ -20,10 +22,11 @@ from ..errors import CheckpointError
 from ..whisper.conversion import hf_to_openai, openai_to_hf
 from ..whisper.foreign import Foreign, of_entries, precision
 from ..whisper.tensor_files import DTYPES, Entry
-from . import vocabulary
+from . import alignment, vocabulary
 from .model import TABLE, Model, check_widths
 
 PROGRAM = "openai/whisper"
+HEADS = "alignment_heads"
 DIMS = {  # sizes in the words of openai/whisper and of Hugging Face
     "n_mels": "num_mel_bins",
     "n_audio_ctx": "max_source_positions",
@@ -44,18 +47,19 @@ def open_openai(path: Path) -> Foreign:
     Raises:
         CheckpointError: not such a file, one that holds more than numbers and tensors, or a damaged one.
     """
-    dims, tensors = _contents(path)
+    dims, tensors, heads = _contents(path)
     sizes = {DIMS[key]: dims[key] for key in DIMS}
     sizes |= {f"{side}_ffn_dim": 4 * sizes["d_model"] for side in ("encoder", "decoder")}
     entries = {openai_to_hf(name): _entry(path, name, tensor) for name, tensor in tensors.items()}
     if TABLE not in entries:
         raise CheckpointError(f"{path} holds no decoder.token_embedding.weight; expected a model of openai/whisper.")
     model = of_entries(path, entries)
-    return Foreign(sizes, model, precision(model.dtypes))
+    known = alignment.unpacked(heads, sizes) if isinstance(heads, str) else None
+    return Foreign(sizes, model, precision(model.dtypes), alignment_heads=known or None)
 
 
-def _contents(path: Path) -> tuple[dict[str, int], dict[str, Tensor]]:
-    """Return sizes and tensors without memory."""
+def _contents(path: Path) -> tuple[dict[str, int], dict[str, Tensor], Any]:
+    """Return sizes, tensors without memory, and what is said of heads for word timestamps."""
     try:
         with FakeTensorMode():
             found = torch.load(path, weights_only=True, map_location="cpu")
@@ -76,7 +80,7 @@ def _contents(path: Path) -> tuple[dict[str, int], dict[str, Tensor]]:
     odd = [key for key in DIMS if not isinstance(dims.get(key), int)]
     if odd or dims["n_text_state"] != dims["n_audio_state"]:
         raise CheckpointError(f"{path}: dims lack {', '.join(odd) or 'one width for both halves'}; copy it again.")
-    return dims, tensors
+    return dims, tensors, found.get(HEADS)
 
 
 def _entry(path: Path, name: str, tensor: Any) -> Entry:
@@ -112,8 +116,11 @@ def write(path: Path, model: Model, dtype: torch.dtype) -> None:
             for name, shape in model.checkpoint.shapes.items()
         }
     with skip_data(materialize_fake_tensors=True):
-        torch.save({"dims": {key: sizes[name] for key, name in DIMS.items()}, "model_state_dict": room}, path)
-    _, tensors = _contents(path)
+        dims = {key: sizes[name] for key, name in DIMS.items()}
+        heads = model.about.generation.get("alignment_heads")
+        told = {HEADS: alignment.packed(heads, sizes)} if heads else {}
+        torch.save({"dims": dims, "model_state_dict": room} | told, path)
+    _, tensors, _ = _contents(path)
     with zipfile.ZipFile(path) as archive:
         directory, offsets = archive.start_dir, {}
         for about in archive.infolist():
