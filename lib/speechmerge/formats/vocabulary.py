@@ -12,7 +12,7 @@ from transformers import WhisperTokenizer
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from ..errors import CheckpointError
-from ..whisper.generation import END_OF_ENGLISH_ONLY, TASKS, TIMESTAMPS
+from ..whisper.generation import END_OF_ENGLISH_ONLY, FIRST_TIMESTAMP, TASKS, TIMESTAMPS
 
 END_OF_MULTILINGUAL = 50257  # id of <|endoftext|> behind the tokens of many languages
 ENDS = (END_OF_ENGLISH_ONLY, END_OF_MULTILINGUAL)
@@ -34,10 +34,12 @@ BYTES = {letter: byte for byte, letter in LETTERS.items()}
 
 
 def texts(tokenizer: WhisperTokenizer, rows: int) -> list[str]:
-    """Return every token as the tokenizer spells it, by id; timestamps that it leaves out, and padding, follow."""
+    """Return every token as the tokenizer spells it, by id; timestamps that it leaves out follow, then padding."""
     known = {i: text for text, i in tokenizer.get_vocab().items()}
-    first = len(known)
-    return [known.get(i, f"<|{0.02 * (i - first):.2f}|>") for i in range(rows)]
+    absent = 0 if FIRST_TIMESTAMP in known.values() else TIMESTAMPS
+    more = [f"<|{0.02 * i:.2f}|>" for i in range(absent)]
+    more += [f"<|padding{i}|>" for i in range(rows - len(known) - absent)]
+    return [known[i] for i in range(min(rows, len(known)))] + more[: max(0, rows - len(known))]
 
 
 def stored(tokenizer: WhisperTokenizer) -> list[bytes]:
