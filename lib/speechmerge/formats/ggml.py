@@ -25,8 +25,8 @@ def check(model: Model) -> None:
     Raises:
         CheckpointError: a vocabulary or inner layers that it does not expect.
     """
-    check_widths(model, PROGRAM)
     vocabulary.check_order(model.about.tokenizer, str(model.path), PROGRAM)
+    check_widths(model, PROGRAM)
 
 
 def write(path: Path, model: Model, dtype: torch.dtype) -> None:
