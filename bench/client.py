@@ -55,6 +55,7 @@ def openai(model: str, precision: str):
 
     torch.set_num_threads(1)
     loaded = whisper.load_model(model, device="cpu")
+    loaded.set_alignment_heads(torch.load(model, weights_only=True)["alignment_heads"])
 
     def transcribe(samples, language, words):
         frames = whisper.log_mel_spectrogram(whisper.pad_or_trim(samples), loaded.dims.n_mels)

@@ -7,6 +7,7 @@ known, why they differ. The clients have an environment of their own, made on fi
 """
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import os
@@ -49,15 +50,21 @@ class Pair:
     explanation: str = ""
 
 
+PADDING = (
+    "faster-whisper fills a short clip's log-mel frames up with zeros, which are louder than silence; the same clips "
+    "with silence up to 30 s give what the library gives"
+)
+EIGHT_BITS = "matrices rounded to 8 bits, and what they are multiplied with too"
+FLASH = "whisper.cpp's flash attention, on by default, computes keys and values in 16 bits"
 PAIRS = (
-    Pair("openai-whisper", "openai", "float32", "float32"),
+    Pair("openai-whisper", "openai", "float32", "float32", words=True),
     Pair("openai-whisper", "openai", "float16", "float32"),
-    Pair("faster-whisper", "ctranslate2", "float32", "float32"),
-    Pair("faster-whisper", "ctranslate2", "float32", "float32", padded=True),
+    Pair("faster-whisper", "ctranslate2", "float32", "float32", explanation=PADDING),
+    Pair("faster-whisper", "ctranslate2", "float32", "float32", padded=True, words=True),
     Pair("faster-whisper", "ctranslate2", "float16", "float32", padded=True),
-    Pair("faster-whisper", "ctranslate2", "int8", "int8", padded=True),
+    Pair("faster-whisper", "ctranslate2", "int8", "int8", padded=True, explanation=EIGHT_BITS),
     Pair("whisper.cpp", "ggml", "float16", "plain"),
-    Pair("whisper.cpp", "ggml", "float16", "flash"),
+    Pair("whisper.cpp", "ggml", "float16", "flash", explanation=FLASH),
 )
 
 
@@ -95,15 +102,20 @@ def _name(clip: Clip) -> str:
 
 def ours(folder: Path, clips: list[Clip]) -> tuple[dict[str, str], float]:
     """Transcribe with the library, in float32, one clip at a time as the clients do."""
-    decoder = Decoder(folder, Decoding(precision="fp32", tokens_per_second=1e6), batch=1)
+    decoder = _decoder(folder)
     started, found = time.perf_counter(), {}
     for language in LANGUAGES:
         own = [clip for clip in clips if clip.language == language]
-        found |= {_name(clip): one.text for clip, one in zip(own, decoder.decode(own, language, "asr"), strict=True)}
+        found |= {
+            _name(clip): one.text
+            for clip, one in zip(own, decoder.decode(own, language, "asr", progress=False), strict=True)
+        }
     return found, time.perf_counter() - started
 
 
-def compare(pair: Pair, path: Path, clips: list[Clip], wanted: dict[str, str], work: Path) -> dict[str, Any]:
+def compare(
+    pair: Pair, path: Path, folder: Path, clips: list[Clip], wanted: dict[str, str], work: Path
+) -> dict[str, Any]:
     """Transcribe with a client and return the row."""
     job = {"client": pair.client, "model": str(path), "precision": pair.precision, "padded": pair.padded}
     job |= {"words": pair.words, "clips": str(work / "clips.npz"), "output": str(work / "told.json")}
@@ -119,10 +131,51 @@ def compare(pair: Pair, path: Path, clips: list[Clip], wanted: dict[str, str], w
     same = [name for name in names if texts[name] == wanted[name]]
     row |= {"clips": len(names), "identical": len(same), "wer_between": _between(wanted, texts, names)}
     row |= {"seconds": round(found["seconds"], 1), "explanation": pair.explanation, "versions": found["versions"]}
+    if pair.words:
+        row["words"] = times(folder, clips, found["clips"])
     row["different"] = [
         {"clip": name, "ours": wanted[name], "theirs": texts[name]} for name in names if name not in same
     ]
     return row
+
+
+def times(folder: Path, clips: list[Clip], found: dict[str, Any]) -> dict[str, float]:
+    """Compare a client's word times with those that transformers reads off the Hugging Face folder."""
+    apart = []
+    for clip in clips:
+        own, theirs = word_times(folder, clip), found[_name(clip)]["words"]
+        if [word for word, *_ in own] == [word.strip() for word, *_ in theirs]:
+            apart += [abs(a[1] - b[1]) for a, b in zip(own, theirs, strict=True)]
+    return {"words": len(apart), "median_s": round(float(np.median(apart)), 3), "within_0.2_s": within(apart, 0.2)}
+
+
+def within(apart: list[float], seconds: float) -> float:
+    return round(sum(one <= seconds for one in apart) / len(apart), 3)
+
+
+@functools.cache
+def word_times(folder: Path, clip: Clip) -> list[tuple[str, float, float]]:
+    """Return a clip's words with start and end, by transformers."""
+    decoder = _decoder(folder)
+    known = decoder.tokenizer, decoder.model
+    frames = decoder.extractor(clip.samples(), sampling_rate=16_000, return_tensors="pt", return_attention_mask=True)
+    out = known[1].generate(
+        frames.input_features,
+        attention_mask=frames.attention_mask,
+        language=clip.language,
+        task="transcribe",
+        return_token_timestamps=True,
+        num_frames=int(clip.seconds * 100),
+        logits_processor=decoder.processors,
+    )
+    output = {"tokens": out["sequences"].numpy(), "token_timestamps": out["token_timestamps"].numpy()}
+    _, told = known[0]._decode_asr([output], return_timestamps="word", return_language=False, time_precision=0.02)
+    return [(chunk["text"].strip(), *chunk["timestamp"]) for chunk in told["chunks"]]
+
+
+@functools.cache
+def _decoder(folder: Path) -> Decoder:
+    return Decoder(folder, Decoding(precision="fp32", tokens_per_second=1e6), batch=1)
 
 
 def _between(wanted: dict[str, str], texts: dict[str, str], names: list[str]) -> float:
@@ -153,7 +206,7 @@ def main() -> None:
             path = work / f"{pair.to}-{pair.dtype}"
             if not path.exists():
                 convert(folder, path, pair.to, dtype=pair.dtype)
-            rows.append(compare(pair, path, clips, wanted, work))
+            rows.append(compare(pair, path, folder, clips, wanted, work))
             show(rows[-1])
         if not asked.no_keep:
             keep(rows, asked.model, seconds)

@@ -178,11 +178,9 @@ def test_numbers_too_large_for_16_bits(whisper, tmp_path, to):
 def test_vocabularies_and_widths_that_programs_do_not_expect(whisper, smoke, tmp_path):
     refused(tmp_path, smoke, r"<\|endoftext\|> the id 256, and whisper.cpp takes it for 50257", "ggml")
     refused(tmp_path, smoke, "openai/whisper takes it for", "openai", dtype="float16")
-    state_of = {name: x.numpy() for name, x in state(whisper).items()}
-    fewer = {
-        n: x[:16] if n.endswith(("fc1.weight", "fc1.bias")) else x[:, :16] for n, x in state_of.items() if "fc" in n
-    }
-    fewer = {n: state_of[n] if n.endswith("fc2.bias") else x for n, x in fewer.items() if not n.endswith("fc2.bias")}
+    first = {name: x.numpy() for name, x in state(whisper).items()}
+    fewer = {n: x[:16] for n, x in first.items() if n.endswith(("fc1.weight", "fc1.bias"))}
+    fewer |= {n: x[:, :16] for n, x in first.items() if n.endswith("fc2.weight")}
     thin = changed(whisper, tmp_path / "thin", config={"encoder_ffn_dim": 16, "decoder_ffn_dim": 16}, **fewer)
     refused(tmp_path, thin, "encoder_ffn_dim is 16, and whisper.cpp takes it for four times", "ggml")
 
