@@ -207,6 +207,9 @@ def test_an_adapter_without_its_base(tmp_path):
     (tmp_path / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "nobody-here"}')
     refused(tmp_path, tmp_path / "adapter", "'nobody-here', was not found .* Give --base")
     refused(tmp_path, tmp_path / "adapter", "--base elsewhere was not found", base="elsewhere")
+    refused(tmp_path, tmp_path / "adapter", "leave out --tokenizer", tokenizer=tmp_path)
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    refused(tmp_path, tmp_path / "adapter", "names no base; give --base")
 
 
 def test_outputs_that_may_not_be_written(whisper, written, tmp_path, monkeypatch):

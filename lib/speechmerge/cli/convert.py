@@ -13,9 +13,9 @@ DTYPES = ("float32", "float16", "bfloat16", "int8", "int8_float16")
 @click.command(
     short_help="Convert a model between Hugging Face, CTranslate2, whisper.cpp and OpenAI.",
     epilog=example(
-        "speechmerge convert merged merged-ct2 --to ctranslate2 --dtype int8     # faster-whisper\n"
-        "speechmerge convert merged ggml-merged.bin --to ggml --dtype float16    # whisper.cpp\n"
-        "speechmerge convert merged merged.pt --to openai                        # openai/whisper\n"
+        "speechmerge convert merged for-faster-whisper --to ctranslate2 --dtype int8\n"
+        "speechmerge convert merged for-whisper-cpp.bin --to ggml\n"
+        "speechmerge convert merged for-openai-whisper.pt --to openai --dtype float16\n"
         "speechmerge convert lora-es whole-es --to hf --base whisper-tiny\n"
         "speechmerge convert ggml-small.bin small --to hf"
     ),

@@ -113,6 +113,8 @@ def open_model(path: Path, *, base: str | None = None, tokenizer: Path | None = 
     if base and kind != "adapter":
         raise CheckpointError(f"{path} is a {KINDS[kind]} and no adapter, so --base has no meaning; leave it out.")
     if kind == "adapter":
+        if tokenizer:
+            raise CheckpointError(f"{path} is an adapter, whose tokenizer is its base's; leave out --tokenizer.")
         return _with_heads(_adapter(path, base))
     if kind == "hf":
         return _with_heads(_folder(path, tokenizer))
@@ -132,8 +134,10 @@ OPENERS: dict[str, Callable[[Path], Foreign]] = {
 def _adapter(path: Path, base: str | None) -> Model:
     """Open an adapter as the model it makes of its base."""
     named = read_json(path / ADAPTER).get("base_model_name_or_path")
+    if not base and (not named or not isinstance(named, str)):
+        raise CheckpointError(f"{path} is an adapter and names no base; give --base, the model it was trained on.")
     try:
-        folder = locate(base or named or "")
+        folder = locate(base or named)
     except SourceError as error:
         told = f"--base {base}" if base else f"the base that {ADAPTER} names, {named!r},"
         raise SourceError(f"{path} is an adapter, and {told} was not found ({error}) Give --base.") from error
@@ -149,7 +153,7 @@ def _folder(path: Path, tokenizer: Path | None) -> Model:
     if tokenizer is None:
         checkpoint, about = models.open_model(path)
         return Model(path, "hf", checkpoint, about, _precision(checkpoint), about.said)
-    checkpoint = models.open_weights(path)
+    checkpoint = replace(models.open_weights(path), folder=None)  # the tokenizer there is not to be copied
     own = path / "generation_config.json"
     about = _made(read_config(path), tokenizer, read_json(own) if own.is_file() else {}, str(path))
     return Model(path, "hf", checkpoint, about, _precision(checkpoint), (f"the tokenizer is that of {tokenizer}",))
