@@ -15,7 +15,7 @@ from converted import changed, state, write_whisper
 
 from speechmerge import files
 from speechmerge.errors import SpeechMergeError
-from speechmerge.formats import converting, ctranslate2, model, openai, reading
+from speechmerge.formats import converting, ctranslate2, model, openai, reading, vocabulary
 from speechmerge.formats.converting import convert
 from speechmerge.whisper import models
 
@@ -178,6 +178,10 @@ def test_numbers_too_large_for_16_bits(whisper, tmp_path, to):
 def test_vocabularies_and_widths_that_programs_do_not_expect(whisper, smoke, tmp_path):
     refused(tmp_path, smoke, r"<\|endoftext\|> the id 256, and whisper.cpp takes it for 50257", "ggml")
     refused(tmp_path, smoke, "openai/whisper takes it for", "openai", dtype="float16")
+    tokenizer = models.load_tokenizer(whisper)
+    vocabulary.check_order(tokenizer, 51_865, "here", "whisper.cpp")
+    with pytest.raises(SpeechMergeError, match=r"51866 tokens, 1 more than an OpenAI Whisper of 99 languages"):
+        vocabulary.check_order(tokenizer, 51_866, "here", "whisper.cpp")
     first = {name: x.numpy() for name, x in state(whisper).items()}
     fewer = {n: x[:16] for n, x in first.items() if n.endswith(("fc1.weight", "fc1.bias"))}
     fewer |= {n: x[:, :16] for n, x in first.items() if n.endswith("fc2.weight")}

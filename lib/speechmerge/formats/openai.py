@@ -100,7 +100,7 @@ def check(model: Model) -> None:
     Raises:
         CheckpointError: a vocabulary or inner layers that it does not expect.
     """
-    vocabulary.check_order(model.about.tokenizer, str(model.path), PROGRAM)
+    vocabulary.check_order(model.about.tokenizer, model.rows(), str(model.path), PROGRAM)
     check_widths(model, PROGRAM)
 
 

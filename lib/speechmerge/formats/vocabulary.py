@@ -17,7 +17,7 @@ from ..whisper.generation import END_OF_ENGLISH_ONLY, FIRST_TIMESTAMP, TASKS, TI
 END_OF_MULTILINGUAL = 50257  # id of <|endoftext|> behind the tokens of many languages
 ENDS = (END_OF_ENGLISH_ONLY, END_OF_MULTILINGUAL)
 MARKS = (*TASKS, "startoflm", "startofprev", "nospeech", "notimestamps")  # between languages and timestamps
-OTHER_NAMES = {"<|nospeech|>": "<|nocaptions|>", "<|he|>": "<|iw|>", "<|jv|>": "<|jw|>"}
+OTHER_NAMES = {"<|nospeech|>": "<|nocaptions|>", "<|he|>": "<|iw|>"}  # in older tokenizers
 FIXED = 2 + len(MARKS) + TIMESTAMPS  # special tokens beside the languages: end, start, marks, timestamps
 PRINTED = (range(ord("!"), ord("~") + 1), range(ord("¡"), ord("¬") + 1), range(ord("®"), ord("ÿ") + 1))
 
@@ -39,7 +39,7 @@ def texts(tokenizer: WhisperTokenizer, rows: int) -> list[str]:
     absent = 0 if FIRST_TIMESTAMP in known.values() else TIMESTAMPS
     more = [f"<|{0.02 * i:.2f}|>" for i in range(absent)]
     more += [f"<|padding{i}|>" for i in range(rows - len(known) - absent)]
-    return [known[i] for i in range(min(rows, len(known)))] + more[: max(0, rows - len(known))]
+    return [known.get(i, f"<|unused{i}|>") for i in range(min(rows, len(known)))] + more[: max(0, rows - len(known))]
 
 
 def stored(tokenizer: WhisperTokenizer) -> list[bytes]:
@@ -58,11 +58,11 @@ def stored(tokenizer: WhisperTokenizer) -> list[bytes]:
         ) from error
 
 
-def check_order(tokenizer: WhisperTokenizer, where: str, program: str) -> None:
-    """Raise unless all special tokens have the ids that a program counts out for itself.
+def check_order(tokenizer: WhisperTokenizer, rows: int, where: str, program: str) -> None:
+    """Raise unless all special tokens have the ids that a program counts out for itself, from so many rows.
 
     Raises:
-        CheckpointError: one has another id.
+        CheckpointError: one has another id, or tokens were added.
     """
     known, end = tokenizer.get_vocab(), tokenizer.eos_token_id
     languages = [f"<|{code}|>" for code in LANGUAGES]
@@ -76,6 +76,11 @@ def check_order(tokenizer: WhisperTokenizer, where: str, program: str) -> None:
                 f"{i if end in ENDS else i - end + END_OF_MULTILINGUAL} whatever the tokenizer says; only the "
                 "vocabularies of OpenAI's Whispers can be written for it. Convert to hf or ctranslate2."
             )
+    if rows != end + FIXED + count:
+        raise CheckpointError(
+            f"{where}: the model has {rows} tokens, {rows - end - FIXED - count} more than an OpenAI Whisper of {count} "
+            f"languages, and {program} would count the special tokens wrongly. Convert to hf or ctranslate2."
+        )
 
 
 def tokenizer(tokens: Sequence[bytes], rows: int, max_length: int, where: str) -> WhisperTokenizer:
