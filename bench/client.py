@@ -24,13 +24,14 @@ def faster_whisper(model: str, precision: str):
     plain |= {"condition_on_previous_text": False, "no_speech_threshold": None, "log_prob_threshold": None}
     plain |= {"compression_ratio_threshold": None}  # max_new_tokens would allow half as many; without it there are 224
 
-    def transcribe(samples, language, words):
-        segments, _ = whisper.transcribe(samples, language=language, word_timestamps=words, **plain)
-        segments = list(segments)
-        times = [(w.word, float(w.start), float(w.end)) for s in segments for w in s.words or ()]
-        return "".join(s.text for s in segments), times
+    def transcribe(samples, language):
+        return "".join(s.text for s in whisper.transcribe(samples, language=language, **plain)[0])
 
-    return transcribe
+    def words(samples, language):
+        segments, _ = whisper.transcribe(samples, language=language, word_timestamps=True, **plain)
+        return [(w.word, float(w.start), float(w.end)) for s in segments for w in s.words or ()]
+
+    return transcribe, words
 
 
 def whisper_cpp(model: str, precision: str):
@@ -43,10 +44,10 @@ def whisper_cpp(model: str, precision: str):
     fast = {"context_params": {"flash_attn": precision == "flash"}}
     whisper = Model(model, redirect_whispercpp_logs_to=None, **fast, **plain)
 
-    def transcribe(samples, language, words):
-        return "".join(segment.text for segment in whisper.transcribe(samples, language=language)), []
+    def transcribe(samples, language):
+        return "".join(segment.text for segment in whisper.transcribe(samples, language=language))
 
-    return transcribe
+    return transcribe, None
 
 
 def openai(model: str, precision: str):
@@ -57,17 +58,17 @@ def openai(model: str, precision: str):
     loaded = whisper.load_model(model, device="cpu")
     loaded.set_alignment_heads(torch.load(model, weights_only=True)["alignment_heads"])
 
-    def transcribe(samples, language, words):
+    def transcribe(samples, language):
         frames = whisper.log_mel_spectrogram(whisper.pad_or_trim(samples), loaded.dims.n_mels)
         options = whisper.DecodingOptions(language=language, without_timestamps=True, fp16=False, sample_len=LONGEST)
-        text, times = whisper.decode(loaded, frames, options).text, []
-        if words:
-            kind = {"without_timestamps": True, "fp16": False, "temperature": 0.0, "word_timestamps": True}
-            found = loaded.transcribe(samples, language=language, condition_on_previous_text=False, **kind)
-            times = [(w["word"], float(w["start"]), float(w["end"])) for s in found["segments"] for w in s["words"]]
-        return text, times
+        return whisper.decode(loaded, frames, options).text
 
-    return transcribe
+    def words(samples, language):
+        plain = {"without_timestamps": True, "fp16": False, "temperature": 0.0, "condition_on_previous_text": False}
+        found = loaded.transcribe(samples, language=language, word_timestamps=True, **plain)
+        return [(w["word"], float(w["start"]), float(w["end"])) for s in found["segments"] for w in s["words"]]
+
+    return transcribe, words
 
 
 CLIENTS = {
@@ -81,15 +82,17 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     make, packages = CLIENTS[job["client"]]
     clips = np.load(job["clips"])
-    transcribe = make(job["model"], job["precision"])
-    started, found = time.perf_counter(), {}
+    transcribe, words = make(job["model"], job["precision"])
+    seconds, found = 0.0, {}
     for name, language in job["languages"].items():
         samples = clips[name]
         if job["padded"]:
             samples = np.pad(samples, (0, WINDOW - len(samples)))
-        text, times = transcribe(samples, language, job["words"])
-        found[name] = {"text": text.strip(), "words": times}
-    told = {"seconds": time.perf_counter() - started, "versions": {name: version(name) for name in packages}}
+        started = time.perf_counter()
+        text = transcribe(samples, language)
+        seconds += time.perf_counter() - started
+        found[name] = {"text": text.strip(), "words": words(samples, language) if job["words"] else []}
+    told = {"seconds": seconds, "versions": {name: version(name) for name in packages}}
     Path(job["output"]).write_text(json.dumps(told | {"clips": found}))
 
 

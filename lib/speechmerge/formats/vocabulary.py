@@ -78,8 +78,8 @@ def check_order(tokenizer: WhisperTokenizer, rows: int, where: str, program: str
             )
     if rows != end + FIXED + count:
         raise CheckpointError(
-            f"{where}: the model has {rows} tokens, {rows - end - FIXED - count} more than an OpenAI Whisper of {count} "
-            f"languages, and {program} would count the special tokens wrongly. Convert to hf or ctranslate2."
+            f"{where}: the model has {rows} tokens, {rows - end - FIXED - count} more than an OpenAI Whisper of "
+            f"{count} languages, and {program} would count the special tokens wrongly. Convert to hf or ctranslate2."
         )
 
 
