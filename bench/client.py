@@ -91,7 +91,7 @@ def main() -> None:
         started = time.perf_counter()
         text = transcribe(samples, language)
         seconds += time.perf_counter() - started
-        found[name] = {"text": text.strip(), "words": words(samples, language) if job["words"] else []}
+        found[name] = {"text": text.strip(), "words": words(samples, language) if name in job["words"] else []}
     told = {"seconds": seconds, "versions": {name: version(name) for name in packages}}
     Path(job["output"]).write_text(json.dumps(told | {"clips": found}))
 
