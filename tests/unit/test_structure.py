@@ -13,7 +13,7 @@ from speechbook.study.store import project_root
 LIB = project_root() / "lib"
 # Lower rooms first: each imports only from itself and those before it.
 GROUND = "errors files budget machine devices hub packages audio text spelling"
-ROOMS = [*GROUND.split(), "whisper", "corpora", "finetuning", "evaluation", "merging", "cli"]
+ROOMS = [*GROUND.split(), "whisper", "corpora", "finetuning", "evaluation", "merging", "formats", "cli"]
 BOOK = ["study", "figures", "tables", "claims", "pages", "commands"]
 LONGEST = 65  # lines of a function; the aim is 45
 

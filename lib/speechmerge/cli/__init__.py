@@ -6,7 +6,7 @@ import sys
 import click
 
 from ..errors import SpeechMergeError
-from . import data, merging, methods, models
+from . import convert, data, merging, methods, models
 from .groups import Root, example
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -29,6 +29,7 @@ for command in (
     merging.merge,
     merging.check,
     methods.methods,
+    convert.convert,
     models.decode,
     models.score,
 ):

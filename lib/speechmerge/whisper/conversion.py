@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..errors import SourceError
+from .foreign import Foreign, of_entries
+from .tensor_files import Entry
 
 GGML_MAGIC = struct.pack("<I", 0x67676D6C)  # "ggml", little endian
-GGML_FLOATS = {0: np.dtype("<f4"), 1: np.dtype("<f2")}
+GGML_FLOATS = {0: torch.float32, 1: torch.float16}
 GGML_HEADER = (
     "vocab_size",
     "max_source_positions",
@@ -49,6 +52,27 @@ OPENAI_TO_HF = [
     (r"positional_embedding$", "embed_positions.weight"),
 ]
 
+# The way back, applied in this order.
+HF_TO_OPENAI = [
+    (r"^model\.", ""),
+    (r"\blayers\b", "blocks"),
+    (r"encoder_attn_layer_norm", "cross_attn_ln"),
+    (r"self_attn_layer_norm", "attn_ln"),
+    (r"final_layer_norm", "mlp_ln"),
+    (r"fc1", "mlp.0"),
+    (r"fc2", "mlp.2"),
+    (r"self_attn", "attn"),
+    (r"encoder_attn", "cross_attn"),
+    (r"q_proj", "query"),
+    (r"k_proj", "key"),
+    (r"v_proj", "value"),
+    (r"out_proj", "out"),
+    (r"^encoder\.layer_norm", "encoder.ln_post"),
+    (r"^decoder\.layer_norm", "decoder.ln"),
+    (r"embed_tokens", "token_embedding"),
+    (r"embed_positions\.weight$", "positional_embedding"),
+]
+
 ONNX_PARTS = {"encoder": "encoder_model_quantized.onnx", "decoder": "decoder_model_merged_quantized.onnx"}
 
 
@@ -57,6 +81,13 @@ def openai_to_hf(name: str) -> str:
     for pattern, replacement in OPENAI_TO_HF:
         name = re.sub(pattern, replacement, name)
     return f"model.{name}"
+
+
+def hf_to_openai(name: str) -> str:
+    """Translate a Hugging Face tensor name into that of openai/whisper, which whisper.cpp keeps."""
+    for pattern, replacement in HF_TO_OPENAI:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 class Reader:
@@ -87,13 +118,15 @@ class Reader:
 
 
 def read_ggml(path: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-    """Read a whisper.cpp model file whose tensors are 32- or 16-bit floats.
+    """Read a whisper.cpp model file whose tensors are 32- or 16-bit floats, whole, as :func:`open_ggml` opens it."""
+    return open_ggml(path).loaded()
+
+
+def open_ggml(path: Path) -> Foreign:
+    """Open a whisper.cpp model file whose tensors are 32- or 16-bit floats.
 
     Args:
         path: the ``.bin`` file.
-
-    Returns:
-        The sizes (keys of ``WhisperConfig``) and the tensors by Hugging Face name, float32.
 
     Raises:
         SourceError: not a ggml file, truncated, or a quantised tensor in it.
@@ -105,30 +138,34 @@ def read_ggml(path: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:
     reader.take(4, "the magic number")
     header = dict(zip(GGML_HEADER, reader.integers(len(GGML_HEADER), "the header"), strict=True))
     reader.take(4 * math.prod(reader.integers(2, "the filter bank's size")), "the mel filter bank")
-    for i in range(*reader.integers(1, "the vocabulary's size")):
-        reader.take(*reader.integers(1, f"the length of token {i}"), f"token {i}")
-    tensors = {}
+    tokens = tuple(
+        reader.take(*reader.integers(1, f"the length of token {i}"), f"token {i}").tobytes()
+        for i in range(*reader.integers(1, "the vocabulary's size"))
+    )
+    entries = {}
     while not reader.done:
-        name, values = _ggml_tensor(reader)
-        tensors[openai_to_hf(name)] = values
+        entry = _ggml_tensor(reader)
+        entries[openai_to_hf(entry.stored_name)] = entry
     sizes = {key: size for key, size in header.items() if key not in ("decoder_state", "file_type")}
-    return sizes | {f"{part}_ffn_dim": 4 * header["d_model"] for part in ONNX_PARTS}, tensors
+    sizes |= {f"{part}_ffn_dim": 4 * header["d_model"] for part in ONNX_PARTS}
+    return Foreign(sizes, of_entries(path, entries), {0: "float32"}.get(header["file_type"], "float16"), tokens)
 
 
-def _ggml_tensor(reader: Reader) -> tuple[str, np.ndarray]:
-    """Read one tensor: dimensions, name length, type, shape (innermost first), name, values."""
+def _ggml_tensor(reader: Reader) -> Entry:
+    """Find one tensor: dimensions, name length, type, shape (innermost first), name, values."""
     dimensions, letters, kind = reader.integers(3, "a tensor's header")
     shape = reader.integers(dimensions, "a tensor's shape")[::-1]
-    name = reader.take(letters, "a tensor's name").tobytes().decode()
+    name = reader.take(letters, "a tensor's name").tobytes().decode(errors="replace")
     if kind not in GGML_FLOATS:
         raise SourceError(
             f"{reader.path}: tensor {name} has ggml type {kind}, a quantised one; expected 32- or 16-bit floats "
             "(types 0 and 1). Use the unquantised file of this model."
         )
-    dtype = GGML_FLOATS[kind]
-    raw = reader.take(math.prod(shape) * dtype.itemsize, f"tensor {name}")
-    values = np.frombuffer(raw.tobytes(), dtype).astype(np.float32).reshape(shape)
-    return name, values.reshape(-1) if re.search(r"conv\d\.bias$", name) else values  # ggml stores these as [n, 1]
+    dtype, start = GGML_FLOATS[kind], reader.at
+    reader.take(math.prod(shape) * dtype.itemsize, f"tensor {name}")
+    if re.search(r"conv\d\.bias$", name):
+        shape = (math.prod(shape),)  # ggml stores these as [n, 1]
+    return Entry(reader.path, name, dtype, shape, start, reader.at - start)
 
 
 def read_onnx(folder: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:

@@ -38,7 +38,15 @@ from .smoke import write_smoke
 from .tensor_files import read_json
 from .whisper_folder import LAYOUT, RECORD, check_shapes, made_companions, write_folder
 
-__all__ = ["base_model", "load_feature_extractor", "load_model", "load_tokenizer", "open_model", "verify"]
+__all__ = [
+    "base_model",
+    "load_feature_extractor",
+    "load_model",
+    "load_tokenizer",
+    "open_model",
+    "open_weights",
+    "verify",
+]
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +107,7 @@ def open_model(folder: Path) -> tuple[Checkpoint, Companions]:
         CheckpointError: weights are missing, truncated, pickled or do not fit ``config.json``; tokenizer, feature
             extractor or generation settings are missing or another model's.
     """
-    checkpoint = _check(folder)
+    checkpoint = open_weights(folder)
     return checkpoint, companions.read(folder)
 
 
@@ -231,7 +239,7 @@ def _local(folder: Path) -> Path:
     return _cached(key, partial(_make_from_local, folder))
 
 
-def _check(folder: Path) -> Checkpoint:
+def open_weights(folder: Path) -> Checkpoint:
     """Open a folder's weights without reading them and compare their names and shapes with its configuration."""
     checkpoint = open_checkpoint(folder)
     check_shapes(checkpoint.shapes, read_config(folder), str(folder))
