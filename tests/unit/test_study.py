@@ -10,11 +10,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from speechmerge import machine, packages
+from speechmerge import corpora, machine, packages
 from speechmerge.errors import StudyError
 from speechmerge.evaluation.decoding import Decoder, Decoding, read_predictions, write_predictions
 from speechmerge.finetuning import training
 from speechmerge.merging import measuring
+from speechmerge.speech import pooled_clips
 from speechmerge.studies import experiments, plans, reproduction, steps, store, study
 from speechmerge.studies import rows as rows_module
 from speechmerge.studies.experiment import Experiment
@@ -154,7 +155,7 @@ def test_kept_predictions_give_the_rows_again_without_a_model(plan, monkeypatch)
 
 def test_predictions_that_are_not_the_rows_are_noticed(plan):
     path = store.predictions_path("smoke", "table1", "Finetuned", "asr", "es", 0)
-    content, said = path.read_bytes(), {clip.id: clip.text for clip in steps.evaluation_clips(["tones"], "es")}
+    content, said = path.read_bytes(), {clip.id: clip.text for clip in pooled_clips(["tones"], "es")}
     write_predictions([replace(p, text=said[p.id]) for p in read_predictions(path)], path)
     changed = differing(store.committed("smoke"), rows_module.rescored(plan))
     path.write_bytes(content)
@@ -163,7 +164,7 @@ def test_predictions_that_are_not_the_rows_are_noticed(plan):
 
 def test_predictions_hold_no_references(plan):
     path = store.predictions_path("smoke", "table1", "Finetuned", "asr", "es", 0)
-    references = {clip.text for clip in steps.evaluation_clips(["tones"], "es")}
+    references = {clip.text for clip in pooled_clips(["tones"], "es")}
     found = read_predictions(path)
     assert len(found) == len(references) and not references & {p.text for p in found}
 
@@ -259,10 +260,10 @@ def test_forgetting_takes_interrupted_trainings_too(plan, tmp_path, monkeypatch)
 
 def test_dev_caps_keep_all_corpora(monkeypatch):
     counts = {"a": 30, "b": 10}
-    monkeypatch.setattr(steps.corpora, "load", lambda name, *_, **__: [f"{name}{i}" for i in range(counts[name])])
-    clips = steps.evaluation_clips(["a", "b"], "es", "asr", "dev", 8)
+    monkeypatch.setattr(corpora, "load", lambda name, *_, **__: [f"{name}{i}" for i in range(counts[name])])
+    clips = pooled_clips(["a", "b"], "es", "asr", "dev", 8)
     assert clips == ["a0", "a5", "a10", "a15", "a20", "a25", "b0", "b5"]
-    assert len(steps.evaluation_clips(["a", "b"], "es", "asr", "dev", 100)) == 40
+    assert len(pooled_clips(["a", "b"], "es", "asr", "dev", 100)) == 40
 
 
 def test_ray_gets_every_step_after_those_it_needs(plan, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import sys
 import click
 
 from ..errors import SpeechMergeError
-from . import data, merging, methods, models, studies
+from . import data, merging, methods, models, statistics, studies
 from .groups import Group, example
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -25,6 +25,7 @@ for command in (
     data.fetch,
     data.splits,
     models.train,
+    statistics.statistics,
     merging.merge,
     merging.check,
     methods.methods,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import ScoringError
-from .scoring import Scores
+from .scoring import Matches, Scores
 
 RESAMPLES = 10_000
 
@@ -72,6 +72,18 @@ def interval(samples: np.ndarray) -> tuple[float, float]:
     """95 % percentile interval of bootstrap samples."""
     low, high = np.percentile(samples, [2.5, 97.5])
     return float(low), float(high)
+
+
+def summary(scores: Scores) -> dict[str, object]:
+    """Return what one language's scores say, with an interval: error rates as fractions, BLEU and chrF 0 to 100."""
+    low, high = interval(resampled_rates([scores]))
+    shared = {"n_utterances": len(scores.ids), "runaway": scores.runaway}
+    if isinstance(scores, Matches):
+        own = {"n_reference_words": scores.words, "bleu": scores.bleu, "chrf": scores.chrf}
+        return shared | own | {"ci_low": 100 * low, "ci_high": 100 * high, "signature": scores.signature}
+    edits = {"substitutions": scores.substitutions, "deletions": scores.deletions, "insertions": scores.insertions}
+    own = {"n_reference_words": scores.weight, "wer": scores.wer, "cer": scores.cer, "normaliser": scores.normaliser}
+    return shared | own | edits | {"ci_low": low, "ci_high": high}
 
 
 @dataclass(frozen=True)

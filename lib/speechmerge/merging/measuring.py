@@ -166,11 +166,7 @@ def extras(
     """
     found = methods.find(method)
     packed = "fisher" not in found.needs
-    shares = [max(1, windows // len(own)) for own in speech]
-    drawn = [
-        [window for part in own for window in calibration.draw(*part, share, seed=seed, packed=packed)]
-        for own, share in zip(speech, shares, strict=True)
-    ]
+    drawn = [calibration.draw_all(own, windows, seed=seed, packed=packed) for own in speech]
     if found.measure == "score":
         return {"score": scorer(base, [part for own in speech for part in own], settings)}
     if found.measure == "gradient":

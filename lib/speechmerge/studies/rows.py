@@ -7,8 +7,8 @@ import numpy as np
 
 from .. import machine
 from ..evaluation.decoding import read_predictions, write_predictions
-from ..evaluation.resampling import compare, interval, pooled, resampled_rates
-from ..evaluation.scoring import Matches, Scores
+from ..evaluation.resampling import compare, interval, pooled, resampled_rates, summary
+from ..evaluation.scoring import Scores
 from ..whisper import checkpoints, models
 from . import by_language, groups, kept, measures, protocol, store, verdicts
 from .kept import Kept
@@ -169,18 +169,6 @@ def _shared(plan: Plan, system: System) -> dict:
         "method": system.method, "experts": list(system.experts), "split": "test",
         "decoding": steps[0].spec["decoding"], "training": trainings, "seed": system.seed,
     }  # fmt: skip
-
-
-def summary(scores: Scores) -> dict[str, object]:
-    """Return the fields of a row that one language's scores fill: error rates as fractions, BLEU and chrF 0 to 100."""
-    low, high = interval(resampled_rates([scores]))
-    shared = {"n_utterances": len(scores.ids), "runaway": scores.runaway}
-    if isinstance(scores, Matches):
-        own = {"n_reference_words": scores.words, "bleu": scores.bleu, "chrf": scores.chrf}
-        return shared | own | {"ci_low": 100 * low, "ci_high": 100 * high, "signature": scores.signature}
-    edits = {"substitutions": scores.substitutions, "deletions": scores.deletions, "insertions": scores.insertions}
-    own = {"n_reference_words": scores.weight, "wer": scores.wer, "cer": scores.cer, "normaliser": scores.normaliser}
-    return shared | own | edits | {"ci_low": low, "ci_high": high}
 
 
 def averages(scores: Sequence[Scores]) -> dict[str, dict[str, object]]:

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import corpora
 from ..corpora import Clip
 from ..errors import StudyError
 from ..evaluation import scoring
@@ -20,6 +19,7 @@ from ..files import atomic_folder
 from ..finetuning import training
 from ..merging import engine, measuring, overlaps, searching, task_vectors
 from ..packages import artefact
+from ..speech import pooled_clips
 from ..whisper import models
 from .plans import Step, result
 
@@ -187,27 +187,7 @@ def _resolved(params: dict, inputs: Inputs) -> dict[str, Any]:
 def clips_of(cell: dict, split: str, cap: int | None) -> list[Clip]:
     """Return the clips of a cell as a step's specification holds it."""
     kept = cell.get("kept_apart", "equal")
-    return evaluation_clips(cell["corpora"], cell["language"], cell["task"], split, cap, kept_apart=kept)
-
-
-def evaluation_clips(
-    names: list[str] | tuple[str, ...],
-    language: str,
-    task: str = "asr",
-    split: str = "test",
-    cap: int | None = None,
-    *,
-    kept_apart: str = "equal",
-) -> list[Clip]:
-    """Return the clips of a language over its corpora; a cap takes every n-th, so that all corpora stay represented.
-
-    For translation, clips without one are left out.
-    """
-    clips = [clip for name in names for clip in corpora.load(name, language, split, kept_apart=kept_apart)]
-    clips = [clip for clip in clips if task == "asr" or clip.translation]
-    if cap is None or len(clips) <= cap:
-        return clips
-    return [clips[i * len(clips) // cap] for i in range(cap)]
+    return pooled_clips(cell["corpora"], cell["language"], cell["task"], split, cap, kept_apart=kept)
 
 
 def _tune(spec: dict, inputs: Inputs, folder: Path) -> None:
