@@ -12,7 +12,7 @@ from .merging import model_folder
     short_help="Collect Fishers or Grams of an expert, to publish beside it.",
     epilog=example(
         "speechmerge statistics experts/es es-grams --kind grams --speech asterisk:es --speech ./clips:es\n"
-        "speechmerge merge regmean merged experts/es experts/it --statistics es-grams --statistics it-grams"
+        "speechmerge statistics experts/it it-grams --kind grams --speech asterisk:it --windows 100"
     ),
 )
 @click.argument("expert")
