@@ -147,6 +147,20 @@ def model_folder(name: str) -> Path:
     return models.base_model(name)
 
 
+def full_model(name: str, base: str | None = None) -> Path:
+    """Return the folder of a model that can be run: as :func:`model_folder`, and a LoRA adapter put into its base."""
+    from ..merging.adapters import is_adapter
+    from ..merging.given import whole
+    from ..whisper import models
+
+    folder = Path(name).expanduser()
+    if not folder.is_dir() or not is_adapter(folder):
+        return models.base_model(name)
+    if base is None:
+        raise click.UsageError(f"{name} is a LoRA adapter; name its base model with --base.")
+    return whole(folder, model_folder(base))
+
+
 def setting(text: str) -> tuple[str, object]:
     """Read ``name=value``; the value is JSON (a number, a list, true) or else a word."""
     name, equals, value = text.partition("=")

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from .groups import example
-from .merging import model_folder
+from .merging import full_model
 
 
 @click.command(
@@ -56,7 +56,7 @@ def statistics(
     if len(set(named)) < len(named):
         raise click.UsageError(f"--speech names {', '.join(map(str, named))}; give each once.")
     check_writable(output, 0)
-    folder = _model(expert, base)
+    folder = full_model(expert, base)
     found = published.collect(
         *(kind, folder, named, output), name=Path(expert).name, split=split, windows=windows, seed=seed
     )
@@ -65,16 +65,3 @@ def statistics(
         f"{output}: {kind} of {told['expert_name']} on {told['windows']} {published.UNITS[kind]} "
         f"({told['seconds'] / 60:.1f} minutes)"
     )
-
-
-def _model(expert: str, base: str | None) -> Path:
-    """Return the folder of the expert as a full model."""
-    from ..merging.adapters import is_adapter
-    from ..merging.given import whole
-
-    folder = model_folder(expert)
-    if not is_adapter(folder):
-        return folder
-    if base is None:
-        raise click.UsageError(f"{expert} is a LoRA adapter; name its base model with --base.")
-    return whole(folder, model_folder(base))
