@@ -6,7 +6,7 @@ import sys
 import click
 
 from ..errors import SpeechMergeError
-from . import data, merging, methods, models, statistics, studies
+from . import data, decoding, merging, methods, models, statistics, studies
 from .groups import Group, example
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -29,7 +29,7 @@ for command in (
     merging.merge,
     merging.check,
     methods.methods,
-    models.decode,
+    decoding.decode,
     models.score,
     data.cards,
     studies.study,

@@ -1,19 +1,12 @@
-"""Commands on one model: train, decode, score."""
+"""Commands on one model and its hypotheses: train, score; and how a test set is named."""
 
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from .groups import example
-from .merging import full_model
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ..evaluation.decoding import Decoder
 
 SPLITS = click.Choice(["train", "dev", "test"])
 TASKS = click.Choice(["asr", "st"])
@@ -65,7 +58,7 @@ def train(output: Path, sources: tuple[str, ...], **options: object) -> None:
     )
 
 
-def _test_options(language: dict, corpus: str) -> Callable:
+def with_test_set(language: dict, corpus: str) -> Callable:
     """Return the decorator that adds the options of a test set."""
     options = (
         click.option("--corpus", "names", multiple=True, metavar="WHERE", help=f"{corpus}: {WHERE}; repeat to pool."),
@@ -76,7 +69,7 @@ def _test_options(language: dict, corpus: str) -> Callable:
     return lambda command: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
-def _clips(names: tuple[str, ...], language: str, task: str, split: str) -> list:
+def clips_of_test_set(names: tuple[str, ...], language: str, task: str, split: str) -> list:
     """Return the clips of a test set, of which there must be some, each once."""
     from ..speech import some_clips
 
@@ -86,148 +79,13 @@ def _clips(names: tuple[str, ...], language: str, task: str, split: str) -> list
 
 
 @click.command(
-    short_help="Transcribe a test set, or recordings of any length.",
-    epilog=example(
-        "speechmerge decode merged es.jsonl.gz --corpus asterisk --language es\n"
-        "speechmerge decode merged talk.srt talk.mp3\n"
-        "speechmerge decode merged talks.jsonl recordings/ --language es\n"
-        "speechmerge decode merged subtitles recordings/ --format vtt --task st"
-    ),
-)
-@click.argument("model")
-@click.argument("output", type=click.Path(path_type=Path))
-@click.argument("recordings", nargs=-1, type=click.Path(path_type=Path))
-@_test_options(
-    {"help": "Whisper's code, e.g. es; for recordings also auto, which detects each one's. [default: auto]"},
-    "Test set to decode in place of RECORDINGS",
-)
-@click.option(
-    "--format", "form", type=click.Choice(["jsonl", "tsv", "srt", "vtt", "txt"]), help="If OUTPUT names none."
-)
-@click.option("--segments", is_flag=True, help="Times in JSON lines for short recordings too; long ones have them.")
-@click.option("--beams", type=click.IntRange(1), default=1, show_default=True, help="1 is greedy.")
-@click.option(
-    "--guard/--no-guard",
-    default=None,
-    help="Decode again, by sampling, what ran away into repetition. [default: for recordings, not for test sets]",
-)
-@click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True)
-@click.option("--base", help="Of a MODEL that is a LoRA adapter: name or folder of its base model.")
-def decode(model: str, output: Path, recordings: tuple[Path, ...], names: tuple[str, ...], **options: object) -> None:
-    """Decode a test set or RECORDINGS with MODEL and keep the hypotheses in OUTPUT.
-
-    MODEL is a folder or a base model's name. A test set is written as JSON lines, which `speechmerge score` reads.
-
-    RECORDINGS are audio files of any length and folders of them. The end of OUTPUT's name says the form: .jsonl (or
-    .jsonl.gz; all recordings, one a line), .tsv, .srt, .vtt or .txt. In the last four every recording has a file of its
-    own: of more than one, or of a folder, OUTPUT is a new folder and --format says the form. Recordings over 30 s are
-    searched with times.
-    """
-    if bool(names) == bool(recordings):
-        raise click.UsageError("name what to decode: either RECORDINGS or a test set, --corpus WHERE --language CODE.")
-    if names:
-        _decode_test_set(model, output, names, **options)
-    else:
-        _decode_recordings(model, output, recordings, **options)
-
-
-def _decoder(model: str, base: str | None, guard: bool, **settings: object) -> "Decoder":
-    from ..evaluation.decoding import Decoder, Decoding
-
-    return Decoder(full_model(model, base), Decoding(guard=guard, **settings))
-
-
-def _decode_test_set(
-    model: str,
-    output: Path,
-    names: tuple[str, ...],
-    *,
-    language: str | None,
-    split: str,
-    task: str,
-    form: str | None,
-    segments: bool,
-    beams: int,
-    guard: bool | None,
-    precision: str,
-    base: str | None,
-) -> None:
-    from ..evaluation.decoding import write_predictions
-    from ..files import check_writable
-
-    if language in (None, "auto"):
-        raise click.UsageError("a test set is of one language; give its code, e.g. --language es.")
-    if form not in (None, "jsonl") or segments or output.suffix in (".tsv", ".srt", ".vtt", ".txt"):
-        raise click.UsageError("the hypotheses of a test set are JSON lines without times; name OUTPUT .jsonl.gz.")
-    if output.is_dir():
-        raise click.UsageError(f"OUTPUT {output} is a directory; name a file.")
-    clips = _clips(names, language, task, split)
-    check_writable(output, 0)
-    decoder = _decoder(model, base, bool(guard), beams=beams, precision=precision)
-    predictions = decoder.decode(clips, language, task)
-    write_predictions(predictions, output)
-    click.echo(f"{output}: {len(predictions)} hypotheses")
-
-
-def _decode_recordings(
-    model: str,
-    output: Path,
-    recordings: tuple[Path, ...],
-    *,
-    language: str | None,
-    split: str,
-    task: str,
-    form: str | None,
-    segments: bool,
-    beams: int,
-    guard: bool | None,
-    precision: str,
-    base: str | None,
-) -> None:
-    from ..evaluation import recordings as files
-    from ..evaluation import transcripts
-    from ..files import check_writable
-
-    form = transcripts.format_of(output, form)
-    found = files.find(recordings)
-    many = form != "jsonl" and (len(recordings) > 1 or recordings[0].is_dir())
-    if many and output.suffix[1:] == form:
-        raise click.UsageError(
-            f"each recording has a .{form} of its own: name a folder as OUTPUT, and --format {form}."
-        )
-    if output.exists() and (many or output.is_dir()):
-        raise click.UsageError(f"OUTPUT {output} is there already; name another.")
-    if output.resolve() in {path.resolve() for path in found.values()}:
-        raise click.UsageError(f"OUTPUT {output} is a recording to decode; name another file.")
-    own = transcripts.names(found, form) if many else None
-    check_writable(output, 0)
-    decoder = _decoder(model, base, guard is not False, beams=beams, precision=precision)
-    heard = _told(decoder, found, language or "auto", task, segments or form in transcripts.TIMED)
-    count = transcripts.write(heard, output, form, own)
-    click.echo(f"{output}: {count} recording{'' if count == 1 else 's'}")
-
-
-def _told(decoder: "Decoder", found: dict[str, Path], language: str, task: str, segments: bool) -> "Iterator":
-    """Yield transcripts, and say which languages were detected."""
-    from ..evaluation.transcription import AUTO, transcribe
-
-    spoken: dict[str, list[str]] = {}
-    for one in transcribe(decoder, found, language, task, segments=segments):
-        spoken.setdefault(one.language, []).append(one.prediction.id)
-        yield one
-    if language == AUTO:
-        told = [f"{code} ({names[0] if len(names) == 1 else len(names)})" for code, names in spoken.items()]
-        click.echo(f"language detected: {', '.join(told)}", err=True)
-
-
-@click.command(
     epilog=example(
         "speechmerge score es.jsonl.gz --corpus asterisk --language es\n"
         "speechmerge score talks.jsonl --references texts.csv --language es --clips errors.tsv"
     )
 )
 @click.argument("predictions", type=click.Path(path_type=Path))
-@_test_options({"required": True, "help": "Whisper's code, e.g. es."}, "Test set that was decoded")
+@with_test_set({"required": True, "help": "Whisper's code, e.g. es."}, "Test set that was decoded")
 @click.option(
     "--references",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -262,7 +120,7 @@ def score(
 
     if bool(names) == bool(references):
         raise click.UsageError("name what was decoded: a test set, --corpus WHERE, or a file of texts, --references.")
-    said = own.read(references, task) if references else _clips(names, language, task, split)
+    said = own.read(references, task) if references else clips_of_test_set(names, language, task, split)
     heard = read_predictions(predictions)
     scores = scored(heard, said, language, task)
     found = summary(scores)

@@ -229,7 +229,7 @@ class Decoder:
 
 
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    """Write predictions as JSON lines, gzipped where the name ends in ``.gz``; the same bytes for the same predictions."""
+    """Write predictions as JSON lines, the same bytes for the same ones; gzipped if the name ends in ``.gz``."""
     write_lines([fields(prediction) for prediction in predictions], path)
 
 

@@ -157,7 +157,7 @@ METRICS = {"asr": "wer", "st": "bleu"}
 def bleu(statistics: np.ndarray) -> float:
     """BLEU from summed matches, n-grams and lengths, smoothed as sacrebleu does by default."""
     correct, total, lengths = statistics[:4].tolist(), statistics[4:8].tolist(), statistics[8:].tolist()
-    return BLEU.computebleu(correct, total, *lengths, smooth_method="exp").score
+    return BLEU.compute_bleu(correct, total, *lengths, smooth_method="exp").score
 
 
 class Spoken(Protocol):

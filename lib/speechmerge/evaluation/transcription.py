@@ -1,12 +1,13 @@
 """Recordings of any length transcribed: short ones as test clips are, longer ones with transformers' long-form search.
 
-The long-form search goes through a recording window by window, each beginning where the last whole sentence ended by the
-model's own times. It is given ten minutes at a time; what it finds in the last window of them is heard again with what
-follows, so nothing is cut at that border.
+The long-form search goes through a recording window by window, each beginning where the last whole sentence ended by
+the model's own times. It is given ten minutes at a time; what it finds in the last window of them is heard again with
+what follows, so nothing is cut at that border.
 """
 
+import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..audio import SAMPLE_RATE, WINDOW_SAMPLES, WINDOW_SECONDS, encode_flac
+from ..audio import HOP, SAMPLE_RATE, WINDOW_SAMPLES, WINDOW_SECONDS, encode_flac
 from ..corpora import Clip
 from ..errors import CheckpointError, nearest
 from ..finetuning.packing import TASK_NAMES
@@ -22,10 +23,11 @@ from .decoding import MAX_TOKENS, TEMPERATURES, Decoder, Prediction
 from .recordings import Recording
 
 PART_SECONDS = 600  # of a long recording in memory at once
+FRAMES_A_SECOND = SAMPLE_RATE // HOP
 AUTO = "auto"
-# The last two are Whisper's own. Whisper's first is 2.4 for the text; transformers compresses token ids. 1.8 finds loops
-# of four rounds and more as often as 2.4 of text does and seldom takes a transcript for one; 1.35, which is common with
-# transformers, takes up to a fifth of transcripts of short prompts for loops.
+# The last two are Whisper's own. Whisper's first is 2.4 for the text, but transformers compresses token ids: 1.8 finds
+# loops of four rounds and more as often as 2.4 of text does, and seldom takes a transcript for one. 1.35, common with
+# transformers, takes up to a fifth of the transcripts of short prompts for loops.
 REPETITIVE, UNLIKELY, SILENT = 1.8, -1.0, 0.6
 
 
@@ -151,18 +153,30 @@ def _long(
         while True:
             samples = np.concatenate([samples, recording.more(part + 1 - len(samples))])
             last = recording.ended and len(samples) <= part
-            found = _segments(decoder, f"{name}|{done}", samples[:part], language, task)
+            heard = functools.partial(_show, bar, done)
+            found = _segments(decoder, f"{name}|{done}", samples[:part], language, task, heard)
             kept = found if last else [segment for segment in found if segment.start < border]
             yield from (Segment(round(done + s.start, 2), round(done + s.end, 2), s.text) for s in kept if s.text)
             reached = len(samples) / SAMPLE_RATE if last else max([border, *(segment.end for segment in kept[-1:])])
-            bar.update(round(done + reached) - bar.n)
             if last:
                 return
             done, samples = done + reached, samples[round(reached * SAMPLE_RATE) :]
 
 
+def _show(bar: tqdm, done: float, frames: torch.Tensor) -> None:
+    """Move a bar to where the search is in a part that begins at ``done`` seconds, ``frames`` ``[1, 2]`` into it."""
+    bar.update(round(done + float(frames[0, 0]) / FRAMES_A_SECOND) - bar.n)
+
+
 @torch.inference_mode()
-def _segments(decoder: Decoder, key: str, samples: np.ndarray, language: str, task: str) -> list[Segment]:
+def _segments(
+    decoder: Decoder,
+    key: str,
+    samples: np.ndarray,
+    language: str,
+    task: str,
+    heard: Callable[[torch.Tensor], None] | None = None,
+) -> list[Segment]:
     """Return the segments that transformers' long-form search finds; random numbers are the part's own."""
     first_time = decoder.model.generation_config.no_timestamps_token_id + 1
     guarded = {"temperature": (0.0, *TEMPERATURES), "compression_ratio_threshold": REPETITIVE}
@@ -179,11 +193,12 @@ def _segments(decoder: Decoder, key: str, samples: np.ndarray, language: str, ta
             num_beams=decoder.settings.beams,
             condition_on_prev_tokens=False,
             logits_processor=decoder.processors,
+            monitor_progress=heard,
             **(guarded if decoder.settings.guard else {"temperature": 0.0}),
         )
-    seconds, heard = len(samples) / SAMPLE_RATE, []
+    seconds, segments = len(samples) / SAMPLE_RATE, []
     for segment in found["segments"][0]:
         text = decoder.tokenizer.decode([t for t in segment["tokens"].tolist() if t < first_time], True).strip()
         start, end = float(segment["start"]), min(float(segment["end"]), seconds)
-        heard.append(Segment(min(start, end), end, text))
-    return heard
+        segments.append(Segment(min(start, end), end, text))
+    return segments

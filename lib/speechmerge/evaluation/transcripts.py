@@ -66,18 +66,17 @@ def write(transcripts: Iterable[Transcript], output: Path, form: str, files: Map
         rows = [row(one) for one in transcripts]
         write_lines(rows, output)
         return len(rows)
-    count = 0
     if files is None:
-        for count, one in enumerate(transcripts, 1):
-            with atomic_file(output) as file:
-                file.write_text(text(one, form), encoding="utf-8")
-        return count
+        [one] = transcripts
+        with atomic_file(output) as file:
+            file.write_text(text(one, form), encoding="utf-8")
+        return 1
     with atomic_folder(output) as folder:
-        for count, one in enumerate(transcripts, 1):
+        for one in transcripts:
             file = folder / files[one.prediction.id]
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text(one, form), encoding="utf-8")
-    return count
+    return len(files)
 
 
 def row(transcript: Transcript) -> dict[str, object]:
