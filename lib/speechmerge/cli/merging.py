@@ -72,7 +72,7 @@ HEARD = (
 @click.option(
     "--windows",
     type=click.IntRange(1),
-    help="30 s windows heard for each expert (default: 64, for learned weights 16; for Fishers 256 single clips).",
+    help="30 s windows heard for each expert (default: 64, for learned weights 16; for Fishers 128 single clips).",
 )
 @click.option("--clips", type=click.IntRange(1), help="Clips taken of each speech, evenly (default: all).")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draw of speech.")

@@ -28,7 +28,7 @@ from .merging import full_model
 )
 @click.option("--split", default="train", show_default=True, type=click.Choice(["train", "dev", "test"]))
 @click.option(
-    "--windows", type=click.IntRange(1), help="30 s windows heard (default: 64), or clips for fishers (default: 256)."
+    "--windows", type=click.IntRange(1), help="30 s windows heard (default: 64), or clips for fishers (default: 128)."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draw of speech.")
 @click.option("--base", help="Of an EXPERT that is a LoRA adapter: name or folder of its base model.")

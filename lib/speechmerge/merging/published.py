@@ -17,7 +17,7 @@ from . import calibration
 from .calibration import KINDS, RECORD, Statistics
 from .methods import STATISTICS, registry
 
-WINDOWS = {"grams": 64, "fishers": 256}  # by default: 30 s windows, and single clips
+WINDOWS = {"grams": 64, "fishers": 128}  # by default: 30 s windows, and single clips
 UNITS = {"grams": "30 s windows", "fishers": "clips"}
 WHAT = {
     "grams": "the Gram matrices of the inputs of every linear map (the mean of x xᵀ over the inputs x)",
