@@ -110,6 +110,7 @@ WRONG = [
 def test_a_mistake_in_decoding_is_a_sentence_and_leaves_nothing(run, talks, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.wav").write_bytes(b"no sound")
+    monkeypatch.setattr(Decoder, "decode", None)  # nothing is decoded before all is checked
     before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     code, out, err = run("decode", "smoke", *words)
     assert code != 0 and out == "" and message in " ".join(err.split()) and "Traceback" not in err

@@ -126,6 +126,7 @@ def _recordings(
     if output.resolve() in {path.resolve() for path in found.values()}:
         raise click.UsageError(f"OUTPUT {output} is a recording to decode; name another file.")
     own = transcripts.names(found, form) if many else None
+    recordings.check(found)
     check_writable(output, 0)
     heard = _told(decoder(True), found, language, task, segments or form in transcripts.TIMED)
     count = transcripts.write(heard, output, form, own)

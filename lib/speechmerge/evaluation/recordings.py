@@ -1,6 +1,6 @@
 """Recordings of any length: found in folders, named, and read in pieces, so that hours of sound never lie in memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import av
@@ -42,6 +42,16 @@ def _within(folder: Path) -> dict[str, Path]:
     return {name: file for name, file in named.items() if not any(part.startswith(".") for part in name.split("/"))}
 
 
+def check(recordings: Mapping[str, Path]) -> None:
+    """Open every recording before the first is decoded; what is damaged further on only shows there.
+
+    Raises:
+        CorpusError: one is not readable as audio.
+    """
+    for path in recordings.values():
+        Recording(path).close()
+
+
 class Recording:
     """A recording that is read piece by piece as mono float32 at 16 kHz, in [-1, 1].
 
@@ -71,6 +81,10 @@ class Recording:
             count += len(self._waiting)
             self._waiting = next(self._blocks, None)
         return np.concatenate(pieces) if pieces else np.empty(0, np.float32)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._blocks.close()
 
     @property
     def ended(self) -> bool:

@@ -16,7 +16,6 @@ from ..whisper.checkpoints import fingerprint, open_checkpoint
 from ..whisper.whisper_folder import write_folder
 from . import adapters, measuring, methods, published
 
-LAYERED = "regmean_pp"  # its Grams are collected along the merge, all experts together
 _BETWEEN = re.compile(r"(?<=:[a-z]{2}),|(?<=:[a-z]{3}),")  # a path may hold commas, a language or task does not
 
 
@@ -65,7 +64,7 @@ class Given:
                 what = "speech" if self.speech else "statistics"
                 raise MethodError(f"{name} merges from the models alone, but {what} are given; leave them out.")
             return
-        if self.statistics and (method.measure or name == LAYERED):
+        if self.statistics and (method.measure or name == methods.LAYERED):
             why = "measures merged models" if method.measure else "collects along the merge, all experts together"
             raise MethodError(f"{name} {why}, so statistics of single experts cannot serve; give speech (--speech).")
         if not self.speech and not self.statistics:
@@ -129,7 +128,7 @@ def _lacking(method: methods.Method) -> str:
             "language the merge should be good at."
         )
     needs = f"{method.name} needs more than the models: {' and '.join(methods.DATA[key] for key in method.data)}"
-    if method.name == LAYERED:
+    if method.name == methods.LAYERED:
         return f"{needs}. Give it, --speech WHERE:LANGUAGE, once for each expert in their order."
     return (
         f"{needs}. Give that speech, --speech WHERE:LANGUAGE, once for each expert in their order, or what "

@@ -171,7 +171,7 @@ def extras(
         return {"score": scorer(base, [part for own in speech for part in own], settings)}
     if found.measure == "gradient":
         return {"gradient": differentiator(base, [window for own in drawn for window in own])}
-    if method == "regmean_pp":
+    if method == methods.LAYERED:
         options = {name: value for name, value in (params or {}).items() if name in ("alpha", "ridge")}
         return {"grams": calibration.collect_layered(base, experts, drawn, **options)}
     kinds = [methods.STATISTICS[need] for need in found.needs if need in methods.STATISTICS]

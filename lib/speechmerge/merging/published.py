@@ -15,7 +15,7 @@ from ..finetuning.training_recipe import Source
 from ..whisper.checkpoints import fingerprint
 from . import calibration
 from .calibration import KINDS, RECORD, Statistics
-from .methods import STATISTICS, registry
+from .methods import LAYERED, STATISTICS, registry
 
 WINDOWS = {"grams": 64, "fishers": 128}  # by default: 30 s windows, and single clips
 UNITS = {"grams": "30 s windows", "fishers": "clips"}
@@ -152,7 +152,7 @@ def _card(record: Mapping[str, object]) -> str:
     """Return the card: what the folder holds, what it does not, and how it is used."""
     kind, name = record["kind"], record["expert_name"]
     needs = {key: need for need, key in STATISTICS.items()}
-    able = [m.name for m in registry().values() if needs[kind] in m.needs and m.name != "regmean_pp"]
+    able = [m.name for m in registry().values() if needs[kind] in m.needs and m.name != LAYERED]
     return (
         f"# Statistics of {name}: {kind}\n\nFor merging {name} with other models fine-tuned from the same base, "
         f"without its speech. The folder holds {WHAT[kind]}, collected on {record['windows']} {UNITS[kind]} "
