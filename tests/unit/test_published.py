@@ -101,6 +101,16 @@ def test_methods_that_need_data_run_from_the_command_line(run, experts, tmp_path
         assert record["data"]["clips"] == 2
 
 
+def test_what_is_too_long_is_refused_with_what_helps(run, experts, folders, tmp_path):
+    words = ("merge", "regmean", tmp_path / "merged", *experts, "--base", "smoke")
+    words += tuple(options("--statistics", folders["grams"]))
+    code, _, err = run(*words, "--max-growth", "0.01")
+    told = " ".join(err.split())
+    assert code == 1 and "expected under 0.01" in told and "other parameters, for example ridge=1e-4, or raise" in told
+    assert run(*words, "--max-growth", "1e9", "--set", "ridge=1e-4")[0] == 0
+    assert "max_growth: 1000000000.0" in (tmp_path / "merged" / "README.md").read_text()
+
+
 def test_an_adapter_hears_speech_as_the_model_it_makes(run, experts, tmp_path):
     name = "model.encoder.layers.0.self_attn.q_proj"
     rows, columns = weights(experts[0])[f"{name}.weight"].shape

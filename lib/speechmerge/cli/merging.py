@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 SAID_BY_RECIPE = {"experts": "EXPERTS", "base": "--base", "scaling": "--scaling", "settings": "--set"}
-SAID_BY_RECIPE |= {"include": "--include", "dtype": "--dtype"}
+SAID_BY_RECIPE |= {"include": "--include", "dtype": "--dtype", "max_growth": "--max-growth"}
 HEARD = (
     "speech",
     "statistics",
@@ -46,6 +46,9 @@ HEARD = (
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the method; see `methods show`."
 )
 @click.option("--include", multiple=True, help="Merge only this part (encoder, cross-attention, ...) or name pattern.")
+@click.option(
+    "--max-growth", type=float, help="Refuse a tensor's update so many times as long as the experts' (default: 100)."
+)
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the result (default: the inputs' most precise).")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
 @click.option(
@@ -207,6 +210,7 @@ def _from_words(method: str, options: dict) -> "Recipe":
     found.check(params, experts=len(options["experts"]))
     params["scaling"] = options["scaling"]
     params |= {"include": list(options["include"])} if options["include"] else {}
+    params |= {"max_growth": options["max_growth"]} if options["max_growth"] is not None else {}
     params |= {"dtype": KINDS[options["dtype"]]} if options["dtype"] else {}
     return Recipe(method, options["base"], options["experts"], params)
 
