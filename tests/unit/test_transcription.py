@@ -139,6 +139,17 @@ def test_parts_join_where_a_segment_ends_and_nothing_is_said_twice(decoder, tmp_
     assert found.segments[-1].end == 150.0 and len(heard) == 4
 
 
+def test_only_a_loop_within_a_segment_is_a_runaway(decoder, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", tone(40.0), SAMPLE_RATE)
+    for texts, ran_away in ((["la misma frase"] * 40, False), (["uno", "la " * 60], True)):
+        found = [Segment(float(i), i + 1.0, text) for i, text in enumerate(texts)]
+        monkeypatch.setattr(transcription, "_segments", lambda *_, found=found: found)
+        [one] = transcription.transcribe(decoder, {"a": tmp_path / "a.wav"}, "es", progress=False)
+        assert one.prediction.runaway is ran_away and one.prediction.long
+        transcripts.write([one], tmp_path / "a.jsonl", "jsonl")
+        assert read_predictions(tmp_path / "a.jsonl") == [one.prediction]
+
+
 def test_long_silence_is_passed_over(decoder, tmp_path, monkeypatch):
     monkeypatch.setattr(transcription, "PART_SECONDS", 60)
     lengths = []

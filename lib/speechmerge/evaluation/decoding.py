@@ -68,18 +68,23 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One hypothesis: the clip's id, the decoded text, whether the token limit cut it off, and at what temperature."""
+    """One hypothesis: the clip's id, the decoded text, whether the token limit cut it off, and at what temperature.
+
+    A ``long`` one was found window by window: how well the whole compresses then says nothing, and ``cut`` says whether
+    a segment of it ran away.
+    """
 
     id: str
     text: str
     cut: bool = False
     temperature: float = 0.0
+    long: bool = False
 
     @property
     def runaway(self) -> bool:
         """Whether it ran away into repetition: it compresses too well, or the token limit had to cut it off."""
         data = self.text.encode()
-        return self.cut or len(data) > COMPRESSION_LIMIT * len(zlib.compress(data))
+        return self.cut or (not self.long and len(data) > COMPRESSION_LIMIT * len(zlib.compress(data)))
 
 
 class _Suppress:
@@ -235,7 +240,7 @@ def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
 
 def fields(prediction: Prediction) -> dict[str, object]:
     """Return what a line of a predictions file says of one."""
-    return {key: value for key, value in asdict(prediction).items() if value or key != "temperature"}
+    return {key: value for key, value in asdict(prediction).items() if value or key not in ("temperature", "long")}
 
 
 def write_lines(rows: Sequence[Mapping[str, object]], path: Path) -> None:

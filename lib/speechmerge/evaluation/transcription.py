@@ -107,7 +107,8 @@ def transcribe(
             waiting = []
             found = tuple(_long(decoder, name, recording, start, spoken, task, progress))
             text = " ".join(segment.text for segment in found)
-            yield Transcript(Prediction(name, text), spoken, found)
+            ran_away = any(Prediction(name, segment.text).runaway for segment in found)
+            yield Transcript(Prediction(name, text, ran_away, long=True), spoken, found)
             bar.update()
         yield from _short(decoder, waiting, task)
         bar.update(len(waiting))
