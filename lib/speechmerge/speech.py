@@ -1,6 +1,7 @@
 """Which clips are meant: of one or several corpora, in a language, for a task, of a split."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import corpora
@@ -11,6 +12,14 @@ if TYPE_CHECKING:
     from .finetuning.training_recipe import Source
 
 Part = tuple[list[Clip], str, str]  # clips, language, task
+
+
+def label(source: "Source") -> str:
+    """Return how a record that others read names speech: without the place it lies at on this machine."""
+    where, hub = source.corpus, "hub:"
+    if not where.startswith(hub) and where.partition("/")[0] not in corpora.registry():
+        where = Path(where).name
+    return ":".join((where, source.language, source.task))
 
 
 def pooled_clips(

@@ -9,7 +9,7 @@ import yaml
 from cli_calls import Caller, two_experts
 from safetensors.torch import load_file, save_file
 
-from speechmerge import corpora
+from speechmerge import corpora, speech
 from speechmerge.errors import CheckpointError, MethodError
 from speechmerge.finetuning.training_recipe import Source
 from speechmerge.merging import calibration, given, methods, published
@@ -276,6 +276,12 @@ def test_speech_is_parted_at_commas_behind_a_language_or_task():
         Source("b", "yue", "st"),
         Source("./c, d", "it"),
     )
+
+
+def test_records_do_not_tell_where_speech_lies():
+    names = ("tones", "uqm/pkunk", "hub:owner/name", "/home/me/clips", "./clips")
+    told = [speech.label(Source(name, "es")) for name in names]
+    assert told == [f"{name}:es:asr" for name in ("tones", "uqm/pkunk", "hub:owner/name", "clips", "clips")]
 
 
 def test_windows_are_shared_among_the_sources_of_an_expert():

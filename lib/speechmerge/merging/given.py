@@ -104,7 +104,11 @@ class Given:
         windows = self.windows or (published.WINDOWS[kinds[0]] if kinds else measuring.WINDOWS)
         heard = [speech.heard(own, split, self.clips) for own in self.speech]
         found = measuring.extras(name, base, models, heard, params, windows=windows, seed=self.seed)
-        told = {"speech": [[str(source) for source in own] for own in self.speech], "split": split, "seed": self.seed}
+        told = {
+            "speech": [[speech.label(source) for source in own] for own in self.speech],
+            "split": split,
+            "seed": self.seed,
+        }
         told |= {} if method.measure == "score" else {"windows": windows}
         told |= {"clips": sum(len(part[0]) for own in heard for part in own)} if method.measure == "score" else {}
         return found, told

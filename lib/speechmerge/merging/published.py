@@ -74,7 +74,7 @@ def collect(
     clips = [clip for window in drawn for clip in window.clips]
     told = {
         "expert_name": name or Path(expert).resolve().name,
-        "speech": [str(source) for source in sources],
+        "speech": [speech.label(source) for source in sources],
         "split": split,
         "seed": seed,
         "clips": len(clips),
