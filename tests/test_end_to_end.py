@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from speechmerge import cli, corpora
-from speechmerge.evaluation import scoring, test_sets
+from speechmerge.evaluation import scoring
 from speechmerge.evaluation.decoding import Decoder, Decoding, read_predictions
 from speechmerge.finetuning import packing
 from speechmerge.merging import engine
+from speechmerge.speech import pooled_clips
 from speechmerge.whisper import models
 from speechmerge.whisper.checkpoints import fingerprint
 
@@ -112,7 +113,7 @@ def test_a_finished_training_is_not_repeated_and_another_is_refused(run, experts
 def loss(model_folder, language):
     """Mean cross-entropy of a language's dev clips, in nats a token."""
     model = models.load_model(model_folder)
-    clips = test_sets.gather(["tones"], language, "asr", "dev")
+    clips = pooled_clips(["tones"], language, "asr", "dev")
     tools = models.load_tokenizer(model_folder), models.load_feature_extractor(model_folder)
     batch = packing.collate(packing.pack(clips, language, "asr", None), *tools)
     with torch.inference_mode():

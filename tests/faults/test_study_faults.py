@@ -8,7 +8,6 @@ from speechbook.study import experiments, plans, rows, steps, store, study, tabl
 from speechbook.study.experiment import Experiment
 from speechmerge import corpora, packages
 from speechmerge.errors import ScoringError, StudyError
-from speechmerge.evaluation import test_sets
 from speechmerge.files import atomic_file
 
 
@@ -93,7 +92,7 @@ def test_damaged_predictions_are_named_and_rows_stay(done, artefact):
 
 def test_references_that_changed_since_decoding_are_refused(done, monkeypatch):
     load = corpora.load
-    monkeypatch.setattr(test_sets.corpora, "load", lambda *args, **more: load(*args, **more)[1:])
+    monkeypatch.setattr(corpora, "load", lambda *args, **more: load(*args, **more)[1:])
     with pytest.raises(ScoringError, match=r"12 predictions, 11 references, 1 unknown .*decode the same corpus"):
         study.run(done)
 
@@ -109,7 +108,7 @@ def test_predictions_of_a_row_that_are_gone(done):
 
 def test_predictions_of_other_clips_are_not_scored(done, monkeypatch):
     load = corpora.load
-    monkeypatch.setattr(test_sets.corpora, "load", lambda name, language, *_, **more: load(name, language, "train"))
+    monkeypatch.setattr(corpora, "load", lambda name, language, *_, **more: load(name, language, "train"))
     changed = r"table1: the test speech or references of es asr are not those that Pretrained was measured on \(finger"
     with pytest.raises(ScoringError, match=changed):
         rows.rescored(done)

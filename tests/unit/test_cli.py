@@ -89,7 +89,7 @@ def test_no_traceback_helpers_are_missing():
         (["merge", "./", "x"], "is not readable as a recipe (Is a directory)"),
         (["merge", "none.yaml", "x", "a", "--scaling", "0"], "so EXPERTS, --scaling cannot stand beside none.yaml"),
         (["check", "none.yaml"], "none.yaml is not readable as a recipe"),
-        (["decode", "smoke", ".", "--corpus", "tones", "--language", "es"], "File '.' is a directory"),
+        (["decode", "smoke", ".", "--corpus", "tones", "--language", "es"], "OUTPUT . is a folder; name a file."),
         (["decode", "smoke", "x", "--corpus", "a", "--corpus", "a", "--language", "es"], "give each corpus once"),
         (["decode", "smoke", "x", "--corpus", "tones", "--language", "fr"], "has no language 'fr'"),
         (["decode", "nowhere", "x", "--corpus", "tones", "--language", "es"], "'nowhere' is neither a folder"),

@@ -13,9 +13,9 @@ from speechbook.study.store import project_root
 LIB = project_root() / "lib"
 # Lower rooms first: each imports only from itself and those before it.
 GROUND = "errors files budget machine devices hub packages audio text spelling"
-ROOMS = [*GROUND.split(), "whisper", "corpora", "finetuning", "evaluation", "merging", "formats", "cli"]
+ROOMS = [*GROUND.split(), "whisper", "corpora", "finetuning", "speech", "evaluation", "merging", "formats", "cli"]
 BOOK = ["study", "figures", "tables", "claims", "pages", "commands"]
-LONGEST = 65  # lines of a function; the aim is 45
+LONGEST = 45  # lines of a function without its docstring
 
 
 def module(path: Path) -> tuple[str, ...]:
@@ -70,8 +70,11 @@ def test_functions_stay_short():
     long = []
     for path in sorted(LIB.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > LONGEST:
-                long.append(f"{path.relative_to(LIB)}:{node.lineno} {node.name}")
+            if isinstance(node, ast.FunctionDef):
+                told = node.body[0] if ast.get_docstring(node) else None
+                size = node.end_lineno - node.lineno + 1 - (told.end_lineno - told.lineno + 1 if told else 0)
+                if size > LONGEST:
+                    long.append(f"{path.relative_to(LIB)}:{node.lineno} {node.name} {size}")
     assert long == []
 
 

@@ -12,12 +12,12 @@ import torch
 from speechbook.study import experiments, plans, reproduction, steps, store, study, table_files
 from speechbook.study import rows as rows_module
 from speechbook.study.experiment import Experiment
-from speechmerge import machine, packages
+from speechmerge import corpora, machine, packages
 from speechmerge.errors import StudyError
-from speechmerge.evaluation import test_sets
 from speechmerge.evaluation.decoding import Decoder, Decoding, read_predictions
 from speechmerge.finetuning import training
 from speechmerge.merging import measuring
+from speechmerge.speech import pooled_clips
 from speechmerge.whisper import models
 
 LANGUAGES = ["es", "it"]
@@ -155,7 +155,7 @@ def test_kept_predictions_give_the_rows_again_without_a_model(plan, monkeypatch)
 
 
 def test_predictions_that_are_not_the_rows_are_noticed(plan):
-    said = {clip.id: clip.text for clip in test_sets.gather(["tones"], "es")}
+    said = {clip.id: clip.text for clip in pooled_clips(["tones"], "es")}
     before = store.predictions("smoke", "table1")
     perfect = [replace(p, text=said[p.id]) for p in before[SPOKEN]]
     store.keep_predictions("smoke", "table1", {SPOKEN: perfect})
@@ -165,7 +165,7 @@ def test_predictions_that_are_not_the_rows_are_noticed(plan):
 
 
 def test_predictions_hold_no_references(plan):
-    references = {clip.text for clip in test_sets.gather(["tones"], "es")}
+    references = {clip.text for clip in pooled_clips(["tones"], "es")}
     found = store.predictions("smoke", "table1")[SPOKEN]
     assert len(found) == len(references) and not references & {p.text for p in found}
 
@@ -261,10 +261,10 @@ def test_forgetting_takes_interrupted_trainings_too(plan, tmp_path, monkeypatch)
 
 def test_dev_caps_keep_all_corpora(monkeypatch):
     counts = {"a": 30, "b": 10}
-    monkeypatch.setattr(test_sets.corpora, "load", lambda name, *_, **__: [f"{name}{i}" for i in range(counts[name])])
-    clips = test_sets.gather(["a", "b"], "es", "asr", "dev", 8)
+    monkeypatch.setattr(corpora, "load", lambda name, *_, **__: [f"{name}{i}" for i in range(counts[name])])
+    clips = pooled_clips(["a", "b"], "es", "asr", "dev", 8)
     assert clips == ["a0", "a5", "a10", "a15", "a20", "a25", "b0", "b5"]
-    assert len(test_sets.gather(["a", "b"], "es", "asr", "dev", 100)) == 40
+    assert len(pooled_clips(["a", "b"], "es", "asr", "dev", 100)) == 40
 
 
 def test_ray_gets_every_step_after_those_it_needs(plan, tmp_path, monkeypatch):

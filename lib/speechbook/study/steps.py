@@ -12,13 +12,14 @@ from torch import Tensor
 
 from speechmerge.corpora import Clip
 from speechmerge.errors import StudyError
-from speechmerge.evaluation import scoring, test_sets
+from speechmerge.evaluation import scoring
 from speechmerge.evaluation.decoding import Decoder, Decoding, write_predictions
 from speechmerge.evaluation.resampling import dev_error, weighted
 from speechmerge.files import atomic_folder
 from speechmerge.finetuning import resetting, training
 from speechmerge.merging import engine, measuring, overlaps, searching, task_vectors
 from speechmerge.packages import artefact
+from speechmerge.speech import pooled_clips
 from speechmerge.whisper import models
 
 from .plans import Step, result
@@ -191,7 +192,7 @@ def _resolved(params: dict, inputs: Inputs) -> dict[str, Any]:
 def clips_of(cell: dict, split: str, cap: int | None) -> list[Clip]:
     """Return the clips of a cell as a step's specification holds it."""
     kept = cell.get("kept_apart", "equal")
-    return test_sets.gather(cell["corpora"], cell["language"], cell["task"], split, cap, kept_apart=kept)
+    return pooled_clips(cell["corpora"], cell["language"], cell["task"], split, cap, kept_apart=kept)
 
 
 def _tune(spec: dict, inputs: Inputs, folder: Path) -> None:

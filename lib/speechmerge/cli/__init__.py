@@ -6,7 +6,7 @@ import sys
 import click
 
 from ..errors import SpeechMergeError
-from . import convert, data, merging, methods, models
+from . import convert, data, decoding, merging, methods, models, statistics
 from .groups import Root, example
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -26,11 +26,12 @@ for command in (
     data.inspect_data,
     data.splits,
     models.train,
+    statistics.statistics,
     merging.merge,
     merging.check,
     methods.methods,
     convert.convert,
-    models.decode,
+    decoding.decode,
     models.score,
 ):
     cli.add_command(command)

@@ -10,11 +10,20 @@ import click
 from .groups import example
 
 if TYPE_CHECKING:
+    from ..merging.given import Given
     from ..merging.recipe import Recipe
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 SAID_BY_RECIPE = {"experts": "EXPERTS", "base": "--base", "scaling": "--scaling", "settings": "--set"}
-SAID_BY_RECIPE |= {"include": "--include", "dtype": "--dtype"}
+SAID_BY_RECIPE |= {"include": "--include", "dtype": "--dtype", "max_growth": "--max-growth"}
+HEARD = (
+    "speech",
+    "statistics",
+    "split",
+    "windows",
+    "clips",
+    "seed",
+)  # options of what a method needs beside the models
 
 
 @click.command(
@@ -23,6 +32,8 @@ SAID_BY_RECIPE |= {"include": "--include", "dtype": "--dtype"}
         "speechmerge merge task_arithmetic merged experts/es experts/it --scaling 0.3\n"
         "speechmerge merge lors merged experts/es experts/it --set density=0.4 --set rank_ratio=[0.02,0.05]\n"
         "speechmerge merge ties merged experts/es experts/it --include encoder --include '*decoder.layers.[01].*'\n"
+        "speechmerge merge regmean merged experts/es experts/it --speech asterisk:es --speech ./clips:it\n"
+        "speechmerge merge fisher merged experts/es experts/it --statistics es-fishers --statistics it-fishers\n"
         "speechmerge merge recipe.yaml merged"
     ),
 )
@@ -35,11 +46,39 @@ SAID_BY_RECIPE |= {"include": "--include", "dtype": "--dtype"}
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the method; see `methods show`."
 )
 @click.option("--include", multiple=True, help="Merge only this part (encoder, cross-attention, ...) or name pattern.")
+@click.option(
+    "--max-growth", type=float, help="Refuse a tensor's update so many times as long as the experts' (default: 100)."
+)
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the result (default: the inputs' most precise).")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
 @click.option(
     "--svd-cache", type=click.Path(path_type=Path, file_okay=False), help="Folder where singular vectors are kept."
 )
+@click.option(
+    "--speech",
+    multiple=True,
+    metavar="WHERE:LANGUAGE[:TASK]",
+    help="Speech for a method that needs data, once for each expert in their order; join several with commas. WHERE is "
+    "a corpus, a path or hub:OWNER/NAME; TASK is asr or st.",
+)
+@click.option(
+    "--statistics",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="In place of speech: what `speechmerge statistics` collected, once for each expert in their order.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "dev", "test"]),
+    help="Which of the speech (default: train for statistics, dev where merged models are measured).",
+)
+@click.option(
+    "--windows",
+    type=click.IntRange(1),
+    help="30 s windows heard for each expert (default: 64, for learned weights 16; for Fishers 128 single clips).",
+)
+@click.option("--clips", type=click.IntRange(1), help="Clips taken of each speech, evenly (default: all).")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draw of speech.")
 @click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it exists.")
 @click.pass_context
 def merge(ctx: click.Context, method: str, output: Path, **options: object) -> None:
@@ -47,17 +86,22 @@ def merge(ctx: click.Context, method: str, output: Path, **options: object) -> N
 
     An expert is the folder of a fine-tuned model or of a peft LoRA adapter, in the order of per-expert parameters. A
     recipe is a YAML file in mergekit's form; it names the models and parameters, so none are given beside it.
+
+    Methods marked "needs data" by `methods list` hear speech (--speech), or are given what was collected from it before
+    (--statistics).
     """
     from ..files import check_writable
 
     engine_options = {name: options[name] for name in ("device", "svd_cache", "overwrite")}
     recipe = _from_file(ctx, Path(method)) if is_recipe(method) else _from_words(method, options)
-    check_data(recipe)
-    _check_output(output, recipe)
+    data = given(recipe, **{name: options[name] for name in HEARD})
+    _check_output(output, recipe, options["overwrite"])
+    check_writable(output, 0)
     if options["svd_cache"]:
         check_writable(options["svd_cache"], 0)
-    recipe.run(output, resolve=model_folder, **engine_options)
-    click.echo(f"{output}: {recipe.method} of {len(recipe.experts)} experts")
+    extras, said = _extras(recipe, data)
+    recipe.run(output, resolve=model_folder, extras=extras, data=said, **engine_options)
+    click.echo(f"{output}: {recipe.method} of {len(recipe.experts)} experts{_learnt(output, recipe.method)}")
 
 
 @click.command(
@@ -71,14 +115,16 @@ def check(recipe: Path) -> None:
     from ..merging.recipe import read
 
     found = read(recipe)
-    check_data(found)
-    opened = found.merge(model_folder)
+    data = given(found)
+    opened = found.merge(model_folder, extras=data.stand_ins(found.method, len(found.experts)))
     expected = estimate(opened)
     validation.check_memory(expected.memory)
     click.echo(f"method      {opened.method.name}: {opened.method.title}, {opened.method.paper}")
     click.echo(f"base        {opened.base.folder} ({len(opened.base.shapes)} tensors, {_size(opened.base.bytes())})")
     for number, expert in enumerate(opened.experts):
         click.echo(f"expert {number}    {expert.label}{' (LoRA adapter)' if expert.folder is None else ''}")
+        for what in (*found.speech[number : number + 1], *found.statistics[number : number + 1]):
+            click.echo(f"  with      {what}")
     click.echo(f"scaling     {opened.scaling:g}")
     for name, value in opened.parameters.items():
         click.echo(f"  {name:20s} {value}")
@@ -102,6 +148,20 @@ def model_folder(name: str) -> Path:
     from ..whisper import models  # heavy, and not needed for folders
 
     return models.base_model(name)
+
+
+def full_model(name: str, base: str | None = None) -> Path:
+    """Return the folder of a model that can be run: as :func:`model_folder`, and a LoRA adapter put into its base."""
+    from ..merging.adapters import is_adapter
+    from ..merging.given import whole
+    from ..whisper import models
+
+    folder = Path(name).expanduser()
+    if not folder.is_dir() or not is_adapter(folder):
+        return models.base_model(name)
+    if base is None:
+        raise click.UsageError(f"{name} is a LoRA adapter; name its base model with --base.")
+    return whole(folder, model_folder(base))
 
 
 def setting(text: str) -> tuple[str, object]:
@@ -150,29 +210,62 @@ def _from_words(method: str, options: dict) -> "Recipe":
     found.check(params, experts=len(options["experts"]))
     params["scaling"] = options["scaling"]
     params |= {"include": list(options["include"])} if options["include"] else {}
+    params |= {"max_growth": options["max_growth"]} if options["max_growth"] is not None else {}
     params |= {"dtype": KINDS[options["dtype"]]} if options["dtype"] else {}
     return Recipe(method, options["base"], options["experts"], params)
 
 
-def check_data(recipe: "Recipe") -> None:
-    """Raise where a method needs what only Python can hand over."""
-    from ..errors import MethodError
-    from ..merging.methods import DATA, find
+def given(recipe: "Recipe", **options: object) -> "Given":
+    """Return the speech or statistics that a merge is given, checked against what its method needs.
 
-    wanted = find(recipe.method).data
-    if wanted:
-        raise MethodError(
-            f"{recipe.method} needs more than the models: {' and '.join(DATA[key] for key in wanted)}. Call it from "
-            f"Python, speechmerge.merge_folders({recipe.method!r}, ..., extras={{{wanted[0]!r}: ...}})."
-        )
+    Raises:
+        MethodError: it lacks them, or has no use for them.
+    """
+    from ..merging.given import Given, parse
+
+    for name in ("speech", "statistics"):
+        if getattr(recipe, name) and (options.get("speech") or options.get("statistics")):
+            raise click.UsageError(f"the recipe names its own {name}; leave out --speech and --statistics.")
+    speech = tuple(parse(text) for text in (*recipe.speech, *options.pop("speech", ())))
+    statistics = tuple(Path(folder) for folder in (*recipe.statistics, *options.pop("statistics", ())))
+    if idle := [f"--{name}" for name in ("split", "windows", "clips") if options.get(name) and not speech]:
+        raise click.UsageError(f"{', '.join(idle)} tell how speech is heard, but there is none; give --speech too.")
+    found = Given(speech, statistics, **options)
+    found.check(recipe.method, len(recipe.experts))
+    return found
 
 
-def _check_output(output: Path, recipe: "Recipe") -> None:
-    """Raise if the output would take the place of a model that is merged, or of a folder around one."""
+def _extras(recipe: "Recipe", data: "Given") -> tuple[dict, dict]:
+    """Return what a method needs beside the models, which are checked before they hear anything; mostly nothing."""
+    if not (data.speech or data.statistics):
+        return {}, {}
+    recipe.merge(model_folder, extras=data.stand_ins(recipe.method, len(recipe.experts)))
+    folders = [model_folder(name) for name in recipe.experts]
+    return data.extras(recipe.method, model_folder(recipe.base), folders, recipe.options)
+
+
+def _learnt(output: Path, method: str) -> str:
+    """Return the weights that a method learnt, as its record has them, for one set of weights; else nothing."""
+    from ..merging.methods import find
+
+    if not find(method).fit:
+        return ""
+    weights = json.loads((output / "merge_recipe.json").read_text())["recipe"]["parameters"]["weights"]
+    if len(weights) > 1:
+        return f", {len(weights)} sets of weights learnt (see its card)"
+    return f", weights learnt: {', '.join(f'{weight:.3f}' for weight in weights[0])}"
+
+
+def _check_output(output: Path, recipe: "Recipe", overwrite: bool) -> None:
+    """Raise if the output would take the place of a model that is merged, or of a folder around one, or exists."""
+    from ..errors import SpeechMergeError
+
     inputs: Sequence[str] = (recipe.base, *recipe.experts)
     for name in inputs:
         if Path(name).exists() and Path(name).resolve().is_relative_to(output.resolve()):
             raise click.UsageError(f"OUTPUT {output} is or holds {name}, a model to merge; name another folder.")
+    if output.exists() and not overwrite:
+        raise SpeechMergeError(f"{output} already exists; choose another output or pass --overwrite to replace it.")
 
 
 def _size(count: int) -> str:

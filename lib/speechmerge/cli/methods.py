@@ -2,10 +2,14 @@
 
 import textwrap
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
 from .groups import Group, example
+
+if TYPE_CHECKING:
+    from ..merging.methods import Method
 
 WIDTH = 100
 SCOPES = {
@@ -56,6 +60,7 @@ def methods_show(name: str) -> None:
         "acts on": SCOPES[method.acts_on] + (f"; {OTHERS[method.others]}" if method.acts_on == "matrices" else ""),
         "experts": f"exactly {method.experts}" if method.experts else "any number",
         "needs": " and ".join(DATA[key] for key in method.data) or "the models alone",
+        "given by": _options(method),
         "chance": "random, the same for the same seed" if method.stochastic else "",
         "cost": method.cost,
         "variant of": method.variant_of or "",
@@ -71,6 +76,17 @@ def methods_show(name: str) -> None:
     click.echo(_wrapped("scaling: λ of base + λ·τ; an option of its own, --scaling (a number; default 1.0)", "  "))
     for flavour, settings in method.flavours.items():
         click.echo(_wrapped(f"flavour={flavour} is {_listed(settings)}", "  "))
+
+
+def _options(method: "Method") -> str:
+    """Return the options of ``merge`` that give what a method needs beside the models."""
+    from ..merging.methods import LAYERED
+
+    if not method.data:
+        return ""
+    speech = "--speech WHERE:LANGUAGE, once for each expert"
+    alone = method.measure or method.name == LAYERED
+    return speech if alone else f"{speech}, or --statistics FOLDER (see `speechmerge statistics`)"
 
 
 def _listed(settings: Mapping[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""Commands on one model: train, decode, score."""
+"""Commands on one model and its hypotheses: train, score; and how a test set is named."""
 
 import functools
 from collections.abc import Callable
@@ -8,19 +8,42 @@ import click
 
 from .groups import example
 
+SPLITS = click.Choice(["train", "dev", "test"])
+TASKS = click.Choice(["asr", "st"])
+WHERE = "a corpus, a path or hub:OWNER/NAME"
+
 
 @click.command(epilog=example("speechmerge train experts/es --source asterisk:es --source stamps:es --minutes 12"))
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--source", "sources", multiple=True, required=True, help="corpus:language[:asr|st]; repeat to mix.")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    required=True,
+    metavar="WHERE:LANGUAGE[:TASK]",
+    help=f"What to train on: {WHERE}; repeat to mix. TASK is asr or st.",
+)
 @click.option("--base", default="whisper-tiny", show_default=True, help="Name or folder of the model to start from.")
 @click.option("--minutes", type=float, help="Cap on training speech per language and task.")
-@click.option("--epochs", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--learning-rate", type=float, default=1e-5, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=5, show_default=True, help="Passes over the speech, at most.")
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    help="End after so many epochs in a row without a lower dev loss; the rate then stays at its peak.",
+)
+@click.option("--learning-rate", type=float, default=1e-5, show_default=True, help="AdamW's peak.")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="30 s windows a step.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--unseen-rows",
+    type=click.Choice(["trained", "kept"]),
+    default="trained",
+    show_default=True,
+    help="What becomes of tokens that no training text uses: trained like all others, or kept as the base has them.",
+)
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True)
 def train(output: Path, sources: tuple[str, ...], **options: object) -> None:
-    """Fine-tune a model on corpora, languages and tasks.
+    """Fine-tune a model on speech of one or several corpora, languages and tasks.
 
     The best epoch is written to OUTPUT. An interrupted training goes on after its last finished epoch when the same
     command is given again.
@@ -35,72 +58,75 @@ def train(output: Path, sources: tuple[str, ...], **options: object) -> None:
     )
 
 
-def _test_options(command: Callable) -> Callable:
-    """Add the options that name a test set."""
+def with_test_set(language: dict, corpus: str) -> Callable:
+    """Return the decorator that adds the options of a test set."""
     options = (
-        click.option("--corpus", "names", multiple=True, required=True, help="Corpus to test on; repeat to pool."),
-        click.option("--language", required=True, help="Whisper's language code, e.g. es."),
-        click.option("--split", default="test", show_default=True, type=click.Choice(["train", "dev", "test"])),
-        click.option("--task", default="asr", show_default=True, type=click.Choice(["asr", "st"])),
+        click.option("--corpus", "names", multiple=True, metavar="WHERE", help=f"{corpus}: {WHERE}; repeat to pool."),
+        click.option("--language", **language),
+        click.option("--split", default="test", show_default=True, type=SPLITS, help="Of the test set."),
+        click.option("--task", default="asr", show_default=True, type=TASKS, help="st: translate into English."),
     )
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+    return lambda command: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
-def _clips(names: tuple[str, ...], language: str, task: str, split: str) -> list:
+def clips_of_test_set(names: tuple[str, ...], language: str, task: str, split: str) -> list:
     """Return the clips of a test set, of which there must be some, each once."""
-    from ..errors import CorpusError
-    from ..evaluation.test_sets import gather
+    from ..speech import some_clips
 
     if len(set(names)) < len(names):
         raise click.UsageError(f"--corpus names {', '.join(names)}; give each corpus once.")
-    clips = gather(names, language, task, split)
-    if not clips:
-        wanted = "speech with a translation" if task == "st" else "speech"
-        raise CorpusError(f"{', '.join(names)} has no {wanted} in {language} in the {split} split.")
-    return clips
+    return some_clips(names, language, task, split)
 
 
-@click.command(epilog=example("speechmerge decode merged es.jsonl.gz --corpus asterisk --language es"))
-@click.argument("model")
-@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
-@_test_options
-@click.option("--beams", type=click.IntRange(1), default=1, show_default=True, help="1 is greedy.")
-@click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True)
-def decode(
-    model: str, output: Path, names: tuple, language: str, split: str, task: str, beams: int, precision: str
-) -> None:
-    """Decode a test set and keep the hypotheses in OUTPUT.
-
-    MODEL is a folder or a base model's name.
-    """
-    from ..evaluation.decoding import Decoder, Decoding, write_predictions
-    from ..files import check_writable
-    from ..whisper import models
-
-    clips = _clips(names, language, task, split)
-    check_writable(output, 0)
-    decoder = Decoder(models.base_model(model), Decoding(beams=beams, precision=precision))
-    predictions = decoder.decode(clips, language, task)
-    write_predictions(predictions, output)
-    click.echo(f"{output}: {len(predictions)} hypotheses")
-
-
-@click.command(epilog=example("speechmerge score es.jsonl.gz --corpus asterisk --language es"))
+@click.command(
+    epilog=example(
+        "speechmerge score es.jsonl.gz --corpus asterisk --language es\n"
+        "speechmerge score talks.jsonl --references texts.csv --language es --clips errors.tsv"
+    )
+)
 @click.argument("predictions", type=click.Path(path_type=Path))
-@_test_options
-def score(predictions: Path, names: tuple, language: str, split: str, task: str) -> None:
+@with_test_set({"required": True, "help": "Whisper's code, e.g. es."}, "Test set that was decoded")
+@click.option(
+    "--references",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="In place of a test set: .jsonl, .csv or .tsv with id and text (for st: translation).",
+)
+@click.option(
+    "--clips",
+    "table",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write a TSV with every clip's errors, reference and hypothesis.",
+)
+def score(
+    predictions: Path,
+    names: tuple[str, ...],
+    language: str,
+    split: str,
+    task: str,
+    references: Path | None,
+    table: Path | None,
+) -> None:
     """Score kept hypotheses: WER and CER, or BLEU and chrF.
 
-    The references are those of the fetched corpus; intervals are bootstrapped over clips, 95 %. Languages written
-    without spaces show CER first; where Whisper's authors compare letter by letter (zh, ja, th, lo, my), the WER is
-    the CER.
+    The references are those of the test set, or of a file. Predictions and references must be the same clips.
+    Intervals are bootstrapped over clips, 95 %. Languages written without spaces show CER first; where Whisper's
+    authors compare letter by letter (zh, ja, th, lo, my), the WER is the CER.
     """
+    from ..evaluation import references as own
     from ..evaluation.decoding import read_predictions
     from ..evaluation.scoring import score as scored
     from ..evaluation.summaries import summary
+    from ..files import check_writable
 
-    clips = _clips(names, language, task, split)
-    found = summary(scored(read_predictions(predictions), clips, language, task))
+    if bool(names) == bool(references):
+        raise click.UsageError("name what was decoded: a test set, --corpus WHERE, or a file of texts, --references.")
+    said = own.read(references, task) if references else clips_of_test_set(names, language, task, split)
+    heard = read_predictions(predictions)
+    scores = scored(heard, said, language, task)
+    found = summary(scores)
+    if table:
+        check_writable(table, 0)
+        own.write_table(scores, heard, said, task, table)
     if task == "st":
         click.echo(
             "BLEU {bleu:.2f} [{ci_low:.2f}, {ci_high:.2f}]  chrF {chrf:.2f}  {n_utterances} clips, "

@@ -8,12 +8,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
+from typing import Protocol
 
 import jiwer
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 
-from ..corpora import Clip
 from ..errors import ScoringError
 from ..spelling import procedure, spell
 from ..text import LETTER_BY_LETTER, NORMALISER, WITHOUT_SPACES, is_marked, normalise, spaced
@@ -102,7 +102,7 @@ class WordMatches:
     @property
     def bleu(self) -> float:
         """BLEU of the whole, 0 to 100."""
-        return _bleu(self.statistics.sum(0))
+        return bleu(self.statistics.sum(0))
 
     @property
     def rate(self) -> float:
@@ -122,7 +122,7 @@ class WordMatches:
 
     def resampled(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return BLEU as a fraction of redrawn utterances, and ones; ``draws`` as for :meth:`Errors.resampled`."""
-        return np.array([_bleu(row) / 100 for row in draws @ self.statistics]), np.ones(len(draws))
+        return np.array([bleu(row) / 100 for row in draws @ self.statistics]), np.ones(len(draws))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,13 +154,29 @@ Scores = Errors | WordMatches | CharacterMatches
 METRICS = {"asr": "wer", "st": "bleu"}
 
 
-def _bleu(statistics: np.ndarray) -> float:
+def bleu(statistics: np.ndarray) -> float:
     """BLEU from summed matches, n-grams and lengths, smoothed as sacrebleu does by default."""
     correct, total, lengths = statistics[:4].tolist(), statistics[4:8].tolist(), statistics[8:].tolist()
     return BLEU.compute_bleu(correct, total, *lengths, smooth_method="exp").score
 
 
-def match(predictions: Sequence[Prediction], clips: Sequence[Clip]) -> list[Prediction]:
+class Spoken(Protocol):
+    """What a clip or a line of a file of references says."""
+
+    @property
+    def id(self) -> str:
+        """By which the hypothesis is found."""
+
+    @property
+    def text(self) -> str:
+        """What is said."""
+
+    @property
+    def translation(self) -> str | None:
+        """The same in English, or ``None``."""
+
+
+def match(predictions: Sequence[Prediction], clips: Sequence[Spoken]) -> list[Prediction]:
     """Return the predictions in the order of ``clips``; refuse anything but a one-to-one match of ids.
 
     Raises:
@@ -183,7 +199,7 @@ def match(predictions: Sequence[Prediction], clips: Sequence[Clip]) -> list[Pred
     return [by_id[c.id] for c in clips]
 
 
-def count(predictions: Sequence[Prediction], clips: Sequence[Clip], language: str) -> Counts:
+def count(predictions: Sequence[Prediction], clips: Sequence[Spoken], language: str) -> Counts:
     """Align hypotheses with transcripts after Whisper's normalisation and count edits per utterance.
 
     Where words hold combining marks it is said once for each language that the published normaliser cuts them there.
@@ -233,7 +249,7 @@ def _procedure(language: str, marked: bool) -> str:
     return ", ".join([NORMALISER, *(name for name, holds in more.items() if holds)])
 
 
-def spelled(counts: Counts, predictions: Sequence[Prediction], clips: Sequence[Clip], language: str) -> Errors:
+def spelled(counts: Counts, predictions: Sequence[Prediction], clips: Sequence[Spoken], language: str) -> Errors:
     """Count word errors again with numbers in words on both sides, after :mod:`speechmerge.spelling`.
 
     ``normaliser`` says where numbers stay as they are. Only utterances with numerals are aligned again.
@@ -282,12 +298,12 @@ def _edits(process, reference: str, hypothesis: str, length: int) -> tuple[int, 
     return out.substitutions, out.deletions, out.insertions
 
 
-def score(predictions: Sequence[Prediction], clips: Sequence[Clip], language: str, task: str) -> Scores:
+def score(predictions: Sequence[Prediction], clips: Sequence[Spoken], language: str, task: str) -> Scores:
     """Score transcripts (``"asr"``) or English translations (``"st"``)."""
     return count(predictions, clips, language) if task == "asr" else translation(predictions, clips)
 
 
-def translation(predictions: Sequence[Prediction], clips: Sequence[Clip]) -> Matches:
+def translation(predictions: Sequence[Prediction], clips: Sequence[Spoken]) -> Matches:
     """Count n-gram matches with sacrebleu (cased, 13a tokens), references as the corpus gives them.
 
     Raises:

@@ -5,7 +5,7 @@ They lie in a folder for each expert, which belongs to that expert and those win
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import corpora
+from ..audio import WINDOW_SAMPLES
 from ..devices import release_memory
 from ..errors import CheckpointError, MethodError, nearest
 from ..files import atomic_folder, check_writable, digest
 from ..finetuning.packing import Window, pack
 from ..packages import artefact
 from ..whisper.checkpoints import fingerprint, open_checkpoint, read_json
-from .listening import fishers, grams, layered_grams
+from .listening import POSITION, fishers, grams, layered_grams
+from .validation import check_memory
 
 VERSION = 1  # raise when a change alters the statistics
 RECORD = "statistics.json"
@@ -37,6 +39,21 @@ def draw(
     drawn = [clips[i] for i in order]
     windows = pack(drawn, language, task, None) if packed else [Window((clip,), language, task) for clip in drawn]
     return windows[:count]
+
+
+def draw_all(
+    speech: Sequence[tuple[Sequence[corpora.Clip], str, str]], count: int, *, seed: int = 0, packed: bool = True
+) -> list[Window]:
+    """Draw at most ``count`` windows (:func:`draw`) of one expert's speech, shared among its languages and tasks.
+
+    Args:
+        speech: clips, language and task, one entry for each.
+        count: most windows, but one of each entry at least.
+        seed: of :func:`draw`.
+        packed: of :func:`draw`.
+    """
+    share = max(1, count // len(speech))
+    return [window for part in speech for window in draw(*part, share, seed=seed, packed=packed)]
 
 
 class Statistics(Mapping[str, Tensor]):
@@ -84,7 +101,13 @@ def load(folder: Path, expert: Path) -> Statistics:
 
 
 def collect(
-    kind: str, expert: Path, windows: Sequence[Window], output: Path | None = None, *, progress: bool = True
+    kind: str,
+    expert: Path,
+    windows: Sequence[Window],
+    output: Path | None = None,
+    *,
+    write_more: Callable[[Path, Mapping[str, object]], None] | None = None,
+    progress: bool = True,
 ) -> Statistics:
     """Collect statistics of an expert on its own speech into a folder; what is there already is opened.
 
@@ -98,10 +121,12 @@ def collect(
         expert: folder of the model.
         windows: of its own language and task, see :func:`draw`.
         output: folder to write; by default one of the cache that is named by what it is made from.
+        write_more: gets the folder and the record before the folder takes its name, to write what else belongs in it.
         progress: show a bar.
 
     Raises:
         MethodError: an unknown kind, or no windows.
+        SpeechMergeError: too little memory or disk; found before the work.
         CheckpointError: ``output`` holds statistics of another expert or other windows.
     """
     if kind not in KINDS:
@@ -110,8 +135,12 @@ def collect(
     output = Path(output or artefact(kind, digest(record)))
     if not output.exists():
         check_writable(output, _bytes(kind, expert))
+        otherwise = "give fewer windows" if kind == "grams" else "collect grams, which take less"
+        check_memory(_memory(kind, expert, len(windows)), work=f"collecting {kind}", otherwise=otherwise)
         with atomic_folder(output) as folder:
             _write(folder, ((stage, [found]) for stage, found in KINDS[kind](expert, windows, progress)), [record])
+            if write_more:
+                write_more(folder, record)
         release_memory()
     return _open(output, record)
 
@@ -170,6 +199,19 @@ def _bytes(kind: str, expert: Path) -> int:
     shapes = open_checkpoint(expert).shapes.values()
     sizes = [math.prod(s) if kind == "fishers" else s[-1] ** 2 for s in shapes if kind == "fishers" or len(s) == 2]
     return 4 * sum(sizes)
+
+
+def _memory(kind: str, expert: Path, windows: int) -> int:
+    """Return about how many bytes collecting takes: the model, with slopes and sums for Fishers, with states for Grams.
+
+    The sums of one stage's Grams, in fp64, are a few of its widest.
+    """
+    shapes = open_checkpoint(expert).shapes.values()
+    model = 4 * sum(map(math.prod, shapes))
+    if kind == "fishers":
+        return 3 * model
+    widths = [shape[-1] for shape in shapes if len(shape) == 2]
+    return model + 3 * 8 * max(widths) ** 2 + windows * 2 * 4 * min(widths) * WINDOW_SAMPLES // POSITION
 
 
 def _place(folder: Path, expert: int, experts: int) -> Path:

@@ -104,6 +104,7 @@ def merge_folders(
     overwrite: bool = False,
     progress: bool = True,
     fingerprints: bool = True,
+    data: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Path:
     """Merge Hugging Face folders into a new one, atomically and in bounded memory.
@@ -123,6 +124,7 @@ def merge_folders(
         overwrite: replace an existing folder.
         progress: show a progress bar.
         fingerprints: hash all models for the record; without, a merge that only reads and writes is twice as fast.
+        data: what the record says of the data behind ``extras``; anything that JSON can write.
         options: those of :class:`Merge`; ``dtype`` defaults to the most precise one among base and experts.
 
     Returns:
@@ -156,7 +158,7 @@ def merge_folders(
         for file in files:
             (work / file).rename(folder / file)
         output.write_companions(folder, merge.base.folder, merge.dtype, about)
-        output.write_record(folder, merge, options, fingerprints=fingerprints, said=said)
+        output.write_record(folder, merge, options, fingerprints=fingerprints, said=said, data=data)
     release_memory()
     log.info("%s written in %.1f s", output_folder, time.perf_counter() - started)
     return output_folder

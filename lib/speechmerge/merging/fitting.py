@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..errors import MethodError
 from ..whisper.parameter_classes import layer
@@ -60,7 +61,15 @@ def fit(merge: "Merge") -> None:
     rows = {place: row for row, place in enumerate(dict.fromkeys(places))}
     merge.groups = {name: rows[place] for name, place in zip(merge.base.shapes, places, strict=True)}
     measure = _score if merge.method.measure == "score" else _gradient
-    found = merge.method.fit(lambda weights: measure(merge, weights), len(rows), len(merge.experts), **merge.options)
+    many = merge.options.get("steps", 2 * len(merge.experts) - 1)  # of a soup at most
+    with tqdm(total=many, desc=f"learn ({merge.method.name})", unit="model", disable=not merge.progress) as bar:
+
+        def measured(weights: Tensor) -> Any:
+            found = measure(merge, weights)
+            bar.update()
+            return found
+
+        found = merge.method.fit(measured, len(rows), len(merge.experts), **merge.options)
     merge.weights = found
     merge.parameters["weights"] = found.tolist()
 

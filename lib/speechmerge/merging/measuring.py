@@ -166,16 +166,12 @@ def extras(
     """
     found = methods.find(method)
     packed = "fisher" not in found.needs
-    shares = [max(1, windows // len(own)) for own in speech]
-    drawn = [
-        [window for part in own for window in calibration.draw(*part, share, seed=seed, packed=packed)]
-        for own, share in zip(speech, shares, strict=True)
-    ]
+    drawn = [calibration.draw_all(own, windows, seed=seed, packed=packed) for own in speech]
     if found.measure == "score":
         return {"score": scorer(base, [part for own in speech for part in own], settings)}
     if found.measure == "gradient":
         return {"gradient": differentiator(base, [window for own in drawn for window in own])}
-    if method == "regmean_pp":
+    if method == methods.LAYERED:
         options = {name: value for name, value in (params or {}).items() if name in ("alpha", "ridge")}
         return {"grams": calibration.collect_layered(base, experts, drawn, **options)}
     kinds = [methods.STATISTICS[need] for need in found.needs if need in methods.STATISTICS]

@@ -28,6 +28,7 @@ FAMILIES = {
 }
 STATISTICS = {"gram": "grams", "fisher": "fishers"}  # context a rule needs: key of the engine's ``extras`` for it
 MEASURES = ("score", "gradient")  # keys of ``extras`` that hold functions of a merged model
+LAYERED = "regmean_pp"  # the method whose Grams are collected along the merge, from all experts together
 # What the engine, not the user, hands a rule.
 CONTEXT = ("base", "gram", "fisher", "generators", "depth", "prepass", "vectors")
 DATA = {  # what a merge must be given beside the models, by the key of the engine's ``extras``

@@ -132,11 +132,17 @@ def write_companions(folder: Path, base: Path, dtype: torch.dtype, about: "Compa
 
 
 def write_record(
-    folder: Path, merge: "Merge", options: Mapping[str, Any], *, fingerprints: bool = True, said: Sequence[str] = ()
+    folder: Path,
+    merge: "Merge",
+    options: Mapping[str, Any],
+    *,
+    fingerprints: bool = True,
+    said: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``merge_recipe.json`` and the model card, with the fingerprints of base, experts and result if wanted.
 
-    ``said`` is what was changed in the base's generation settings.
+    ``said`` is what was changed in the base's generation settings, ``data`` what the merge was given beside the models.
     """
     models = [merge.base, *merge.experts, folder]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing leaves the interpreter free
@@ -148,6 +154,8 @@ def write_record(
         "fingerprints": {"base": marks[0], "experts": marks[1:-1], "result": marks[-1]},
         "changed_settings": list(said),
     }
+    if data:
+        record["data"] = dict(data)
     told = [(_label(expert), about) for expert, about in zip(merge.experts, merge.rounding, strict=True) if about]
     if told:
         record["rounding"] = [{"expert": label, **asdict(about)} for label, about in told]
@@ -188,6 +196,14 @@ def _precision(merge: "Merge") -> str:
     return "".join(["## Precision\n\n", *lines, "\n"]) if lines else ""
 
 
+def _data(record: Mapping[str, Any]) -> str:
+    """Return the card's paragraph on the data that the method was given beside the models; mostly none."""
+    if "data" not in record:
+        return ""
+    told = yaml.safe_dump(record["data"], sort_keys=False, allow_unicode=True)
+    return f"## Data\n\nBeside the models the method was given:\n\n```yaml\n{told}```\n\n"
+
+
 def _label(model: Checkpoint) -> str:
     """Name a model without the place it lies at on this machine."""
     return Path(model.label).name if model.folder is None else model.folder.name
@@ -213,7 +229,7 @@ def _card(merge: "Merge", record: Mapping[str, Any]) -> str:
         "SHA-256 over sorted tensor names and raw fp32 values, first 16 digits; in full in `merge_recipe.json`.\n\n"
         f"| model | folder | fingerprint |\n|---|---|---|\n| base | {_label(merge.base)} | "
         f"`{record['fingerprints']['base'][:16]}` |\n{names}| result | this folder | "
-        f"`{record['fingerprints']['result'][:16]}` |\n\n{_precision(merge)}{changed}"
+        f"`{record['fingerprints']['result'][:16]}` |\n\n{_data(record)}{_precision(merge)}{changed}"
         "## Licence\n\nA merged model is made from the models above: the licences of the base and of every expert, and "
         "of the speech the experts were trained on, apply to it together.\n"
     )

@@ -10,6 +10,9 @@
     parameters: {lambda: 0.7}
     dtype: float32
 
+What a method needs beside the models stands with them, in two words of the library's own: ``speech: asterisk:es`` (or a
+list), or ``statistics: FOLDER``.
+
 A method that mergekit computes in another way than its paper runs in mergekit's, with mergekit's defaults, unless
 ``flavour: paper`` says so: the file's form is theirs, and so should be its numbers. A base that is listed among the
 models counts as one of them where mergekit counts it (averages, SLERP, Karcher mean), and has no part elsewhere; for
@@ -59,26 +62,36 @@ LACKING = {  # fields of mergekit's that have no meaning here, and what to write
     "chat_template": "Whisper has none, so leave it out",
 }
 REQUIRED = ("merge_method", "models")
+ENTRY = ("model", "parameters", "speech", "statistics")  # of a model
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A merge as a file describes it; ``options`` are those of :class:`speechmerge.merging.merge.Merge`."""
+    """A merge as a file describes it; ``options`` are those of :class:`speechmerge.merging.merge.Merge`.
+
+    ``speech`` and ``statistics`` are those of each expert, where the file names them
+    (:class:`speechmerge.merging.given.Given`).
+    """
 
     method: str
     base: str
     experts: tuple[str, ...]
     options: Mapping[str, Any]
+    speech: tuple[str, ...] = ()
+    statistics: tuple[str, ...] = ()
 
     @property
     def strict(self) -> bool:
         """Whether all experts must differ from the base: not where it is one of the models to merge."""
         return self.base not in self.experts or self.method not in COUNTED
 
-    def merge(self, resolve: Callable[[str], Path] = Path) -> Merge:
-        """Open and check all models without merging; raises what a merge would raise beforehand."""
+    def merge(self, resolve: Callable[[str], Path] = Path, **more: Any) -> Merge:
+        """Open and check all models without merging; raises what a merge would raise beforehand.
+
+        ``more`` are further arguments of :class:`speechmerge.merging.merge.Merge`.
+        """
         experts = [resolve(expert) for expert in self.experts]
-        merge = Merge(self.method, resolve(self.base), experts, **{"strict": self.strict} | self.options)
+        merge = Merge(self.method, resolve(self.base), experts, **{"strict": self.strict} | self.options | more)
         if not self.strict:
             others = [e for name, e in zip(self.experts, merge.experts, strict=True) if name != self.base]
             validation.check_tokenizers(merge.base, others)
@@ -135,15 +148,21 @@ def _model(path: Path, number: int, entry: Any) -> dict[str, Any]:
     """Return an entry of ``models`` as its name and parameters."""
     entry = entry if isinstance(entry, dict) else {"model": entry}
     for key in entry:
-        if key not in ("model", "parameters"):
-            raise MethodError(f"{path}: model {number} has {key!r}.{nearest(str(key), ('model', 'parameters'))}")
+        if key not in ENTRY:
+            raise MethodError(f"{path}: model {number} has {key!r}.{nearest(str(key), ENTRY)}")
     model = reference(entry.get("model"))
     if not isinstance(model, str):
         raise MethodError(f"{path}: model {number} is {_found(model)}, expected a folder.")
     parameters = entry.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise MethodError(f"{path}: parameters of {model} are {_found(parameters)}, expected names and values.")
-    return {"model": model, "parameters": parameters}
+    speech, statistics = entry.get("speech") or [], entry.get("statistics")
+    speech = [speech] if isinstance(speech, str) else speech
+    if not isinstance(speech, list) or not all(isinstance(one, str) for one in speech):
+        raise MethodError(f"{path}: speech of {model} is {_found(speech)}, expected WHERE:LANGUAGE, or a list of them.")
+    if statistics is not None and not isinstance(statistics, str):
+        raise MethodError(f"{path}: statistics of {model} are {_found(statistics)}, expected a folder.")
+    return {"model": model, "parameters": parameters, "speech": ",".join(speech), "statistics": statistics}
 
 
 def _recipe(path: str, content: Mapping[str, Any], models: list[dict]) -> Recipe:
@@ -162,7 +181,16 @@ def _recipe(path: str, content: Mapping[str, Any], models: list[dict]) -> Recipe
             found["dtype"] = _dtype(path, field, content[field])
     own = {key: value for key, value in found.items() if key not in (*ENGINE, "dtype")}
     method.check(own, experts=len(models))
-    return Recipe(method.name, base, tuple(entry["model"] for entry in models), found)
+    data = {key: _of_each(path, key, models) for key in ("speech", "statistics")}
+    return Recipe(method.name, base, tuple(entry["model"] for entry in models), found, **data)
+
+
+def _of_each(path: str, key: str, models: Sequence[dict]) -> tuple[str, ...]:
+    """Return what stands with every model; with none of them it is nothing."""
+    given = [entry["model"] for entry in models if entry.get(key)]
+    if lacking := [entry["model"] for entry in models if given and not entry.get(key)]:
+        raise MethodError(f"{path}: {given[0]} has {key} and {lacking[0]} has none; give each model its own, or none.")
+    return tuple(entry[key] for entry in models) if given else ()
 
 
 def _dtype(path: str, field: str, word: str) -> torch.dtype:

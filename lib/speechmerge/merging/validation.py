@@ -212,8 +212,19 @@ def check_extras(method: Method, extras: Mapping[str, Any], experts: int) -> dic
     return dict(extras)
 
 
-def check_memory(needed: int, meminfo: Path = Path("/proc/meminfo")) -> None:
+IN_BLOCKS = "choose a method that works in blocks (task_arithmetic, ties, ...)"
+
+
+def check_memory(
+    needed: int, meminfo: Path = Path("/proc/meminfo"), *, work: str = "the merge", otherwise: str = IN_BLOCKS
+) -> None:
     """Check before heavy work that ``needed`` bytes of memory are free, where the system tells.
+
+    Args:
+        needed: bytes.
+        meminfo: where the system tells.
+        work: what takes them, and
+        otherwise: what takes less, both for the message.
 
     Raises:
         SpeechMergeError: they are not.
@@ -222,6 +233,6 @@ def check_memory(needed: int, meminfo: Path = Path("/proc/meminfo")) -> None:
     free = int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else needed
     if needed > free:
         raise SpeechMergeError(
-            f"the merge takes about {needed / 1e9:.2f} GB of memory and {free / 1e9:.2f} GB are free; close other "
-            "programs, or choose a method that works in blocks (task_arithmetic, ties, ...)."
+            f"{work} takes about {needed / 1e9:.2f} GB of memory and {free / 1e9:.2f} GB are free; close other "
+            f"programs, or {otherwise}."
         )
