@@ -6,7 +6,7 @@ import sys
 import click
 
 from ..errors import SpeechMergeError
-from . import data, merging, methods, models, studies
+from . import data, merging, methods, models, studies, tune
 from .groups import Group, example
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -27,6 +27,7 @@ for command in (
     models.train,
     merging.merge,
     merging.check,
+    tune.tune,
     methods.methods,
     models.decode,
     models.score,
