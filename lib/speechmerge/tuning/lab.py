@@ -69,6 +69,7 @@ class Lab:
         self.used, self.granted, self.deadline = 0.0, math.inf, math.inf
         self.references: list[float] = []
         self._worn: System | None = None
+        self._asked: set[tuple[Candidate, float, str]] = set()
 
         short = [folder.name for folder in self.experts]
         self.names = [n if short.count(n) == 1 else str(f) for n, f in zip(short, self.experts, strict=True)]
@@ -171,7 +172,8 @@ class Lab:
         Raises:
             Spent: the evaluations granted are used up, or the time for them is over.
         """
-        cost = self.ear.share(fidelity)
+        fidelity = ALL if self.ear.share(fidelity) == 1 else fidelity
+        cost = 0.0 if (candidate, scaling, fidelity) in self._asked else self.ear.share(fidelity)
         if self.used + cost > self.granted + 1e-9:
             raise Spent
         key = f"try {candidate.key} {scaling:g} {fidelity}"
@@ -186,7 +188,8 @@ class Lab:
         self.used += cost
         losses = self.journal.known[key]["losses"]
         trial = Trial(candidate, scaling, fidelity, tuple(losses), self.score(losses))
-        if trial not in self.trials:
+        if cost:
+            self._asked.add((candidate, scaling, fidelity))
             self.trials.append(trial)
         return trial
 

@@ -29,6 +29,7 @@ from .updates import Updates
 log = logging.getLogger(__name__)
 
 LOADED = 2.2  # sizes of the model in fp32 that are in memory while it hears: itself, and what it is given as it loads
+BAR = "{desc}: {percentage:3.0f}% |{bar}| {n:.1f} of {total:.1f} evaluations{postfix}"
 OVERHEAD = 1.6e9  # bytes of libraries, kept frames and activations
 
 Tell = Callable[[str], None]
@@ -195,7 +196,7 @@ def _merging(found: Models, name: str, asked: Request) -> float:
 
 def _searched(asked: Request, lab: Lab, names: Sequence[str]) -> bool:
     """Search, with a bar that shows the time left; return whether the search came to its end."""
-    with tqdm(total=round(lab.granted, 1), desc="tune", unit="eval", bar_format=_BAR, leave=False) as bar:
+    with tqdm(total=round(lab.granted, 1), desc="tune", bar_format=BAR, leave=False, disable=None) as bar:
 
         def ask(candidate, scaling, fidelity):
             before = lab.used
@@ -205,6 +206,3 @@ def _searched(asked: Request, lab: Lab, names: Sequence[str]) -> bool:
             return trial
 
         return search(names, ask, lab.norm, lab.ratios, asked.seed)
-
-
-_BAR = "{desc}: {percentage:3.0f}% |{bar}| {n:.1f}/{total:.1f} evaluations, {postfix}"
