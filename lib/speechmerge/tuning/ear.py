@@ -1,5 +1,6 @@
 """One model in memory that takes on the weights of any candidate, measures its dev loss, and transcribes with it."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..corpora import Clip
-from ..devices import release_memory
 from ..errors import CheckpointError
 from ..evaluation import scoring
 from ..evaluation.decoding import Decoder, Decoding, Prediction
@@ -17,7 +17,7 @@ from ..merging.listening import batches, log_likelihood
 from .speech import CHOOSE, Speech, draw
 
 WINDOWS = 8  # that go through the model at once
-SHARE, LEAST = 1 / 3, 12  # of the clips that choose: what the first rounds hear, and how many of them at least
+SHARE, LEAST = 1 / 4, 12  # of the clips that choose: what the first rounds hear, and how many of them at least
 
 Weights = Iterable[tuple[str, Tensor]]
 Batches = list[dict[str, Tensor]]
@@ -91,13 +91,16 @@ class Ear:
         own = {key: value.to(self.model.device) for key, value in batch.items()}
         return own | {"input_features": own["input_features"].to(self.model.dtype)}
 
-    def transcribe(self, number: int, part: str = CHOOSE, clips: Sequence[Clip] | None = None) -> list[Prediction]:
-        """Decode one speech's clips that choose or report."""
-        speech = self.speeches[number]
-        given = speech.part(part) if clips is None else clips
-        heard = self.decoder.decode(given, speech.language, speech.task, progress=False)
-        release_memory()
-        return heard
+    def transcribe(self, numbers: Sequence[int], part: str = CHOOSE) -> list[list[Prediction]]:
+        """Decode the clips of some speeches that choose or report, together, for full batches take less time."""
+        found: dict[int, list[Prediction]] = {}
+        for task in dict.fromkeys(self.speeches[i].task for i in numbers):
+            own = [i for i in numbers if self.speeches[i].task == task]
+            clips = [clip for i in own for clip in self.speeches[i].part(part)]
+            spoken = [self.speeches[i].language for i in own for _ in self.speeches[i].part(part)]
+            heard = iter(self.decoder.decode(clips, spoken, task, progress=False))
+            found |= {i: list(itertools.islice(heard, len(self.speeches[i].part(part)))) for i in own}
+        return [found[i] for i in numbers]
 
 
 def _hearing(base: Path, clips: Sequence[Clip], speech: Speech) -> Hearing:
@@ -116,4 +119,3 @@ def scored(predictions: Sequence[Prediction], clips: Sequence[Clip], speech: Spe
 def error(scores: scoring.Scores, task: str) -> float:
     """Return what is to be small, as a fraction: the capped word error rate, or one minus chrF."""
     return 1 - scores.rate if task == "st" else scores.rate
-

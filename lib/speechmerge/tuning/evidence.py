@@ -38,13 +38,21 @@ def table(lab: Lab, heard: Sequence[System], crossed: bool, seed: int) -> tuple[
     """
     rows, samples = [], {}
     for system in heard:
-        for i in heard_by(system, lab, crossed):
+        places = heard_by(system, lab, crossed)
+        lab.listen(system, places, REPORT)
+        for i in places:
             one, scores = lab.speeches[i], lab.scores(system, i, REPORT)
             drawn = resampled_rates([scores], seed=seed, places=[i])
             drawn = 1 - drawn if one.task == "st" else drawn
             samples[system.name, i] = (error(scores, one.task), drawn)
             low, high = interval(drawn)
-            row = {"system": system.name, "speech": one.name, "error": error(scores, one.task), "low": low, "high": high}
+            row = {
+                "system": system.name,
+                "speech": one.name,
+                "error": error(scores, one.task),
+                "low": low,
+                "high": high,
+            }
             predictions = lab.hear(system, i, REPORT)
             whole = scoring.score(predictions, one.report, one.language, one.task)
             row |= {"chrf": whole.chrf / 100, "bleu": whole.bleu / 100} if one.task == "st" else {"wer": whole.wer}

@@ -104,6 +104,7 @@ class Lab:
 
     def average(self) -> Trial:
         """Measure the plain average on all clips that choose; it is no part of the search's evaluations."""
+        self.norm(methods.AVERAGE)
         trial = self.ask(methods.AVERAGE, 1.0, ALL)
         self.used = 0.0
         return trial
@@ -223,18 +224,27 @@ class Lab:
             return adapters.open_adapter(folder, self.updates.opened)
         return open_checkpoint(folder)
 
+    def listen(self, system: System, numbers: Sequence[int], part: str = CHOOSE) -> None:
+        """Decode some speeches with a system, those that were not yet."""
+        files = {i: self._file(system, i, part) for i in numbers}
+        missing = [i for i, file in files.items() if not file.is_file()]
+        if not missing:
+            return
+        before = self.journal.seconds()
+        self.wear(system)
+        for i, heard in zip(missing, self.ear.transcribe(missing, part), strict=True):
+            write_predictions(heard, files[i])
+        about = {"system": system.name, "speech": [self.speeches[i].name for i in missing], "part": part}
+        seconds = round(self.journal.seconds() - before, 3)
+        self.journal.add(f"hear {system.key} {part} {','.join(map(str, missing))}", **about, seconds=seconds)
+
+    def _file(self, system: System, number: int, part: str) -> Path:
+        return self.journal.folder / "predictions" / f"{digest([system.key, number, part])[:16]}.jsonl.gz"
+
     def hear(self, system: System, number: int, part: str = CHOOSE) -> list[Prediction]:
-        """Decode one speech with a system."""
-        name = digest([system.key, number, part])[:16]
-        file = self.journal.folder / "predictions" / f"{name}.jsonl.gz"
-        if not file.is_file():
-            before = self.journal.seconds()
-            self.wear(system)
-            heard = self.ear.transcribe(number, part)
-            write_predictions(heard, file)
-            about = {"system": system.name, "speech": self.speeches[number].name, "part": part}
-            self.journal.add(f"hear {name}", **about, seconds=round(self.journal.seconds() - before, 3))
-        return read_predictions(file)
+        """Return what a system transcribes of one speech."""
+        self.listen(system, [number], part)
+        return read_predictions(self._file(system, number, part))
 
     def scores(self, system: System, number: int, part: str = CHOOSE) -> scoring.Scores:
         """Score one speech decoded with a system: capped word errors, or chrF of translations."""
@@ -247,4 +257,5 @@ class Lab:
 
     def errors(self, system: System, part: str = CHOOSE) -> list[float]:
         """Return the error of a system on each speech, as fractions."""
+        self.listen(system, range(len(self.speeches)), part)
         return [self.errors_of(system, i, part) for i in range(len(self.speeches))]

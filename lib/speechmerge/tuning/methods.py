@@ -31,6 +31,14 @@ READINGS: dict[str, dict[str, Any]] = {  # where another value than the default 
     "multi_slerp": {"space": "deltas"},
     "slerp": {"space": "deltas"},
 }
+LONGER = {  # length of a method's best update beside that of the best sum; 1 where nothing else is said
+    "iso_c": 2.0,
+    "iso_cts": 2.0,
+    "subspace_boosting": 2.0,
+    "ties": 1.5,
+    "breadcrumbs": 1.5,
+    "lines": 0.75,
+}
 MORE: dict[str, list[dict[str, Any]]] = {  # tried around the best merges
     "ties": [{"density": 0.4}, {"density": 0.7}, {"density": 0.1}],
     "breadcrumbs": [{"density": 0.5, "outliers": 0.05}, {"density": 0.8, "outliers": 0.02}],

@@ -99,7 +99,9 @@ def trade_off(numbers: Mapping[str, Any]) -> tuple[str, int]:
     inside = [p for p in points if p["experts"] <= limits[0] and p["kept"] <= limits[1]]
     frame = Frame(_range([p["experts"] for p in inside]), _range([p["kept"] for p in inside]))
     other = "what must be kept" if kept else "the speech that fares worst"
-    parts = [frame.axes("loss beside the own expert's, mean over the experts' speech", f"loss beside its reference, {other}")]
+    parts = [
+        frame.axes("loss beside the own expert's, mean over the experts' speech", f"loss beside its reference, {other}")
+    ]
     best = sorted((p for p in inside if p["front"]), key=lambda p: p["experts"])
     steps = " ".join(f"{'L' if i else 'M'}{frame.x(p['experts'])},{frame.y(p['kept'])}" for i, p in enumerate(best))
     parts.append(f'<path class="front" d="{steps}"/>' if len(best) > 1 else "")
@@ -151,14 +153,18 @@ def curve(numbers: Mapping[str, Any]) -> str:
         line = [(frame.x(s), frame.y(row[number])) for s, row in zip(scalings, each, strict=True) if row[number] <= top]
         parts.append(_line(line, "line", name))
         ends += [(line[-1][1], name)] if line else []
-    parts.append(_line([(frame.x(t["scaling"]), frame.y(t["score"])) for t in trials if t["score"] <= top], "mean", "mean"))
+    parts.append(
+        _line([(frame.x(t["scaling"]), frame.y(t["score"])) for t in trials if t["score"] <= top], "mean", "mean")
+    )
     parts += _apart(ends)
     for one in numbers["heard"]:
         if one["score"] is not None and one["score"] <= top and _alike(one, numbers["chosen"]):
             x, y = frame.x(one["scaling"]), frame.y(one["score"])
             parts.append(_dot(x, y, one["family"], _told(one), "best"))
             parts.append(_text(x, y + 20, f"{one['error']:.1%}", "name middle"))
-    return _svg("".join(parts), f"loss against λ of {numbers['chosen']['title']}, least near {numbers['chosen']['scaling']:g}")
+    return _svg(
+        "".join(parts), f"loss against λ of {numbers['chosen']['title']}, least near {numbers['chosen']['scaling']:g}"
+    )
 
 
 def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -201,5 +207,9 @@ def differences(numbers: Mapping[str, Any], against: str) -> str:
         ends = frame.x(100 * row["low"]), frame.x(100 * row["high"])
         parts.append(f'<line class="span {classes}" x1="{ends[0]}" x2="{ends[1]}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="point {classes}" cx="{frame.x(100 * row["difference"])}" cy="{y}" r="4.5"/>')
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, bottom + 34, "points of error; left of zero the merge is better", "label middle"))
+    parts.append(
+        _text(
+            (LEFT + WIDTH - RIGHT) / 2, bottom + 34, "points of error; left of zero the merge is better", "label middle"
+        )
+    )
     return _svg("".join(parts), f"differences of the chosen merge from {against}", bottom + 44)

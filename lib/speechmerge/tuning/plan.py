@@ -13,11 +13,12 @@ from pathlib import Path
 
 from ..errors import MethodError
 from ..evaluation.decoding import Decoder
+from . import speech
 from .request import Request
-from .speech import FEW, FEWEST, Speech
+from .speech import FEW, Speech
 
 DECODING = 0.5  # of the budget, at most, is for decoding
-PROBE = 16  # clips that are decoded to learn the speed
+PROBE = 32  # clips that are decoded to learn the speed
 SLOWER = 1.25  # merged models transcribe longer, and machines have moods
 MOST = 200  # clips of each part of a speech, where nothing else is said
 WRITING = 10.0  # seconds for the merged folder and the report, beside two merges
@@ -64,16 +65,14 @@ def keep(plan: Plan, file: Path) -> None:
 
 
 def _pace(decoder: Decoder, speeches: Sequence[Speech]) -> float:
-    """Return the seconds that decoding a clip takes, measured on some clips of every speech."""
-    share = max(2, PROBE // len(speeches))
-    count, started = 0, 0.0
-    for turn in range(2):  # the first one warms up
-        count, started = 0, time.perf_counter()
-        for speech in speeches:
-            clips = speech.choose[:1] if turn == 0 else speech.choose[:: max(1, len(speech.choose) // share)][:share]
-            decoder.decode(clips, speech.language, speech.task, progress=False)
-            count += len(clips)
-    return SLOWER * (time.perf_counter() - started) / count
+    """Return the seconds that decoding a clip takes, measured on some clips of every speech that is transcribed."""
+    told = [one for one in speeches if one.task == speeches[0].task]
+    share = -(-PROBE // len(told))
+    clips = [(clip, one.language) for one in told for clip in one.choose[:: max(1, len(one.choose) // share)][:share]]
+    decoder.decode([clips[0][0]], clips[0][1], told[0].task, progress=False)  # warms up
+    started = time.perf_counter()
+    decoder.decode([clip for clip, _ in clips], [spoken for _, spoken in clips], told[0].task, progress=False)
+    return SLOWER * (time.perf_counter() - started) / len(clips)
 
 
 def _timed(request: Request, speeches: Sequence[Speech], pace: float) -> Plan:
@@ -83,20 +82,25 @@ def _timed(request: Request, speeches: Sequence[Speech], pace: float) -> Plan:
 
     def cost(clips: int, crossed: bool) -> float:
         """Return seconds of decoding: finalists and average on clips that choose, then systems on those that report."""
-        sizes = [tuple(min(clips, size) for size in speech.sizes()) for speech in speeches]
-        own = sum(size for speech, size in zip(speeches, sizes, strict=True) for size in [size[1]] if speech.expert is not None)
+        sizes = [tuple(min(clips, size) for size in one.sizes()) for one in speeches]
+        own = sum(
+            size
+            for one, size in zip(speeches, sizes, strict=True)
+            for size in [size[1]]
+            if one.expert is not None
+        )
         choose, report = (sum(size[i] for size in sizes) for i in (0, 1))
         heard = choose * (request.finalists + 1 + bool(request.keep)) + report * (3 + request.joint)
         return pace * (heard + (len(request.experts) * report if crossed else own))
 
-    if cost(FEWEST, False) > seconds:
+    if cost(speech.FEWEST, False) > seconds:
         raise MethodError(
-            f"{request.minutes:g} minutes are too few to decode even {FEWEST} clips of each speech with the merges to "
-            f"compare; give about {_minutes(cost(FEWEST, False) / DECODING)}."
+            f"{request.minutes:g} minutes are too little to decode even {speech.FEWEST} clips of each speech with the "
+            f"merges to compare; give about {_minutes(cost(speech.FEWEST, False) / DECODING)}."
         )
     enough = min(most, FEW)
     crossed = cost(enough, True) <= seconds
-    clips = max(n for n in range(FEWEST, most + 1) if cost(n, crossed) <= seconds or n == FEWEST)
+    clips = max(n for n in range(speech.FEWEST, most + 1) if cost(n, crossed) <= seconds or n == speech.FEWEST)
     return Plan(clips, crossed, pace, cost(clips, crossed) + WRITING)
 
 
@@ -119,7 +123,7 @@ def granted(plan: Plan, request: Request, *, spent: float, evaluation: float, me
     if found < least:
         more = least * evaluation - left
         raise MethodError(
-            f"{request.minutes:g} minutes are too few to measure every method once; give about "
+            f"{request.minutes:g} minutes are too little to measure every method once; give about "
             f"{_minutes(60 * request.minutes + more)}, or fewer --methods."
         )
     return math.floor(10 * found) / 10
@@ -127,4 +131,3 @@ def granted(plan: Plan, request: Request, *, spent: float, evaluation: float, me
 
 def _minutes(seconds: float) -> str:
     return f"{math.ceil(10 * seconds / 60) / 10:g} minutes"
-

@@ -17,7 +17,12 @@ LABELS = {
     "lowrank": "low rank, pruned",
     "subspace": "subspaces",
 }
-AGAINST = {"average": "untuned average", "own expert": "own experts", "base": "base", "joint training": "joint training"}
+AGAINST = {
+    "average": "untuned average",
+    "own expert": "own experts",
+    "base": "base",
+    "joint training": "joint training",
+}
 
 
 def page(numbers: Mapping[str, Any]) -> str:
@@ -62,7 +67,9 @@ def by_method(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the best trial of each method, the best method first, and how many trials it took."""
     rows: dict[str, dict[str, Any]] = {}
     for trial in numbers["tried"]:
-        row = rows.setdefault(trial["method"], {"title": trial["title"], "family": trial["family"], "count": 0, "best": {}})
+        row = rows.setdefault(
+            trial["method"], {"title": trial["title"], "family": trial["family"], "count": 0, "best": {}}
+        )
         row["count"] += 1
         best = row["best"].get(trial["on"])
         if trial["score"] is not None and (best is None or trial["score"] < best["score"]):

@@ -20,13 +20,13 @@ from .updates import Candidate
 
 SOME, ALL = "some", "all"  # of the clips that choose
 LENGTH = 1.25  # of the first update that is tried, beside the plain average's: where sums did best in the comparisons
-BEHIND = 0.08  # of the least mean loss: a method further behind is not looked at more closely
+HOPELESS, BEHIND = 0.2, 0.05  # of the least mean loss: how far behind a method is given up, or not refined
 FINALISTS = 4  # methods that go on to all clips
 CLOSER = 1.25  # factor between neighbouring λ on all clips
 GROWN, TURNS = 0.5, 3  # how strongly weights answer to losses, and how often
 
 
-class Spent(Exception):  # noqa: N818 - no error: the budget is used up
+class Spent(Exception):
     """No evaluation is left."""
 
 
@@ -78,12 +78,15 @@ class _Race:
 
     def run(self, candidates: Sequence[Candidate]) -> None:
         length = LENGTH * self.norm(methods.AVERAGE)
-        able = [c for c in candidates if self.norm(c) > 0]
-        guesses = {c: searching.rounded(length / self.norm(c)) for c in able}
-        for candidate in able:
-            self._ask(candidate, guesses[candidate], SOME)
+        guesses = {}
+        for candidate in candidates:
+            if norm := self.norm(candidate):
+                longer = methods.LONGER.get(candidate.method, 1.0)
+                guesses[candidate] = searching.rounded(longer * length / norm)
+                self._ask(candidate, guesses[candidate], SOME)
         for candidate in self._ranked(SOME):
-            self._descend(candidate, guesses[candidate], SOME)
+            if self._near(self.best[SOME][candidate], SOME, HOPELESS):
+                self._descend(candidate, guesses[candidate], SOME)
         for candidate in self._ranked(SOME)[:FINALISTS]:
             self._closer(candidate)
         for candidate in self._ranked(ALL)[:FINALISTS]:
@@ -92,7 +95,7 @@ class _Race:
             if methods.weighed(candidate):
                 self._weigh(candidate)
         for candidate in self._ranked(SOME)[FINALISTS:]:
-            if self._near(self.best[SOME][candidate], SOME):
+            if self._near(self.best[SOME][candidate], SOME, BEHIND):
                 self._closer(candidate)
 
     def _ask(self, candidate: Candidate, scaling: float, fidelity: str) -> float:
@@ -105,15 +108,15 @@ class _Race:
         """Return candidates by their best trial so far, the best first."""
         return sorted(self.best[fidelity], key=lambda c: self.best[fidelity][c].score)
 
-    def _near(self, trial: Trial, fidelity: str) -> bool:
-        return trial.score <= (1 + BEHIND) * min(t.score for t in self.best[fidelity].values())
+    def _near(self, trial: Trial, fidelity: str, behind: float) -> bool:
+        return trial.score <= (1 + behind) * min(t.score for t in self.best[fidelity].values())
 
     def _descend(self, candidate: Candidate, start: float, fidelity: str, step: float = searching.STEP) -> None:
         searching.descend(
             lambda scaling: self._ask(candidate, scaling, fidelity),
             start,
             step=step,
-            worth=lambda least: least <= (1 + BEHIND) * min(t.score for t in self.best[fidelity].values()),
+            worth=lambda _: self._near(self.best[fidelity][candidate], fidelity, BEHIND),
         )
 
     def _closer(self, candidate: Candidate) -> None:
@@ -151,14 +154,13 @@ class _Race:
 
 
 def finalists(trials: Sequence[Trial], most: int) -> list[Trial]:
-    """Return the trials that are decoded: the least mean losses on all clips, or on some where no others are there.
+    """Return the trials that are decoded: the least mean losses on all clips, then those on some; the average is not one.
 
     Two of one candidate must have λ that decoding can tell apart, and of one method there are at most two.
     """
-    usable = [trial for trial in trials if trial.usable]
-    known = [trial for trial in usable if trial.fidelity == ALL] or usable
+    usable = [trial for trial in trials if trial.usable and trial.candidate != methods.AVERAGE]
     kept: list[Trial] = []
-    for trial in sorted(known, key=lambda t: t.score):
+    for trial in sorted(usable, key=lambda t: (t.fidelity != ALL, t.score)):
         alike = [
             k for k in kept
             if k.candidate == trial.candidate and abs(math.log(k.scaling / trial.scaling)) < searching.APART

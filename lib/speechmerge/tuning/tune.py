@@ -1,6 +1,8 @@
 """One tuning from beginning to end: check, read, plan, search, decode, choose, report, write."""
 
 import logging
+import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,11 +11,13 @@ from typing import Any
 from tqdm import tqdm
 
 from .. import corpora
+from ..devices import release_memory
 from ..errors import CorpusError, SpeechMergeError
 from ..evaluation.decoding import Decoding
 from ..files import check_writable
 from ..merging import estimates, validation
 from ..merging.merge import Merge
+from ..merging.parameter_classes import MATRIX, classify
 from ..whisper import models
 from ..whisper.catalogue import BASES
 from ..whisper.checkpoints import read_json
@@ -75,12 +79,15 @@ def tune(asked: Request, place: Path, *, overwrite: bool = False, tell: Tell = l
     speeches = speech.load([own for _, own in asked.experts], asked.also)
     allowed = kept(asked.keep, speeches, [folder for folder, _ in asked.experts])
     _check_languages(found.base, speeches)
-    tell(_checked_room(merge, place))
+    room, needed = _checked_room(merge, place)
+    tell(needed)
     with journal.opened(place, _identity(asked, found, names, speeches), afresh=overwrite) as work:
         joint = rival.trained(asked, work.folder / "joint", speeches) if asked.joint else None
-        lab, planned = _prepared(asked, found, speeches, names, work, tell)
+        lab, planned = _prepared(asked, found, speeches, names, work, room, tell)
         ended = _searched(asked, lab, names)
+        release_memory()
         choice = choosing.choose(lab, allowed, asked.finalists)
+        release_memory()
         tell(f"chosen: {choice.chosen.system.name}, after {len(lab.trials)} trials in {work.seconds():.0f} s")
         told = output.Told(asked, found, lab, choice, planned, ended, merge, joint)
         return output.write(told, place, overwrite=overwrite)
@@ -124,37 +131,46 @@ def _check_languages(base: Path, speeches: Sequence[Speech]) -> None:
             raise CorpusError(f"the base {base} has no token for the language {one.language!r} of {one.name}.")
 
 
-def _checked_room(merge: Merge, place: Path) -> str:
-    """Check memory and disk; return the sentence that says what is needed.
+def _checked_room(merge: Merge, place: Path) -> tuple[int, str]:
+    """Check memory and disk; return how many merged updates the disk has room for, and the sentence that says it.
 
     Raises:
         SpeechMergeError: too little of one of them is free.
     """
-    size = 4 * sum(_scalars(shape) for shape in merge.base.shapes.values())
-    memory = int(OVERHEAD + max(LOADED * size, size + max(1, len(merge.experts)) * estimates.estimate(merge).memory))
+    size = 4 * sum(math.prod(shape) for shape in merge.base.shapes.values())
+    memory = int(OVERHEAD + max(LOADED * size, size + _merging_room(merge)))
     validation.check_memory(memory)
-    disk = (updates.KEPT + 4) * size  # the result, and the singular vectors that merges share
-    check_writable(place, disk)
-    return f"takes about {memory / 1e9:.1f} GB of memory, and {disk / 1e9:.1f} GB of disk while it runs"
+    others = 4 * size  # the result, and the singular vectors that merges share
+    check_writable(place, others + updates.FEWEST * size)
+    folder = next(folder for folder in place.absolute().parents if folder.is_dir())
+    kept = int((shutil.disk_usage(folder).free / 2 - others) / size)
+    kept = min(max(kept, updates.FEWEST), updates.MOST)
+    disk = others + kept * size
+    return kept, f"takes about {memory / 1e9:.1f} GB of memory, and up to {disk / 1e9:.1f} GB of disk while it runs"
 
 
-def _scalars(shape: Sequence[int]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count
+def _merging_room(merge: Merge) -> int:
+    """Return the bytes that the hungriest methods take, those that see whole matrices of all experts."""
+    sizes = [math.prod(shape) for name, shape in merge.base.shapes.items() if classify(name, shape) == MATRIX]
+    return 4 * max(sizes, default=0) * (estimates.COPIES["matrices"] * len(merge.experts) + 3)
 
 
 def _identity(asked: Request, found: Models, names: Sequence[str], speeches: Sequence[Speech]) -> dict[str, Any]:
     """Return what tells a tuning from others: its settings, the model files as they are now, and the speech."""
     files = [
-        file for folder in (found.base, *found.experts) for file in sorted([*folder.glob("*.safetensors"), *folder.glob(ADAPTER)])
+        file
+        for folder in (found.base, *found.experts)
+        for file in sorted([*folder.glob("*.safetensors"), *folder.glob(ADAPTER)])
     ]
-    settings = {name: value for name, value in asdict(asked).items() if name not in ("base", "experts", "also", "train")}
+    settings = {
+        name: value for name, value in asdict(asked).items() if name not in ("base", "experts", "also", "train")
+    }
     return {
         "settings": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
         "methods": list(names),
-        "models": [[str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in dict.fromkeys(files)],
+        "models": [
+            [str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in dict.fromkeys(files)
+        ],
         "speech": [
             [one.name, one.expert, corpora.fingerprint(one.choose), corpora.fingerprint(one.report)] for one in speeches
         ],
@@ -162,13 +178,14 @@ def _identity(asked: Request, found: Models, names: Sequence[str], speeches: Seq
 
 
 def _prepared(
-    asked: Request, found: Models, speeches: Sequence[Speech], names: Sequence[str], work: journal.Journal, tell: Tell
+    asked: Request, found: Models, speeches: Sequence[Speech], names: Sequence[str], work: journal.Journal,
+    room: int, tell: Tell,
 ) -> tuple[Lab, plan.Plan]:
     """Plan what is spent, load the model that hears, and measure the references."""
     planned = plan.made(asked, speeches, found.base, work.folder / journal.PLAN)
     heard = [one.cut(planned.clips, asked.seed) for one in speeches]
     ear = Ear(found.base, heard, Decoding(), asked.seed)
-    merged = Updates(found.base, found.experts, work.folder / "updates", device=asked.device)
+    merged = Updates(found.base, found.experts, work.folder / "updates", kept=room, device=asked.device)
     lab = Lab(found.base, found.experts, heard, ear, merged, work)
     lab.refer()
     lab.average()
@@ -176,9 +193,7 @@ def _prepared(
         least = len(names) * ear.share(SOME)
         merges = sum(_merging(found, name, asked) for name in names)
         evaluation = work.known[lab.timed]["seconds"]
-        counted = plan.granted(
-            planned, asked, spent=work.seconds(), evaluation=evaluation, merges=merges, least=least
-        )
+        counted = plan.granted(planned, asked, spent=work.seconds(), evaluation=evaluation, merges=merges, least=least)
         planned = replace(planned, evaluations=counted)
         plan.keep(planned, work.folder / journal.PLAN)
     lab.grant(planned.evaluations, None if asked.minutes is None else 60 * asked.minutes - planned.reserve)

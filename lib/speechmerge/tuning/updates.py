@@ -19,7 +19,7 @@ from ..merging.output import write_weights
 from ..whisper.checkpoints import Checkpoint, open_checkpoint
 
 FILE = "update.safetensors"
-KEPT = 8  # updates on disk; one that is wanted again later is made anew
+FEWEST, MOST = 3, 18  # updates that are kept on disk; one that is wanted again later is made anew
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,12 @@ class Updates:
     Args:
         base, experts: folders.
         folder: where updates are kept; one takes the base's size in fp32.
+        kept: how many, at most.
         options: of all merges, such as ``device``.
     """
 
-    def __init__(self, base: Path, experts: Sequence[Path], folder: Path, **options: Any) -> None:
+    def __init__(self, base: Path, experts: Sequence[Path], folder: Path, *, kept: int = MOST, **options: Any) -> None:
+        self.kept = kept
         self.base, self.experts, self.folder, self.options = base, list(experts), Path(folder), options
         self.opened = open_checkpoint(base, "base")
         self._used: dict[str, None] = dict.fromkeys(path.name for path in sorted(self.folder.glob("*-*")))
@@ -108,7 +110,7 @@ class Updates:
         if not folder.is_dir():
             self._make(candidate, folder)
         self._used[candidate.key] = self._used.pop(candidate.key, None)
-        for old in list(self._used)[:-KEPT]:
+        for old in list(self._used)[: -self.kept]:
             del self._used[old]
             shutil.rmtree(self.folder / old, ignore_errors=True)
         about = json.loads((folder / "about.json").read_text())

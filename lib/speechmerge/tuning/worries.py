@@ -13,7 +13,8 @@ from .choosing import Choice
 from .lab import Lab
 from .speech import FEW, Speech, repeated
 
-UNEQUAL, ALIKE, FAR = 2.0, 0.7, 0.1  # ratio of norms, cosine, ‖τ‖/‖θ0‖ from which something is said
+UNEQUAL, FAR = 2.0, 0.1  # ratio of norms, ‖τ‖/‖θ0‖ from which something is said
+ALIKE, OPPOSED = 0.7, 0.02  # cosines, the second one negative
 
 
 def described(base: Path, experts: Mapping[str, Path | str]) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def of_models(about: Mapping[str, Any], merge: Merge, lab: Lab) -> list[str]:
                 "it was trained from."
             )
     for a, b, cosine in about["cosines"]:
-        if cosine < 0:
+        if cosine < -OPPOSED:
             said.append(f"The updates of {a} and {b} point away from each other (cosine {cosine:.2f}).")
         elif cosine > ALIKE:
             said.append(

@@ -1,0 +1,203 @@
+"""A tuning from beginning to end on tones and the smoke base: what it writes, that it resumes, repeats, and keeps."""
+
+import json
+import math
+import re
+import sys
+
+import pytest
+import yaml
+from cli_calls import Caller, two_experts
+
+from speechmerge import corpora
+from speechmerge.corpora import Clip
+from speechmerge.errors import SpeechMergeError
+from speechmerge.evaluation.decoding import Decoding
+from speechmerge.finetuning.training_recipe import Source
+from speechmerge.merging import recipe
+from speechmerge.tuning import lab, speech
+from speechmerge.tuning.request import Request
+from speechmerge.tuning.tune import tune
+from speechmerge.whisper import models
+
+METHODS = ("task_arithmetic", "ties")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_clips():
+    """Tones have twelve clips of each split; and greedy transcripts of an untrained model are long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speech, "FEWEST", 4)
+        patch.setattr(sys.modules[tune.__module__], "Decoding", lambda: Decoding(tokens_per_second=0.01))
+        yield
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory):
+    return two_experts(tmp_path_factory.mktemp("experts"))
+
+
+def request_of(experts, **changes):
+    sources = [(Source("tones", language),) for language in ("es", "it")]
+    given = tuple((str(folder), own) for folder, own in zip(experts, sources, strict=True))
+    settings = {"base": "smoke", "minutes": None, "evaluations": 12.0, "clips": 5, "methods": METHODS, "finalists": 2}
+    return Request(experts=given, **settings | changes)
+
+
+@pytest.fixture(scope="module")
+def tuned(experts, tmp_path_factory):
+    place = tmp_path_factory.mktemp("tuned") / "out"
+    said = []
+    return place, tune(request_of(experts), place, tell=said.append), said
+
+
+def test_everything_is_written_and_nothing_else_is_left(tuned):
+    place, numbers, said = tuned
+    written = ["model", "recipe.yaml", "report.html", "report.json", "tried.jsonl"]
+    assert sorted(path.name for path in place.iterdir()) == written
+    assert [p.name for p in place.parent.iterdir()] == ["out"]
+    models.load_model(place / "model")
+    assert json.loads((place / "report.json").read_text()) == numbers
+    assert re.search(r"takes about [\d.]+ GB of memory", said[0]) and "es 5+5, it 5+5" in said[1]
+
+
+def test_the_numbers_are_of_all_systems_and_clips(tuned):
+    _, numbers, _ = tuned
+    assert [one["choose"] for one in numbers["speech"]] == [5, 5] == [one["report"] for one in numbers["speech"]]
+    systems = ["base", "expert e1", "expert e2", "average", "chosen merge"]
+    assert list(dict.fromkeys(row["system"] for row in numbers["rows"])) == systems
+    assert all(row["clips"] == 5 and row["low"] <= row["error"] <= row["high"] for row in numbers["rows"])
+    assert {trial["method"] for trial in numbers["tried"]} == {*METHODS, "weight_average"}
+    assert numbers["budget"]["used"] <= 12 and numbers["budget"]["cut"] is False
+    assert {row["against"] for row in numbers["paired"]} == {"base", "average", "own expert"}
+    assert any("5 clips choose and 5 report" in line for line in numbers["worries"]["speech"])
+
+
+def test_scores_are_losses_beside_those_of_the_experts_on_their_own_speech(tuned):
+    _, numbers, _ = tuned
+    for trial in numbers["tried"]:
+        each = [x / r for x, r in zip(trial["losses"], numbers["references"], strict=True)]
+        assert trial["score"] == pytest.approx(sum(each) / 2)
+    best = min(row["error"] for row in numbers["heard"])
+    assert numbers["heard"][0]["error"] == best == numbers["chosen"]["error"]
+
+
+def test_the_page_is_whole_and_needs_nothing_else(tuned):
+    place, numbers, _ = tuned
+    page = (place / "report.html").read_text()
+    assert not re.search(r"(src|href)=|url\(|@import|<script", page)
+    for title in ("What to worry about", "The trade-off", "What was tried", "Once more"):
+        assert f"<h2>{title}</h2>" in page
+    assert page.count("<svg") == page.count("</svg>") >= 3
+    assert f"--evaluations {numbers['budget']['evaluations']} --clips 5" in page
+    assert "@media print" in page and "prefers-color-scheme: dark" in page and "nan" not in page.lower().split()
+
+
+def test_the_recipe_repeats_the_model_bit_for_bit(tuned, tmp_path):
+    place, numbers, _ = tuned
+    written = yaml.safe_load((place / "recipe.yaml").read_text())
+    assert written["merge_method"] == numbers["chosen"]["method"] and written["base_model"] == "smoke"
+    found = recipe.read(place / "recipe.yaml")
+    found.run(tmp_path / "again", resolve=lambda name: models.base_model(name), progress=False)
+    one, two = ((folder / "model.safetensors").read_bytes() for folder in (place / "model", tmp_path / "again"))
+    assert one == two
+
+
+def test_the_same_seed_gives_the_same_answer_and_a_killed_tuning_goes_on_to_it(tuned, experts, tmp_path, monkeypatch):
+    place, numbers, _ = tuned
+    measured, ask = [], lab.Lab.ask
+
+    def killed(self, *args):
+        if len(self.trials) == 5:
+            raise KeyboardInterrupt
+        return ask(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.Lab, "ask", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune(request_of(experts), tmp_path / "out")
+    work = tmp_path / ".out.tuning"
+    assert work.is_dir() and not (tmp_path / "out").exists()
+    with (work / "tried.jsonl").open("a") as stream:
+        stream.write('{"key": "try ti')  # as a kill leaves it
+    losses = lab.Ear.losses
+    monkeypatch.setattr(lab.Ear, "losses", lambda self, *args: measured.append(args) or losses(self, *args))
+    again = tune(request_of(experts), tmp_path / "out")
+    assert len(measured) == len(numbers["tried"]) - 5  # what was measured before is not measured again
+    timeless = [{k: v for k, v in told.items() if k not in ("seconds",)} for told in (numbers, again)]
+    assert timeless[0] == timeless[1] and not work.exists()
+    files = [(folder / "model" / "model.safetensors").read_bytes() for folder in (place, tmp_path / "out")]
+    assert files[0] == files[1]
+
+
+def test_unfinished_work_of_another_tuning_is_not_taken_up(experts, tmp_path, monkeypatch):
+    monkeypatch.setattr(lab.Lab, "refer", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        tune(request_of(experts), tmp_path / "out")
+    for change, words in (({"seed": 1}, "settings"), ({"methods": ("ties",)}, "settings, methods")):
+        with pytest.raises(SpeechMergeError, match=rf"holds an interrupted tuning that differs in {words};"):
+            tune(request_of(experts, **change), tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        tune(request_of(experts, seed=1), tmp_path / "out", overwrite=True)
+
+
+def test_a_clock_that_runs_ahead_cuts_the_search_where_as_many_evaluations_would(experts, tmp_path, monkeypatch):
+    check = lab.Lab._check_time
+
+    def slow(self):
+        self.deadline = -math.inf if len(self.trials) >= 6 else math.inf
+        check(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.Lab, "_check_time", slow)
+        cut = tune(request_of(experts), tmp_path / "cut")
+    assert cut["budget"]["cut"] and cut["budget"]["used"] < 12
+    same = tune(request_of(experts, evaluations=cut["budget"]["used"]), tmp_path / "same")
+    assert same["tried"] == cut["tried"] and same["chosen"] == cut["chosen"]
+    assert any("--evaluations" in line for line in cut["worries"]["choice"])
+
+
+def test_what_must_be_kept_decides(experts, tmp_path, monkeypatch):
+    """The merge with fewer errors loses too much on what must be kept, so the other one is chosen."""
+    errors = {"average": [0.3, 0.6], "best": [0.1, 0.5], "keeps": [0.3, 0.41], "expert e2": [0.9, 0.4]}
+
+    def made_up(self, system, part="choose"):
+        order = list(dict.fromkeys(t.candidate.method for t in self.trials if t.candidate.method in METHODS))
+        name = system.name if not system.merge else "average" if system.name == "average" else None
+        return errors[name or ("best" if system.merge[0].method == order[0] else "keeps")]
+
+    monkeypatch.setattr(lab.Lab, "errors", made_up)
+    monkeypatch.setattr(lab.Lab, "errors_of", lambda self, system, number, part="choose": made_up(self, system)[number])
+    kept = tune(request_of(experts, keep=(("it", 0.02),), finalists=4), tmp_path / "kept")
+    assert kept["chosen"]["error"] == pytest.approx(0.355) and kept["chosen"]["kept"]
+    free = tune(request_of(experts, finalists=4), tmp_path / "free")
+    assert free["chosen"]["error"] == pytest.approx(0.3)
+    none = tune(request_of(experts, keep=(("it", 0.0),), finalists=4), tmp_path / "none")
+    assert not none["chosen"]["kept"] and none["chosen"]["error"] == pytest.approx(0.355)  # the closest
+    assert "No merge that was decoded keeps what --keep asks for" in none["worries"]["choice"][0]
+    assert len(none["heard"]) > 3  # others of the front were decoded too
+
+
+def test_the_command_says_what_came_out(experts, tmp_path, monkeypatch, capsys):
+    words = ("--expert", experts[0], "tones:es", "--expert", experts[1], "tones:it")
+    options = ("--base", "smoke", "--evaluations", "2", "--clips", "4", "--methods", "task_arithmetic")
+    code, out, err = Caller(monkeypatch, capsys)("tune", tmp_path / "out", *words, *options)
+    assert code == 0, err
+    assert re.search(r"^chosen merge +[\d.]+% \[[\d.]+%, [\d.]+%\]$", out, re.M)
+    assert f"{tmp_path / 'out' / 'report.html'}: " in out and "to worry about" in out
+
+
+def test_halves_are_parted_by_text_and_named(make_clip, monkeypatch):
+    clips = [make_clip(f"c{i}", f"texto {i % 20}", split="train") for i in range(40)]
+    monkeypatch.setattr(speech, "read", lambda source: (clips, ["too long", "too long"], False))
+    [one] = speech.load([[Source("mine", "es")]], [])
+    texts = [{clip.text for clip in part} for part in (one.choose, one.report)]
+    assert one.parted == "halves" and not texts[0] & texts[1] and sum(one.sizes()) == 40
+    assert one.dropped == (("too long", 2),) and not one.training
+
+
+def test_a_smaller_draw_lies_within_a_larger_one():
+    clips: list[Clip] = corpora.load("tones", "es", "train")
+    few, more = (speech.draw(clips, most, 3) for most in (5, 9))
+    assert set(few) < set(more) and [c.id for c in more] == sorted(c.id for c in more)
+    assert speech.draw(clips, 9, 4) != more
