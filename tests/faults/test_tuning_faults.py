@@ -99,7 +99,9 @@ def test_a_wrong_form_of_keep(text):
 
 def test_a_budget_that_is_too_small_says_what_would_do(experts, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "_pace", lambda decoder, speeches: 1.0)
-    with pytest.raises(MethodError, match=r"1 minutes are too little to decode even 4 clips .* give about [\d.]+ minutes"):
+    with pytest.raises(
+        MethodError, match=r"1 minutes are too little to decode even 4 clips .* give about [\d.]+ minutes"
+    ):
         tune(asked(experts, minutes=1.0, evaluations=None), tmp_path / "out")
     monkeypatch.setattr(plan, "_pace", lambda decoder, speeches: 0.0)
     monkeypatch.setattr(plan, "WRITING", 60.0)
@@ -111,11 +113,18 @@ def test_a_budget_that_is_too_small_says_what_would_do(experts, tmp_path, monkey
 def test_too_few_clips_and_a_language_the_speech_is_not_in(experts, tmp_path, monkeypatch):
     refused(CorpusError, "has no language 'fr'", lambda: asked(experts, ["es", "fr"]), tmp_path)
     monkeypatch.setattr(speech, "FEWEST", 20)
-    refused(CorpusError, "tones:es gives 12 clips to choose the merge by, expected at least 20", lambda: asked(experts), tmp_path)
+    refused(
+        CorpusError,
+        "tones:es gives 12 clips to choose the merge by, expected at least 20",
+        lambda: asked(experts),
+        tmp_path,
+    )
 
 
 def test_clips_that_two_experts_share(experts, tmp_path):
-    refused(CorpusError, "is the same recording as 'tones-040' of tones:es", lambda: asked(experts, ["es", "es"]), tmp_path)
+    refused(
+        CorpusError, "is the same recording as 'tones-040' of tones:es", lambda: asked(experts, ["es", "es"]), tmp_path
+    )
 
 
 def test_an_english_only_base_with_other_languages(experts, tmp_path, tmp_path_factory):
@@ -127,7 +136,9 @@ def test_an_english_only_base_with_other_languages(experts, tmp_path, tmp_path_f
         file.write_text(json.dumps({k: v for k, v in told.items() if k not in ("lang_to_id", "task_to_id")}))
     with pytest.raises(SpeechMergeError):
         tune(asked(folders[1:], base=str(folders[0])), tmp_path / "out")
-    with pytest.raises(CorpusError, match=r"is an English-only model, but tones:es is es asr; give a multilingual base"):
+    with pytest.raises(
+        CorpusError, match=r"is an English-only model, but tones:es is es asr; give a multilingual base"
+    ):
         from speechmerge.tuning.tune import _check_languages
 
         _check_languages(folders[0], speech.load([[Source("tones", "es")]], []))
@@ -137,7 +148,9 @@ def test_an_english_only_base_with_other_languages(experts, tmp_path, tmp_path_f
 def test_a_loss_that_is_no_number_ends_the_tuning_or_is_passed_over(experts, tmp_path, monkeypatch):
     losses = ear.Ear.losses
     monkeypatch.setattr(ear.Ear, "losses", lambda self, *args: [math.nan for _ in losses(self, *args)])
-    with pytest.raises(MethodError, match="the base has the loss nan on es|has the loss nan on es, so nothing can be chosen"):
+    with pytest.raises(
+        MethodError, match="the base has the loss nan on es|has the loss nan on es, so nothing can be chosen"
+    ):
         tune(asked(experts), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -157,7 +170,18 @@ def test_too_little_memory_is_found_before_the_work(experts, tmp_path, monkeypat
 
 
 def test_a_mistake_on_the_command_line_is_a_sentence(experts, tmp_path, monkeypatch, capsys):
-    words = ["tune", tmp_path / "out", "--base", "smoke", "--expert", experts[0], "tones:es", "--expert", experts[1], "tones"]
+    words = [
+        "tune",
+        tmp_path / "out",
+        "--base",
+        "smoke",
+        "--expert",
+        experts[0],
+        "tones:es",
+        "--expert",
+        experts[1],
+        "tones",
+    ]
     monkeypatch.setattr(sys, "argv", ["speechmerge", *map(str, words)])
     with pytest.raises(SystemExit) as stop:
         cli.main()

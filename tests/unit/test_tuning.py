@@ -15,7 +15,7 @@ from speechmerge.errors import SpeechMergeError
 from speechmerge.evaluation.decoding import Decoding
 from speechmerge.finetuning.training_recipe import Source
 from speechmerge.merging import recipe
-from speechmerge.tuning import lab, speech
+from speechmerge.tuning import lab, plan, speech
 from speechmerge.tuning.request import Request
 from speechmerge.tuning.tune import tune
 from speechmerge.whisper import models
@@ -201,3 +201,30 @@ def test_a_smaller_draw_lies_within_a_larger_one():
     few, more = (speech.draw(clips, most, 3) for most in (5, 9))
     assert set(few) < set(more) and [c.id for c in more] == sorted(c.id for c in more)
     assert speech.draw(clips, 9, 4) != more
+
+
+def test_minutes_become_evaluations_and_clips_once(experts, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_pace", lambda decoder, speeches: 0.05)
+    monkeypatch.setattr(plan, "WRITING", 0.0)
+    timed = request_of(experts, minutes=1.0, evaluations=None, clips=6, methods=("task_arithmetic",))
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.Lab, "grant", lambda self, *granted: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            tune(timed, tmp_path / "out")
+    planned = json.loads((tmp_path / ".out.tuning" / "plan.json").read_text())
+    assert planned["clips"] == 6 and planned["crossed"] and planned["evaluations"] > 1
+    assert 0 < planned["reserve"] <= 30
+    monkeypatch.setattr(plan, "_pace", lambda decoder, speeches: 1e9)  # is not asked again
+    numbers = tune(timed, tmp_path / "out")
+    assert numbers["budget"]["evaluations"] == planned["evaluations"] and numbers["budget"]["clips"] == 6
+
+
+def test_more_minutes_give_more_clips_and_time_for_experts_on_the_speech_of_others(make_clip):
+    clips = tuple(make_clip(f"c{i}", f"t {i}") for i in range(100))
+    heard = [speech.Speech(name, (name,), "es", "asr", i, clips, clips, "halves") for i, name in enumerate("abc")]
+    given = tuple((name, (Source(name, "es"),)) for name in "abc")
+    found = [plan._timed(Request("smoke", given, minutes=minutes), heard, 0.1) for minutes in (3.0, 6.0, 12.0)]
+    assert [one.clips for one in found] == [37, 60, 100]
+    assert [one.crossed for one in found] == [False, True, True]
+    for one, minutes in zip(found, (3.0, 6.0, 12.0), strict=True):
+        assert one.reserve - plan.WRITING <= plan.DECODING * 60 * minutes

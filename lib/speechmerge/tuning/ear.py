@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import WhisperForConditionalGeneration
 
 from ..corpora import Clip
 from ..errors import CheckpointError
@@ -16,7 +17,8 @@ from ..finetuning.packing import IGNORED, pack
 from ..merging.listening import batches, log_likelihood
 from .speech import CHOOSE, Speech, draw
 
-WINDOWS = 8  # that go through the model at once
+WINDOWS = 4  # that go through the model at once
+BATCH, ROOM = 32, 4e8  # clips that are decoded at once, and the bytes that what they keep of the encoder may take
 SHARE, LEAST = 1 / 4, 12  # of the clips that choose: what the first rounds hear, and how many of them at least
 
 Weights = Iterable[tuple[str, Tensor]]
@@ -46,6 +48,7 @@ class Ear:
         self.speeches = speeches
         self.decoder = Decoder(base, settings)
         self.model = self.decoder.model
+        self.decoder.batch = batch(self.model)
         self.places: Mapping[str, Tensor] = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         parts = {
             "all": [speech.choose for speech in speeches],
@@ -101,6 +104,13 @@ class Ear:
             heard = iter(self.decoder.decode(clips, spoken, task, progress=False))
             found |= {i: list(itertools.islice(heard, len(self.speeches[i].part(part)))) for i in own}
         return [found[i] for i in numbers]
+
+
+def batch(model: WhisperForConditionalGeneration) -> int:
+    """Return how many clips are decoded at once: each keeps keys and values of the encoder for every layer."""
+    told = model.config
+    each = 2 * told.decoder_layers * told.max_source_positions * told.d_model * model.dtype.itemsize
+    return int(min(BATCH, max(1, ROOM // each)))
 
 
 def _hearing(base: Path, clips: Sequence[Clip], speech: Speech) -> Hearing:

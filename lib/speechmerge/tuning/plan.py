@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import MethodError
 from ..evaluation.decoding import Decoder
 from . import speech
+from .ear import batch
 from .request import Request
 from .speech import FEW, Speech
 
@@ -66,6 +67,7 @@ def keep(plan: Plan, file: Path) -> None:
 
 def _pace(decoder: Decoder, speeches: Sequence[Speech]) -> float:
     """Return the seconds that decoding a clip takes, measured on some clips of every speech that is transcribed."""
+    decoder.batch = batch(decoder.model)
     told = [one for one in speeches if one.task == speeches[0].task]
     share = -(-PROBE // len(told))
     clips = [(clip, one.language) for one in told for clip in one.choose[:: max(1, len(one.choose) // share)][:share]]
@@ -78,16 +80,13 @@ def _pace(decoder: Decoder, speeches: Sequence[Speech]) -> float:
 def _timed(request: Request, speeches: Sequence[Speech], pace: float) -> Plan:
     """Choose how many clips are heard, so that decoding takes its share of the minutes at most."""
     seconds = DECODING * 60 * request.minutes
-    most = request.clips or MOST
+    most = min(request.clips or MOST, max(max(one.sizes()) for one in speeches))
 
     def cost(clips: int, crossed: bool) -> float:
         """Return seconds of decoding: finalists and average on clips that choose, then systems on those that report."""
         sizes = [tuple(min(clips, size) for size in one.sizes()) for one in speeches]
         own = sum(
-            size
-            for one, size in zip(speeches, sizes, strict=True)
-            for size in [size[1]]
-            if one.expert is not None
+            size for one, size in zip(speeches, sizes, strict=True) for size in [size[1]] if one.expert is not None
         )
         choose, report = (sum(size[i] for size in sizes) for i in (0, 1))
         heard = choose * (request.finalists + 1 + bool(request.keep)) + report * (3 + request.joint)

@@ -178,8 +178,13 @@ def _identity(asked: Request, found: Models, names: Sequence[str], speeches: Seq
 
 
 def _prepared(
-    asked: Request, found: Models, speeches: Sequence[Speech], names: Sequence[str], work: journal.Journal,
-    room: int, tell: Tell,
+    asked: Request,
+    found: Models,
+    speeches: Sequence[Speech],
+    names: Sequence[str],
+    work: journal.Journal,
+    room: int,
+    tell: Tell,
 ) -> tuple[Lab, plan.Plan]:
     """Plan what is spent, load the model that hears, and measure the references."""
     planned = plan.made(asked, speeches, found.base, work.folder / journal.PLAN)
