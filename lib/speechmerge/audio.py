@@ -16,7 +16,7 @@ HOP = 160  # samples between mel frames (10 ms)
 ENCODER_FRAME_SECONDS = 2 * HOP / SAMPLE_RATE  # one encoder position covers 20 ms
 
 
-def decode(data: bytes | Path) -> np.ndarray:
+def decode(data: bytes | Path, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
     """Read audio of any common container as mono float32 at 16 kHz.
 
     Channels are averaged before resampling, because a resampler's own down-mix makes what both carry 3 dB too loud;
@@ -24,6 +24,8 @@ def decode(data: bytes | Path) -> np.ndarray:
 
     Args:
         data: the file's bytes, or its path (raw G.722 is recognised by the ``.g722`` suffix).
+        start: where to begin, in seconds.
+        seconds: how much to read, less if the file ends before; ``None`` reads to the end.
 
     Returns:
         Samples, shape ``[n]``, in [-1, 1].
@@ -35,7 +37,7 @@ def decode(data: bytes | Path) -> np.ndarray:
     if isinstance(data, Path) and not data.is_file():
         raise CorpusError(f"{where}: the audio file does not exist; fetch the corpus again.")
     try:
-        samples, rate = _read(data)
+        samples, rate = _read(data, start, seconds)
     except (av.FFmpegError, IndexError, ValueError) as error:
         raise CorpusError(
             f"{where}: not readable as audio ({error}); expected wav, flac, ogg or g722 speech."
@@ -48,11 +50,14 @@ def decode(data: bytes | Path) -> np.ndarray:
     return np.clip(_resample(samples, rate), -1.0, 1.0)
 
 
-def _read(data: bytes | Path) -> tuple[np.ndarray, int]:
+def _read(data: bytes | Path, start: float, seconds: float | None) -> tuple[np.ndarray, int]:
     """Return the channels' mean ``[n]`` and the rate: by libsndfile where it knows the container, else by FFmpeg."""
     try:
-        samples, rate = soundfile.read(io.BytesIO(data) if isinstance(data, bytes) else data, always_2d=True)
-        return samples.mean(axis=1), rate
+        with soundfile.SoundFile(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
+            if start:
+                file.seek(min(round(start * file.samplerate), file.frames))
+            frames = -1 if seconds is None else round(seconds * file.samplerate)
+            return file.read(frames, always_2d=True).mean(axis=1), file.samplerate
     except soundfile.LibsndfileError:
         pass
     raw = isinstance(data, Path) and data.suffix == ".g722"
@@ -60,7 +65,9 @@ def _read(data: bytes | Path) -> tuple[np.ndarray, int]:
     with av.open(io.BytesIO(data) if isinstance(data, bytes) else str(data), format="g722" if raw else None) as file:
         frames = [part for frame in file.decode(audio=0) for part in planar.resample(frame)]
         rate = file.streams.audio[0].rate
-    return np.concatenate([frame.to_ndarray().mean(axis=0) for frame in frames]) if frames else np.empty(0), rate
+    samples = np.concatenate([frame.to_ndarray().mean(axis=0) for frame in frames]) if frames else np.empty(0)
+    end = None if seconds is None else round((start + seconds) * rate)
+    return samples[round(start * rate) : end], rate
 
 
 def _resample(samples: np.ndarray, rate: int) -> np.ndarray:

@@ -1,7 +1,9 @@
 """What all corpora share: storage, versions, consent, names, splits across corpora, fingerprints."""
 
 import random
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from corpus_trees import asterisk_tree, sound, stamp
@@ -89,10 +91,14 @@ def test_a_domain_is_loaded_apart_and_whole_row_groups_are_checked(tmp_path, mon
     assert 0 < len(building.read(varied, "es", domain=low)) < len(both)
 
 
+OWN = "Speech of your own is named by the path of its file or folder, which must exist."
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (("asterix", "es"), "There is no corpus 'asterix'. Did you mean 'asterisk'?"),
+        (("asterix", "es"), f"There is no corpus 'asterix'. Did you mean 'asterisk'? {OWN}"),
+        (("./asterix", "es"), "./asterix: there is no such file or folder, and no corpus of that name."),
         (("asterisk", "de"), "Corpus 'asterisk' has no language 'de'; it has en, es, fr, it, ru."),
         (("uqm", "en", "train", "pkunc"), "Corpus 'uqm' has no domain 'pkunc'. Did you mean 'pkunk'?"),
         (("tones", "es", "train", "pkunk"), "Corpus 'tones' has no domain 'pkunk'. Known: tones."),
@@ -171,3 +177,35 @@ def test_tones_are_the_same_sounds_under_different_words(tmp_path, monkeypatch):
     assert all(0.6 <= clip.seconds <= 2.0 and clip.speaker == "synthetic" for clip in es)
     again, _ = building.build(tones.CORPUS, "es")
     assert again == es
+
+
+def test_a_corpus_is_keyed_by_the_code_that_decides_its_clips_alone(tmp_path, monkeypatch):
+    folder = tmp_path / "speechmerge/corpora"
+    shutil.copytree(Path(building.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(Path(building.__file__).parents[1] / "audio.py", folder.parent)
+    monkeypatch.setattr(building, "__file__", str(folder / "building.py"))
+
+    def codes():
+        building.hashes.cache_clear()
+        return {name: tuple(building.code(corpus)) for name, corpus in corpora.registry().items()}
+
+    def changed(*parts):
+        path = folder.joinpath(*parts)
+        content = path.read_text()
+        path.write_text(content + "# changed\n")
+        after = codes()
+        path.write_text(content)
+        return {name for name in before if before[name] != after[name]}
+
+    before, every = codes(), set(corpora.registry())
+    assert changed("..", "audio.py") == changed("base.py") == changed("building.py") == every
+    assert changed("stamps.py") == {"stamps"}
+    assert changed("parquet.py") == {name for name, corpus in corpora.registry().items() if corpus.hub}
+    assert changed("nearness.py") == changed("__init__.py") == changed("own", "rows.py") == set()
+    building.hashes.cache_clear()
+
+
+def test_every_corpus_stands_in_the_file_of_its_name():
+    for module in corpora.MODULES:
+        assert Path(module.__file__).stem == module.CORPUS.name
+    assert len(building.code(stamps.CORPUS)) == 4  # audio, base, building, stamps

@@ -23,6 +23,7 @@ def cli(verbose: bool) -> None:
 
 for command in (
     data.fetch,
+    data.inspect_data,
     data.splits,
     models.train,
     merging.merge,

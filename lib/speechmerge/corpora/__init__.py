@@ -1,7 +1,9 @@
 """Speech corpora under one schema: ``load("asterisk", "es")`` fetches, joins, filters, splits and caches."""
 
+from pathlib import Path
+
 from ..errors import CorpusError, nearest
-from . import asterisk, camoes, covost2, festvox_ru, fillets, fleurs, nearness, open_asr, stamps, tones, uqm
+from . import asterisk, camoes, covost2, festvox_ru, fillets, fleurs, nearness, open_asr, own, stamps, tones, uqm
 from .base import SPLITS, Clip, Corpus, Item, assign_split, check, fingerprint, transcript_key
 from .building import domains, noncommercial_accepted, read, skipped, stored
 
@@ -14,8 +16,10 @@ __all__ = [
     "check",
     "find",
     "fingerprint",
+    "is_registered",
     "load",
     "noncommercial_accepted",
+    "own",
     "registry",
     "skipped",
     "stored",
@@ -48,7 +52,7 @@ def find(corpus: str, language: str | None = None) -> Corpus:
 
 
 def load(
-    corpus: str,
+    corpus: str | Path,
     language: str,
     split: str | None = None,
     *,
@@ -59,7 +63,8 @@ def load(
     """Load the clips of a corpus and language in order of id; the first use fetches and builds them.
 
     Args:
-        corpus: name, e.g. ``"asterisk"``; ``"uqm/pkunk"`` names a domain too.
+        corpus: name, e.g. ``"asterisk"``; ``"uqm/pkunk"`` names a domain too. Or speech of one's own, by a path or
+            ``hub:OWNER/NAME[:CONFIG]`` (:mod:`.own`); a name of the registry goes before a path of that name.
         language: Whisper's code, e.g. ``"es"``.
         split: ``"train"``, ``"dev"``, ``"test"``, or ``None`` for all.
         domain: only the clips of this domain, in a corpus that has several, e.g. ``"pkunk"`` of ``"uqm"``.
@@ -75,16 +80,39 @@ def load(
         raise CorpusError(f"There is no split {split!r}.{nearest(split, SPLITS)}")
     if kept_apart not in KEPT_APART:
         raise CorpusError(f"There are no splits {kept_apart!r}.{nearest(kept_apart, KEPT_APART)}")
+    corpus = str(corpus)
+    if not is_registered(corpus):
+        return [clip for clip in _own(corpus, language, domain, kept_apart) if split in (None, clip.split)]
     declared = find(corpus, language)
     domain = domain or corpus.partition("/")[2] or None
     if domain is not None:
         known = domains(declared, language, accept_noncommercial=accept_noncommercial)
         if domain not in known:
-            raise CorpusError(f"Corpus {declared.name!r} has no domain {domain!r}.{nearest(domain, known)}")
+            path = f" The folder of that name is ./{corpus}." if own.is_own(corpus) else ""
+            raise CorpusError(f"Corpus {declared.name!r} has no domain {domain!r}.{nearest(domain, known)}{path}")
     clips = read(declared, language, domain=domain, accept_noncommercial=accept_noncommercial)
     if kept_apart == "near" and declared.packages(language):
         clips = nearness.applied(clips)
     return [clip for clip in clips if split in (None, clip.split)]
+
+
+def is_registered(corpus: str) -> bool:
+    """Tell whether this names a corpus of the registry (or ``CORPUS/DOMAIN``), not speech of one's own."""
+    return corpus.partition("/")[0] in registry()
+
+
+def _own(where: str, language: str, domain: str | None, kept_apart: str) -> list[Clip]:
+    """Return all clips of speech that is no corpus of the registry."""
+    if not own.is_own(where):
+        if "/" in where or where.startswith(("~", ".")):
+            raise CorpusError(f"{where}: there is no such file or folder, and no corpus of that name.")
+        raise CorpusError(
+            f"There is no corpus {where!r}.{nearest(where, registry())} Speech of your own is named by the path of its "
+            "file or folder, which must exist."
+        )
+    if domain is not None:
+        raise CorpusError(f"{where}: speech of one's own has no domains, found {domain!r}; leave it out.")
+    return own.read(where, language, kept_apart=kept_apart).clips
 
 
 def packaged() -> list[Clip]:

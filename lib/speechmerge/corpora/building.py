@@ -3,12 +3,14 @@
 What is dropped is counted by reason and kept beside the clips, so that the data cards can tell.
 """
 
+import ast
 import functools
 import hashlib
 import json
 import logging
 import os
 import re
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -176,12 +178,37 @@ def _clips_of(corpus: Corpus, language: str) -> Path:
     return folder_of(corpus, language) / "clips.parquet"
 
 
-@functools.cache
-def _code() -> list[str]:
-    """Return hashes of the code that decides the clips: after any change of it, cached corpora are built again."""
+def code(corpus: Corpus) -> list[str]:
+    """Return hashes of the code that decides the clips: after any change of it, the cached corpus is built again.
+
+    That is this file, the file of the corpus, what the two import from this folder, and the reading of audio; another
+    corpus, or whatever else this folder holds, decides nothing here.
+    """
     here = Path(__file__).parent
-    files = [*sorted(here.glob("*.py")), here.with_name("audio.py")]
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    module = sys.modules.get(corpus.items.__module__)  # a corpus of the hub has its items from parquet.py
+    own = [here / f"{corpus.name}.py", Path(getattr(module, "__file__", None) or __file__)]
+    return hashes((Path(__file__), *(path for path in own if path.is_file())))
+
+
+@functools.cache
+def hashes(files: tuple[Path, ...]) -> list[str]:
+    """Return the SHA-256 of ``audio.py``, of these files and of all they import from their own folders."""
+    waiting, found = list(files), {Path(__file__).parent.with_name("audio.py")}
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += _imported(path)
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(found)]
+
+
+def _imported(path: Path) -> list[Path]:
+    """Return the modules that a module imports from its own folder (``from . import x``, ``from .x import y``)."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            names += [node.module] if node.module else [alias.name for alias in node.names]
+    return [file for name in names if (file := path.with_name(f"{name}.py")).is_file()]
 
 
 def stored(corpus: Corpus, language: str, *, accept_noncommercial: bool = False) -> dict:
@@ -191,7 +218,7 @@ def stored(corpus: Corpus, language: str, *, accept_noncommercial: bool = False)
         CorpusError: the corpus is for non-commercial use, is not built yet, and that was not accepted.
     """
     folder = folder_of(corpus, language)
-    recipe = digest([_code(), corpus.version, corpus.settings()])
+    recipe = digest([code(corpus), corpus.version, corpus.settings()])
     about = folder / "about.json"
     if about.is_file():
         found = json.loads(about.read_text(encoding="utf-8"))

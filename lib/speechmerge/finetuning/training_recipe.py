@@ -1,6 +1,7 @@
 """What a training is made of: its recipe, the speech it reads, and the log it leaves."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Source:
-    """Speech to train on: one corpus in one language for one task."""
+    """Speech for one task: a corpus of the registry, or a path or hub id of one's own, in one language."""
 
     corpus: str
     language: str
@@ -39,18 +40,32 @@ class Source:
     @property
     def domain(self) -> str:
         """The domain of a corpus that is named with one (``uqm/pkunk``), else nothing."""
-        return self.corpus.partition("/")[2]
+        return self.corpus.partition("/")[2] if corpora.is_registered(self.corpus) else ""
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """Read ``corpus:language[:task]``, e.g. ``asterisk:es:asr``."""
-        parts = text.split(":")
-        if not 2 <= len(parts) <= 3 or parts[2:] not in ([], ["asr"], ["st"]):
-            raise TrainingError(f"{text!r} is not corpus:language[:asr|st], for example asterisk:es:asr.")
-        return cls(*parts)
+        """Read ``WHERE:LANGUAGE[:TASK]`` from its end, for paths and hub ids may hold colons.
+
+        ``asterisk:es``, ``uqm/pkunk:en:asr``, ``./clips_es:es``, ``hub:google/fleurs:es_419:es:asr``.
+        """
+        tasked = text.rpartition(":")[2] in TASK_NAMES
+        where, *last = text.rsplit(":", 2 if tasked else 1)
+        if len(last) != 1 + tasked or not re.fullmatch(r"[a-z]{2,3}", last[0]) or not _is_place(where):
+            raise TrainingError(
+                f"{text!r} is not corpus:language[:asr|st], for example asterisk:es:asr. Speech of your own is named "
+                "by its path or hub id, as in ./clips:es or hub:OWNER/NAME:es."
+            )
+        return cls(where, *last)
 
     def __str__(self) -> str:
         return f"{self.corpus}:{self.language}:{self.task}"
+
+
+def _is_place(where: str) -> bool:
+    """Tell whether this can name speech: without a colon anything can, with one only what exists or the hub has."""
+    if where.startswith(corpora.own.PREFIX):
+        return re.fullmatch(r"[^:]*[^:/]/[^:/]+(:[^:]+)?", where.removeprefix(corpora.own.PREFIX)) is not None
+    return where.strip() not in ("", corpora.own.PREFIX[:-1]) and (":" not in where or corpora.own.is_own(where))
 
 
 @dataclass(frozen=True)

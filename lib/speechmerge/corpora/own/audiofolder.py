@@ -1,0 +1,30 @@
+"""Hugging Face's audiofolder: sounds and ``metadata.csv`` or ``.jsonl``, also one for each split."""
+
+from pathlib import Path
+
+from . import manifest, table
+from .rows import SOUNDS, Layout, Listing, below, split_above
+
+METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
+
+
+def found(path: Path) -> bool:
+    """Tell whether a folder, or one below it, holds metadata; or whether this is the metadata itself."""
+    return path.name in METADATA if path.is_file() else bool(below(path, *METADATA))
+
+
+def rows(path: Path) -> Listing:
+    """Read all metadata; sounds that none of them names are told."""
+    root = path.parent if path.is_file() else path
+    listed, notes = [], []
+    for file in [path] if path.is_file() else below(path, *METADATA):
+        read = manifest.lines if file.suffix == ".jsonl" else table.table
+        listed += read(file, root, notes, split=split_above(file, root))
+    named = {one.audio for one in listed}
+    strange = [file for file in below(root, "*") if file.suffix.lower() in SOUNDS and file not in named]
+    if strange:
+        notes.append(f"{len(strange)} sounds have no row in the metadata (first: {strange[0].relative_to(root)})")
+    return Listing(listed, list(dict.fromkeys(notes)))
+
+
+LAYOUT = Layout("audio folder with metadata", found, rows)
