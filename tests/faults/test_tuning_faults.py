@@ -79,13 +79,13 @@ def test_an_expert_that_is_the_base_or_of_another_base(experts, tmp_path, tmp_pa
 
 def test_misspelt_names(experts, tmp_path):
     methods = {"methods": ("task_aritmetic",)}
-    with pytest.raises(MethodError, match="no merge method 'task_aritmetic'. Did you mean 'task_arithmetic'"):
+    with pytest.raises(MethodError, match=r"no merge method 'task_aritmetic'. Did you mean 'task_arithmetic'\?"):
         tune(asked(experts, **methods), tmp_path / "out")
-    with pytest.raises(MethodError, match="--keep names 'itt', but no such speech was given. Did you mean 'it'"):
+    with pytest.raises(MethodError, match=r"--keep names 'itt', but no such speech was given. Did you mean 'it'\?"):
         tune(asked(experts, keep=(("itt", 0.1),)), tmp_path / "out")
     with pytest.raises(MethodError, match="--keep says twice what it may lose"):
         tune(asked(experts, keep=(("it", 0.1), ("e2", 0.1))), tmp_path / "out")
-    with pytest.raises(MethodError, match="--keep it:2 is no share of words; write 0.02"):
+    with pytest.raises(MethodError, match=r"--keep it:2 is no share of words; write 0\.02"):
         asked(experts, keep=(("it", 2.0),))
     assert list(tmp_path.iterdir()) == []
 
@@ -136,9 +136,7 @@ def test_an_english_only_base_with_other_languages(experts, tmp_path, tmp_path_f
         file.write_text(json.dumps({k: v for k, v in told.items() if k not in ("lang_to_id", "task_to_id")}))
     with pytest.raises(SpeechMergeError):
         tune(asked(folders[1:], base=str(folders[0])), tmp_path / "out")
-    with pytest.raises(
-        CorpusError, match=r"is an English-only model, but tones:es is es asr; give a multilingual base"
-    ):
+    with pytest.raises(CorpusError, match="is an English-only model, but tones:es is es asr; give a multilingual"):
         from speechmerge.tuning.tune import _check_languages
 
         _check_languages(folders[0], speech.load([[Source("tones", "es")]], []))
@@ -148,9 +146,7 @@ def test_an_english_only_base_with_other_languages(experts, tmp_path, tmp_path_f
 def test_a_loss_that_is_no_number_ends_the_tuning_or_is_passed_over(experts, tmp_path, monkeypatch):
     losses = ear.Ear.losses
     monkeypatch.setattr(ear.Ear, "losses", lambda self, *args: [math.nan for _ in losses(self, *args)])
-    with pytest.raises(
-        MethodError, match="the base has the loss nan on es|has the loss nan on es, so nothing can be chosen"
-    ):
+    with pytest.raises(MethodError, match="has the loss nan on es, so nothing can be chosen"):
         tune(asked(experts), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -189,11 +189,23 @@ def test_the_command_says_what_came_out(experts, tmp_path, monkeypatch, capsys):
 
 def test_halves_are_parted_by_text_and_named(make_clip, monkeypatch):
     clips = [make_clip(f"c{i}", f"texto {i % 20}", split="train") for i in range(40)]
-    monkeypatch.setattr(speech, "read", lambda source: (clips, ["too long", "too long"], False))
+    monkeypatch.setattr(speech, "read", lambda source: speech.Read(clips, ["too long", "too long"], False))
     [one] = speech.load([[Source("mine", "es")]], [])
     texts = [{clip.text for clip in part} for part in (one.choose, one.report)]
     assert one.parted == "halves" and not texts[0] & texts[1] and sum(one.sizes()) == 40
     assert one.dropped == (("too long", 2),) and not one.training
+
+
+def test_speech_of_ones_own_is_read_from_its_folder_with_what_is_left_out(make_clip, tmp_path):
+    lines = ["file_name,text"]
+    for number in range(24):
+        clip = make_clip(f"clip{number:02d}", f"texto número {number}", seconds=1.5 + number / 50)
+        (tmp_path / f"clip{number:02d}.flac").write_bytes(clip.flac)
+        lines.append(f"clip{number:02d}.flac,{clip.text if number else ''}")
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    [one] = speech.load([[Source(str(tmp_path), "es")]], [])
+    assert one.parted == "halves" and sum(one.sizes()) == 23 and min(one.sizes()) >= 4
+    assert sum(count for _, count in one.dropped) == 1 and one.name == "es"
 
 
 def test_a_smaller_draw_lies_within_a_larger_one():
@@ -221,7 +233,8 @@ def test_minutes_become_evaluations_and_clips_once(experts, tmp_path, monkeypatc
 
 def test_more_minutes_give_more_clips_and_time_for_experts_on_the_speech_of_others(make_clip):
     clips = tuple(make_clip(f"c{i}", f"t {i}") for i in range(100))
-    heard = [speech.Speech(name, (name,), "es", "asr", i, clips, clips, "halves") for i, name in enumerate("abc")]
+    of = ("es", "asr")
+    heard = [speech.Speech(n, (n,), (n,), *of, i, clips, clips, "halves") for i, n in enumerate("abc")]
     given = tuple((name, (Source(name, "es"),)) for name in "abc")
     found = [plan._timed(Request("smoke", given, minutes=minutes), heard, 0.1) for minutes in (3.0, 6.0, 12.0)]
     assert [one.clips for one in found] == [37, 60, 100]

@@ -1,4 +1,4 @@
-"""What a tuning found, as plain numbers: the systems on the clips that report, with intervals and paired differences."""
+"""What a tuning found in plain numbers: systems on the clips that report, with intervals and paired differences."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MODEL, RECIPE, REPORT, NUMBERS = "model", "recipe.yaml", "report.html", "report.json"
 CHOSEN = "chosen merge"
+FEW_DOTS = 5  # with no more merges on all clips than that, the trade-off is drawn from those on some of them too
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,8 @@ def _front(lab: Lab, of_experts: list[int], to_keep: list[int]) -> list[dict[str
     """
     points = []
     trials = [trial for trial in lab.trials if trial.usable]
-    for trial in [t for t in trials if t.fidelity == ALL] or trials:
+    whole = [trial for trial in trials if trial.fidelity == ALL]
+    for trial in whole if len(whole) > FEW_DOTS else trials:
         each = [x / r for x, r in zip(trial.losses, lab.references, strict=True)]
         mean = sum(each[i] for i in of_experts) / len(of_experts)
         other = sum(each[i] for i in to_keep) / len(to_keep) if to_keep else max(each)

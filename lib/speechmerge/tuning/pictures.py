@@ -9,7 +9,7 @@ from markupsafe import escape
 WIDTH, HEIGHT = 640, 380  # of a picture in its own units; the page scales it
 LEFT, RIGHT, TOP, BOTTOM = 62, 18, 16, 50
 OUTSIDE = 1.25  # of the plain average and the chosen merge: points further off are left out of the trade-off
-ROW = 24  # of a line of the picture of differences
+NARROW, ROW = 430, 26  # of the picture of differences, and of a line in it
 
 
 class Frame:
@@ -18,15 +18,18 @@ class Frame:
     Args:
         xs, ys: least and greatest value of each axis.
         log: whether the first axis is logarithmic.
+        width: of the picture.
     """
 
-    def __init__(self, xs: tuple[float, float], ys: tuple[float, float], *, log: bool = False) -> None:
-        self.log, self.xs, self.ys = log, xs, ys
+    def __init__(
+        self, xs: tuple[float, float], ys: tuple[float, float], *, log: bool = False, width: int = WIDTH
+    ) -> None:
+        self.log, self.xs, self.ys, self.width = log, xs, ys, width
 
     def x(self, value: float) -> float:
         """Return the place of a value on the first axis."""
         low, high, value = (math.log(v) if self.log else v for v in (*self.xs, value))
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / (high - low), 1)
+        return round(LEFT + (self.width - LEFT - RIGHT) * (value - low) / (high - low), 1)
 
     def y(self, value: float) -> float:
         """Return the place of a value on the second axis."""
@@ -73,8 +76,8 @@ def _text(x: float, y: float, words: str, classes: str, more: str = "") -> str:
     return f'<text class="{classes}" x="{x}" y="{y}" {more}>{escape(words)}</text>'
 
 
-def _svg(inside: str, told: str, height: float = HEIGHT) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(told)}">{inside}</svg>'
+def _svg(inside: str, told: str, height: float = HEIGHT, width: int = WIDTH) -> str:
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(told)}">{inside}</svg>'
 
 
 def _range(values: Sequence[float], margin: float = 0.06) -> tuple[float, float]:
@@ -192,7 +195,7 @@ def differences(numbers: Mapping[str, Any], against: str) -> str:
         return ""
     low = 100 * min(0.0, *(row["low"] for row in rows))
     high = 100 * max(0.0, *(row["high"] for row in rows))
-    frame = Frame(_range([low, high], 0.08), (0.0, 1.0))
+    frame = Frame(_range([low, high], 0.08), (0.0, 1.0), width=NARROW)
     bottom = TOP + ROW * len(rows)
     parts = []
     for value in ticks(*frame.xs):
@@ -209,7 +212,10 @@ def differences(numbers: Mapping[str, Any], against: str) -> str:
         parts.append(f'<circle class="point {classes}" cx="{frame.x(100 * row["difference"])}" cy="{y}" r="4.5"/>')
     parts.append(
         _text(
-            (LEFT + WIDTH - RIGHT) / 2, bottom + 34, "points of error; left of zero the merge is better", "label middle"
+            (LEFT + NARROW - RIGHT) / 2,
+            bottom + 34,
+            "points of error; left of zero the merge is better",
+            "label middle",
         )
     )
-    return _svg("".join(parts), f"differences of the chosen merge from {against}", bottom + 44)
+    return _svg("".join(parts), f"differences of the chosen merge from {against}", bottom + 44, NARROW)

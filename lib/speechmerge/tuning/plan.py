@@ -1,7 +1,7 @@
 """How a budget is spent: clips that are heard, evaluations of the search, and time kept for decoding and writing.
 
 Minutes are turned once, by what the machine was measured to do, into two numbers that decide everything else:
-evaluations and clips. Both are kept with the work and told in the report; given in the place of minutes, they repeat it.
+evaluations and clips. Both are kept with the work and told in the report; in the place of minutes they repeat it.
 """
 
 import json

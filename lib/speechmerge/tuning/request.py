@@ -52,8 +52,8 @@ class Request:
             raise MethodError("no expert is given; name each with its speech, --expert FOLDER SPEECH.")
         if len(folders) == 1 and not self.also:
             raise MethodError(
-                f"one expert alone, {self.experts[0][0]}, has nothing to be merged with; give another --expert, or with "
-                "--also the speech that its merge with the base must keep."
+                f"one expert alone, {self.experts[0][0]}, has nothing to be merged with; give another --expert, or "
+                "with --also the speech that its merge with the base must keep."
             )
         for number, folder in enumerate(folders):
             if folder in folders[:number]:
@@ -98,7 +98,7 @@ def kept(keep: Sequence[tuple[str, float]], speeches: Sequence[Speech], experts:
     """
     words: list[Mapping[str, None]] = [
         dict.fromkeys(
-            [speech.name, speech.language, *speech.sources, *(source.partition(":")[0] for source in speech.sources)]
+            [speech.name, speech.language, *speech.sources, *speech.places]
             + ([] if speech.expert is None else [experts[speech.expert], Path(experts[speech.expert]).name])
         )
         for speech in speeches

@@ -36,8 +36,8 @@ def trained(asked: Request, folder: Path, speeches: Sequence[Speech]) -> Path:
 
 
 def _trains(source: Source) -> bool:
-    clips, _, splits_given = read(source)
-    return splits_given and {"train", "dev", "test"} <= {clip.split for clip in clips}
+    found = read(source)
+    return found.splits_given and {"train", "dev", "test"} <= {clip.split for clip in found.clips}
 
 
 def _check_apart(recipe: Recipe, speeches: Sequence[Speech]) -> None:

@@ -154,7 +154,7 @@ class _Race:
 
 
 def finalists(trials: Sequence[Trial], most: int) -> list[Trial]:
-    """Return the trials that are decoded: the least mean losses on all clips, then those on some; the average is not one.
+    """Return the trials that are decoded: the least mean losses on all clips, then on some; never the plain average.
 
     Two of one candidate must have λ that decoding can tell apart, and of one method there are at most two.
     """

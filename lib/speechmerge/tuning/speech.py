@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from .. import corpora
 from ..corpora import Clip
@@ -28,6 +29,7 @@ class Speech:
     Attributes:
         name: what tables call it; unique.
         sources: where it comes from, as the user spelt it.
+        places: corpora, folders or files among them.
         language, task: as in :class:`Clip` and :class:`Source`.
         expert: whose own speech it is, counted from 0; ``None`` for speech that must be kept.
         choose, report: the clips of both parts.
@@ -35,10 +37,12 @@ class Speech:
         dropped: how many clips were left out for each reason.
         drawn: how many clips the parts had before they were cut to what the budget allows.
         training: whether the source calls all of it training speech.
+        notes: what reading it gave to say.
     """
 
     name: str
     sources: tuple[str, ...]
+    places: tuple[str, ...]
     language: str
     task: str
     expert: int | None
@@ -48,6 +52,7 @@ class Speech:
     dropped: tuple[tuple[str, int], ...] = ()
     drawn: tuple[int, int] = (0, 0)
     training: bool = False
+    notes: tuple[str, ...] = ()
 
     def part(self, name: str) -> tuple[Clip, ...]:
         """Return the clips that choose or those that report."""
@@ -94,10 +99,11 @@ def _speech(sources: Sequence[Source], language: str, task: str, expert: int | N
     """Read one speech and part it."""
     dropped: Counter[str] = Counter()
     parts: dict[str, list[Clip]] = {CHOOSE: [], REPORT: []}
-    how, training = [], False
+    how, notes, training = [], [], False
     for source in sources:
-        clips, reasons, splits_given = read(source)
+        clips, reasons, splits_given, said = read(source)
         dropped.update(reasons)
+        notes += said
         if task == "st":
             dropped[NO_TRANSLATION] += sum(not clip.translation for clip in clips)
             clips = [clip for clip in clips if clip.translation]
@@ -116,17 +122,29 @@ def _speech(sources: Sequence[Source], language: str, task: str, expert: int | N
             )
     reasons = tuple((reason, count) for reason, count in dropped.items() if count)
     both = tuple(parts[CHOOSE]), tuple(parts[REPORT])
-    return Speech("", told, language, task, expert, *both, " and ".join(dict.fromkeys(how)), reasons, training=training)
+    places = tuple(source.corpus for source in sources)
+    parted = " and ".join(dict.fromkeys(how))
+    found = Speech("", told, places, language, task, expert, *both, parted, reasons)
+    return replace(found, training=training, notes=tuple(notes))
 
 
-def read(source: Source) -> tuple[list[Clip], list[str], bool]:
-    """Return all clips of a source, why each dropped one was dropped, and whether it names splits."""
-    if source.corpus.partition("/")[0] in corpora.registry() and not Path(source.corpus).exists():
-        return corpora.load(source.corpus, source.language), [], True
-    from ..corpora import own
+class Read(NamedTuple):
+    """A source: its clips, why each other one was left out, whether it names splits, and what one should know."""
 
-    found = own.read(source.corpus, source.language)
-    return list(found.clips), [reason for _, reason in found.dropped], found.splits_given
+    clips: list[Clip]
+    reasons: list[str]
+    splits_given: bool
+    notes: tuple[str, ...] = ()
+
+
+def read(source: Source) -> Read:
+    """Read a source whole, be it a corpus of the registry or speech of one's own."""
+    if corpora.is_registered(source.corpus):
+        return Read(corpora.load(source.corpus, source.language), [], True)
+    if not corpora.own.is_own(source.corpus):
+        corpora.load(source.corpus, source.language)  # says that there is no such speech
+    found = corpora.own.read(source.corpus, source.language)
+    return Read(list(found.clips), [one.kind for one in found.dropped], found.splits_given, tuple(found.notes))
 
 
 def _parted(clips: Sequence[Clip], splits_given: bool) -> tuple[list[Clip], list[Clip], str]:
@@ -158,15 +176,14 @@ def _check_apart(found: Sequence[Speech]) -> None:
 def _names(found: Sequence[Speech]) -> list[str]:
     """Name each speech by the least that tells it from the others: language and task, else its sources."""
     short = [one.language + (" st" if one.task == "st" else "") for one in found]
-    longer = ["+".join(_place(source) for source in one.sources) for one in found]
+    longer = [f"{'+'.join(map(_last, one.places))}:{name}" for one, name in zip(found, short, strict=True)]
     names = [s if short.count(s) == 1 else n for s, n in zip(short, longer, strict=True)]
     whole = ["+".join(one.sources) for one in found]
     return [n if names.count(n) == 1 else w for n, w in zip(names, whole, strict=True)]
 
 
-def _place(source: str) -> str:
-    corpus, colon, rest = source.partition(":")
-    return (Path(corpus).name or corpus) + colon + rest
+def _last(place: str) -> str:
+    return Path(place).name or place
 
 
 def repeated(found: Sequence[Speech]) -> int:

@@ -54,8 +54,8 @@ def of_models(about: Mapping[str, Any], merge: Merge, lab: Lab) -> list[str]:
     for name, value in relative.items():
         if value > FAR:
             said.append(
-                f"{name} moved {value:.1%} of the base's norm, far for a fine-tune; make sure that this base is the one "
-                "it was trained from."
+                f"{name} moved {value:.1%} of the base's norm, far for a fine-tune; make sure that this base is the "
+                "one it was trained from."
             )
     for a, b, cosine in about["cosines"]:
         if cosine < -OPPOSED:
@@ -94,6 +94,7 @@ def of_speech(speeches: Sequence[Speech]) -> list[str]:
         if one.dropped:
             told = ", ".join(f"{count} × {reason}" for reason, count in one.dropped)
             said.append(f"{one.name}: {sum(count for _, count in one.dropped)} clips were left out: {told}.")
+        said += [f"{one.name}: {note}" for note in one.notes]
         if one.training:
             said.append(
                 f"{one.name}: the source calls all of it training speech. If the expert was trained on it, its own "
