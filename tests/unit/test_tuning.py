@@ -4,6 +4,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -11,13 +12,15 @@ from cli_calls import Caller, two_experts
 
 from speechmerge import corpora
 from speechmerge.corpora import Clip
-from speechmerge.errors import SpeechMergeError
+from speechmerge.errors import SpeechMergeError, TrainingError
 from speechmerge.evaluation.decoding import Decoding
 from speechmerge.finetuning.training_recipe import Source
 from speechmerge.merging import recipe
-from speechmerge.tuning import lab, plan, speech
+from speechmerge.tuning import choosing, lab, plan, rival, speech
 from speechmerge.tuning.request import Request
+from speechmerge.tuning.search import ALL, Trial
 from speechmerge.tuning.tune import tune
+from speechmerge.tuning.updates import Candidate
 from speechmerge.whisper import models
 
 METHODS = ("task_arithmetic", "ties")
@@ -40,7 +43,7 @@ def experts(tmp_path_factory):
 def request_of(experts, **changes):
     sources = [(Source("tones", language),) for language in ("es", "it")]
     given = tuple((str(folder), own) for folder, own in zip(experts, sources, strict=True))
-    settings = {"base": "smoke", "minutes": None, "evaluations": 12.0, "clips": 5, "methods": METHODS, "finalists": 2}
+    settings = {"base": "smoke", "minutes": None, "evaluations": 9.0, "clips": 4, "methods": METHODS, "finalists": 2}
     return Request(experts=given, **settings | changes)
 
 
@@ -58,19 +61,19 @@ def test_everything_is_written_and_nothing_else_is_left(tuned):
     assert [p.name for p in place.parent.iterdir()] == ["out"]
     models.load_model(place / "model")
     assert json.loads((place / "report.json").read_text()) == numbers
-    assert re.search(r"takes about [\d.]+ GB of memory", said[0]) and "es 5+5, it 5+5" in said[1]
+    assert re.search(r"takes about [\d.]+ GB of memory", said[0]) and "es 4+4, it 4+4" in said[1]
 
 
 def test_the_numbers_are_of_all_systems_and_clips(tuned):
     _, numbers, _ = tuned
-    assert [one["choose"] for one in numbers["speech"]] == [5, 5] == [one["report"] for one in numbers["speech"]]
+    assert [one["choose"] for one in numbers["speech"]] == [4, 4] == [one["report"] for one in numbers["speech"]]
     systems = ["base", "expert e1", "expert e2", "average", "chosen merge"]
     assert list(dict.fromkeys(row["system"] for row in numbers["rows"])) == systems
-    assert all(row["clips"] == 5 and row["low"] <= row["error"] <= row["high"] for row in numbers["rows"])
+    assert all(row["clips"] == 4 and row["low"] <= row["error"] <= row["high"] for row in numbers["rows"])
     assert {trial["method"] for trial in numbers["tried"]} == {*METHODS, "weight_average"}
-    assert numbers["budget"]["used"] <= 12 and numbers["budget"]["cut"] is False
+    assert numbers["budget"]["used"] <= 9 and numbers["budget"]["cut"] is False
     assert {row["against"] for row in numbers["paired"]} == {"base", "average", "own expert"}
-    assert any("5 clips choose and 5 report" in line for line in numbers["worries"]["speech"])
+    assert any("4 clips choose and 4 report" in line for line in numbers["worries"]["speech"])
 
 
 def test_scores_are_losses_beside_those_of_the_experts_on_their_own_speech(tuned):
@@ -89,7 +92,7 @@ def test_the_page_is_whole_and_needs_nothing_else(tuned):
     for title in ("What to worry about", "The trade-off", "What was tried", "Once more"):
         assert f"<h2>{title}</h2>" in page
     assert page.count("<svg") == page.count("</svg>") >= 3
-    assert f"--evaluations {numbers['budget']['evaluations']} --clips 5" in page
+    assert f"--evaluations {numbers['budget']['evaluations']} --clips 4 --finalists 2" in page
     assert "@media print" in page and "prefers-color-scheme: dark" in page and "nan" not in page.lower().split()
 
 
@@ -151,31 +154,65 @@ def test_a_clock_that_runs_ahead_cuts_the_search_where_as_many_evaluations_would
     with monkeypatch.context() as patch:
         patch.setattr(lab.Lab, "_check_time", slow)
         cut = tune(request_of(experts), tmp_path / "cut")
-    assert cut["budget"]["cut"] and cut["budget"]["used"] < 12
+    assert cut["budget"]["cut"] and cut["budget"]["used"] < 9
     same = tune(request_of(experts, evaluations=cut["budget"]["used"]), tmp_path / "same")
     assert same["tried"] == cut["tried"] and same["chosen"] == cut["chosen"]
     assert any("--evaluations" in line for line in cut["worries"]["choice"])
 
 
-def test_what_must_be_kept_decides(experts, tmp_path, monkeypatch):
-    """The merge with fewer errors loses too much on what must be kept, so the other one is chosen."""
-    errors = {"average": [0.3, 0.6], "best": [0.1, 0.5], "keeps": [0.3, 0.41], "expert e2": [0.9, 0.4]}
+def test_where_time_runs_short_fewer_merges_are_decoded_and_it_is_said(experts, tmp_path, monkeypatch):
+    monkeypatch.setattr(lab.Lab, "late", lambda self, what, needed: bool(self.journal.add(f"late {what}", late=True)))
+    numbers = tune(request_of(experts, evaluations=4.0), tmp_path / "out")
+    assert [row["method"] for row in numbers["heard"] if row["score"]] and numbers["budget"]["finalists"] == 1
+    own = {(row["system"], row["speech"]) for row in numbers["rows"] if row["system"].startswith("expert")}
+    assert own == {("expert e1", "es"), ("expert e2", "it")}
+    assert any("decoded before the choice (1) are fewer than planned" in line for line in numbers["worries"]["choice"])
+    assert "–</td>" in (tmp_path / "out" / "report.html").read_text()
 
-    def made_up(self, system, part="choose"):
-        order = list(dict.fromkeys(t.candidate.method for t in self.trials if t.candidate.method in METHODS))
-        name = system.name if not system.merge else "average" if system.name == "average" else None
-        return errors[name or ("best" if system.merge[0].method == order[0] else "keeps")]
 
-    monkeypatch.setattr(lab.Lab, "errors", made_up)
-    monkeypatch.setattr(lab.Lab, "errors_of", lambda self, system, number, part="choose": made_up(self, system)[number])
-    kept = tune(request_of(experts, keep=(("it", 0.02),), finalists=4), tmp_path / "kept")
-    assert kept["chosen"]["error"] == pytest.approx(0.355) and kept["chosen"]["kept"]
-    free = tune(request_of(experts, finalists=4), tmp_path / "free")
-    assert free["chosen"]["error"] == pytest.approx(0.3)
-    none = tune(request_of(experts, keep=(("it", 0.0),), finalists=4), tmp_path / "none")
-    assert not none["chosen"]["kept"] and none["chosen"]["error"] == pytest.approx(0.355)  # the closest
-    assert "No merge that was decoded keeps what --keep asks for" in none["worries"]["choice"][0]
-    assert len(none["heard"]) > 3  # others of the front were decoded too
+class MadeUpLab:
+    """Two kinds of speech, the second must be kept; errors follow from λ: the first gains, the second loses by it."""
+
+    def __init__(self, scores):
+        self.speeches = [
+            speech.Speech(n, (n,), (n,), "es", "asr", t, (), (), "halves") for n, t in (("a", 0), ("b", None))
+        ]
+        self.references, self.decoded = [1.0, 1.0], []
+        ties = Candidate.of("ties")
+        self.trials = [
+            Trial(ties, scaling, ALL, (2 - scaling, 1 + scaling), score) for scaling, score in scores.items()
+        ]
+
+    def late(self, what, needed):
+        return False
+
+    def errors(self, system, part="choose"):
+        self.decoded.append(system.name)
+        return [self.errors_of(system, number) for number in (0, 1)]
+
+    def errors_of(self, system, number, part="choose"):
+        scaling = 0.9 if system.name == "average" else system.merge[1] if system.merge else 0.0
+        return (0.5 - 0.3 * scaling, 0.2 + 0.1 * scaling)[number]
+
+
+SCORES = {0.1: 1.5, 0.25: 1.4, 0.5: 1.3, 0.8: 1.2, 1.0: 1.1, 1.3: 1.05}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "scaling", "kept"),
+    [
+        ({}, 1.3, True),  # the least error of those decoded
+        ({1: 0.1}, 1.0, True),  # loses 10 points at most
+        ({1: 0.06}, 0.5, True),  # none of the first decoded does; halfway along the front one does
+        ({1: 0.001}, 0.1, False),  # none there is: the closest
+    ],
+)
+def test_what_must_be_kept_decides(allowed, scaling, kept):
+    made_up = MadeUpLab(SCORES)
+    choice = choosing.choose(made_up, allowed, 2, plan.Plan(9, True, 0.0, 0.0))
+    assert choice.chosen.system.merge[1] == scaling and choice.kept is kept
+    assert len(made_up.decoded) == len(set(made_up.decoded)) == len(choice.heard) <= 3 + choosing.WALK
+    assert choosing.ranked(choice)[0] is choice.chosen
 
 
 def test_the_command_says_what_came_out(experts, tmp_path, monkeypatch, capsys):
@@ -241,3 +278,24 @@ def test_more_minutes_give_more_clips_and_time_for_experts_on_the_speech_of_othe
     assert [one.crossed for one in found] == [False, True, True]
     for one, minutes in zip(found, (3.0, 6.0, 12.0), strict=True):
         assert one.reserve - plan.WRITING <= plan.DECODING * 60 * minutes
+
+
+def test_the_rival_is_trained_on_all_training_speech_and_heard_beside_the_merge(experts, tmp_path, monkeypatch):
+    monkeypatch.setattr(rival, "EPOCHS", 1)
+    numbers = tune(request_of(experts, joint=True, evaluations=2.0, methods=("ties",)), tmp_path / "out")
+    assert {row["system"] for row in numbers["rows"]} >= {"joint training", "chosen merge"}
+    assert "joint training" in {row["against"] for row in numbers["paired"]}
+    assert "joint training" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_rival_never_trains_on_what_chooses_or_reports(make_clip, monkeypatch):
+    clips = [make_clip(f"c{i}", f"t {i}", seconds=1 + i / 50, split="train") for i in range(30)]
+    own = Source("mine", "es")
+    heard = speech.Speech("es", ("mine",), ("mine",), "es", "asr", 0, tuple(clips[:15]), tuple(clips[15:]), "halves")
+    monkeypatch.setattr(rival, "read", lambda source: speech.Read(clips, [], False))
+    given = Request("smoke", (("a", (own,)), ("b", (Source("tones", "it"),))), joint=True)
+    with pytest.raises(TrainingError, match="mine:es:asr names no training split beside its dev and test"):
+        rival.trained(given, None, [heard])
+    monkeypatch.setattr(rival.corpora, "load", lambda *where: clips)
+    with pytest.raises(TrainingError, match="clip 'c0' of mine:es:asr is also in es, which chooses or reports"):
+        rival.trained(replace(given, train=(own,)), None, [heard])

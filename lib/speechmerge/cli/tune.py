@@ -39,6 +39,7 @@ from .groups import example
     help="Budget in evaluations instead of minutes, the same on every machine.",
 )
 @click.option("--clips", type=click.IntRange(1), help="Most clips of each part of each speech.")
+@click.option("--finalists", type=click.IntRange(1), default=3, show_default=True, help="Merges that transcribe.")
 @click.option("--methods", help="Names joined by commas, or all (default: ten that did well).")
 @click.option("--joint", is_flag=True, help="Also train one model on all training speech, as the rival.")
 @click.option("--train", multiple=True, metavar="SPEECH", help="Training speech of --joint (default: train splits).")

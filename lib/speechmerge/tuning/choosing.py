@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .lab import AVERAGE, BASE, Lab, System, merged
+from .plan import Plan
 from .search import ALL, Trial, finalists, front
 from .speech import CHOOSE
 
@@ -53,7 +54,7 @@ class Choice:
         return self.chosen.keeps
 
 
-def choose(lab: Lab, allowed: Mapping[int, float], most: int) -> Choice:
+def choose(lab: Lab, allowed: Mapping[int, float], most: int, planned: Plan) -> Choice:
     """Decode the best merges and the plain average on the clips that choose, and choose one.
 
     Where none of them keeps what must be kept, others of the front between mean loss and loss on that speech are
@@ -62,7 +63,8 @@ def choose(lab: Lab, allowed: Mapping[int, float], most: int) -> Choice:
     Args:
         lab: after the search.
         allowed: by the number of a speech, how much error it may gain beside its reference.
-        most: finalists.
+        most: finalists; where the machine is slower than planned, the first of them.
+        planned: what decoding was planned to take.
     """
     references = {i: lab.errors_of(_reference(lab, i), i) for i in allowed}
 
@@ -72,7 +74,11 @@ def choose(lab: Lab, allowed: Mapping[int, float], most: int) -> Choice:
         return Heard(system, trial, errors, max(excess, 0.0) if not allowed else excess)
 
     heard = [hear(AVERAGE, None)]
-    heard += [hear(merged(trial), trial) for trial in finalists(lab.trials, most)]
+    needed = planned.per_clip * sum(len(one.choose) for one in lab.speeches) + planned.reporting
+    for number, trial in enumerate(finalists(lab.trials, most)):
+        if number and lab.late(f"finalist {number}", needed):
+            break
+        heard.append(hear(merged(trial), trial))
     if allowed and not any(one.keeps for one in heard):
         _walk(lab, heard, sorted(allowed), hear)
     keeping = [one for one in heard if one.keeps]

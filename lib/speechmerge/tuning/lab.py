@@ -20,6 +20,8 @@ from .search import ALL, Spent, Trial
 from .speech import CHOOSE, Speech
 from .updates import Candidate, Updates
 
+OVER = 1.1  # of the minutes: what would take longer than that is left out
+
 
 @dataclass(frozen=True)
 class System:
@@ -66,7 +68,7 @@ class Lab:
         self.ear, self.updates, self.journal = ear, updates, journal
         self.trials: list[Trial] = []
         self.failed: dict[str, str] = {}
-        self.used, self.granted, self.deadline = 0.0, math.inf, math.inf
+        self.used, self.granted, self.deadline, self.until = 0.0, math.inf, math.inf, math.inf
         self.references: list[float] = []
         self._worn: System | None = None
         self._asked: set[tuple[Candidate, float, str]] = set()
@@ -114,14 +116,22 @@ class Lab:
         """The journal's key of a measurement on all clips that choose, which tells what an evaluation takes."""
         return f"try {methods.AVERAGE.key} 1 {ALL}"
 
-    def grant(self, evaluations: float, seconds: float | None) -> None:
-        """Allow the search so many evaluations, and end it when so many seconds of the tuning are over.
+    def grant(self, evaluations: float, seconds: float | None, reserve: float = 0.0) -> None:
+        """Allow the search so many evaluations, and end it when all but ``reserve`` of the tuning's seconds are over.
 
         A search that the clock ended before ends at the same place again.
         """
         cut = self.journal.known.get("cut")
         self.granted = cut["evaluations"] if cut else evaluations
-        self.deadline = math.inf if seconds is None else seconds
+        self.until = math.inf if seconds is None else OVER * seconds
+        self.deadline = math.inf if seconds is None else seconds - reserve
+
+    def late(self, what: str, needed: float) -> bool:
+        """Tell whether something that takes so many seconds no longer fits the minutes; once said, it stays so."""
+        key = f"late {what}"
+        if key not in self.journal.known:
+            self.journal.add(key, late=self.journal.seconds() + needed > self.until)
+        return self.journal.known[key]["late"]
 
     def time_left(self) -> str:
         """Say how much time the search has left."""

@@ -98,7 +98,9 @@ def told_in_numbers(told: Told) -> dict[str, Any]:
     lab, choice, seed = told.lab, told.choice, told.asked.seed
     joint = System("joint training", folder=told.joint) if told.joint else None
     heard = evidence.systems(lab, choice, joint)
-    rows, samples = evidence.table(lab, heard, told.planned.crossed, seed)
+    more = told.planned.per_clip * len(lab.experts) * sum(len(one.report) for one in lab.speeches)
+    crossed = told.planned.crossed and not lab.late("crossing", told.planned.reporting + more)
+    rows, samples = evidence.table(lab, heard, crossed, seed)
     names = [system.name for system in heard]
     of_experts = [i for i, one in enumerate(lab.speeches) if one.expert is not None]
     to_keep = [i for i, one in enumerate(lab.speeches) if one.expert is None]
@@ -167,6 +169,8 @@ def _budget(told: Told) -> dict[str, Any]:
         "used": round(lab.used, 2),
         "ended": told.ended,
         "cut": bool(cut),
+        "finalists": len([one for one in told.choice.heard if one.trial]),
+        "late": [key.removeprefix("late ") for key, entry in lab.journal.known.items() if entry.get("late")],
         "seed": asked.seed,
         "share": lab.ear.share("some"),
     }

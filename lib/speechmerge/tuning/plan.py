@@ -35,12 +35,14 @@ class Plan:
         evaluations: measurements on all clips that choose; ``None`` until a measurement has been timed.
         per_clip: seconds that decoding a clip takes.
         reserve: seconds kept for decoding and writing.
+        reporting: those of it that are for the clips that report, with every expert on its own speech.
     """
 
     clips: int
     crossed: bool
     per_clip: float
     reserve: float
+    reporting: float = 0.0
     evaluations: float | None = None
 
 
@@ -53,7 +55,7 @@ def made(request: Request, speeches: Sequence[Speech], base: Path, file: Path) -
     if file.is_file():
         return Plan(**json.loads(file.read_text()))
     if request.minutes is None:
-        plan = Plan(request.clips or MOST, True, 0.0, 0.0, float(request.evaluations))
+        plan = Plan(request.clips or MOST, True, 0.0, 0.0, evaluations=float(request.evaluations))
     else:
         plan = _timed(request, speeches, _pace(Decoder(base), speeches))
     keep(plan, file)
@@ -82,14 +84,15 @@ def _timed(request: Request, speeches: Sequence[Speech], pace: float) -> Plan:
     seconds = DECODING * 60 * request.minutes
     most = min(request.clips or MOST, max(max(one.sizes()) for one in speeches))
 
-    def cost(clips: int, crossed: bool) -> float:
+    def cost(clips: int, crossed: bool, chosen: bool = False) -> float:
         """Return seconds of decoding: finalists and average on clips that choose, then systems on those that report."""
         sizes = [tuple(min(clips, size) for size in one.sizes()) for one in speeches]
         own = sum(
             size for one, size in zip(speeches, sizes, strict=True) for size in [size[1]] if one.expert is not None
         )
         choose, report = (sum(size[i] for size in sizes) for i in (0, 1))
-        heard = choose * (request.finalists + 1 + bool(request.keep)) + report * (3 + request.joint)
+        heard = 0 if chosen else choose * (request.finalists + 1 + bool(request.keep))
+        heard += report * (3 + request.joint)
         return pace * (heard + (len(request.experts) * report if crossed else own))
 
     if cost(speech.FEWEST, False) > seconds:
@@ -100,7 +103,7 @@ def _timed(request: Request, speeches: Sequence[Speech], pace: float) -> Plan:
     enough = min(most, FEW)
     crossed = cost(enough, True) <= seconds
     clips = max(n for n in range(speech.FEWEST, most + 1) if cost(n, crossed) <= seconds or n == speech.FEWEST)
-    return Plan(clips, crossed, pace, cost(clips, crossed) + WRITING)
+    return Plan(clips, crossed, pace, cost(clips, crossed) + WRITING, cost(clips, False, chosen=True) + WRITING)
 
 
 def granted(plan: Plan, request: Request, *, spent: float, evaluation: float, merges: float, least: float) -> float:

@@ -86,9 +86,10 @@ def tune(asked: Request, place: Path, *, overwrite: bool = False, tell: Tell = l
         lab, planned = _prepared(asked, found, speeches, names, work, room, tell)
         ended = _searched(asked, lab, names)
         release_memory()
-        choice = choosing.choose(lab, allowed, asked.finalists)
+        tell(f"{len(lab.trials)} merges measured in {work.seconds():.0f} s; now the best ones transcribe")
+        choice = choosing.choose(lab, allowed, asked.finalists, planned)
         release_memory()
-        tell(f"chosen: {choice.chosen.system.name}, after {len(lab.trials)} trials in {work.seconds():.0f} s")
+        tell(f"chosen after {work.seconds():.0f} s: {choice.chosen.system.name}; now the clips that report")
         told = output.Told(asked, found, lab, choice, planned, ended, merge, joint)
         return output.write(told, place, overwrite=overwrite)
 
@@ -168,6 +169,7 @@ def _identity(asked: Request, found: Models, names: Sequence[str], speeches: Seq
     return {
         "settings": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
         "methods": list(names),
+        "training": list(map(str, asked.train)),
         "models": [
             [str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in dict.fromkeys(files)
         ],
@@ -201,7 +203,7 @@ def _prepared(
         counted = plan.granted(planned, asked, spent=work.seconds(), evaluation=evaluation, merges=merges, least=least)
         planned = replace(planned, evaluations=counted)
         plan.keep(planned, work.folder / journal.PLAN)
-    lab.grant(planned.evaluations, None if asked.minutes is None else 60 * asked.minutes - planned.reserve)
+    lab.grant(planned.evaluations, asked.minutes and 60 * asked.minutes, planned.reserve)
     sizes = ", ".join(f"{one.name} {len(one.choose)}+{len(one.report)}" for one in heard)
     tell(f"{planned.evaluations:g} evaluations of {len(names)} methods, clips that choose + report: {sizes}")
     return lab, planned

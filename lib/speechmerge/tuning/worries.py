@@ -136,6 +136,11 @@ def of_choice(choice: Choice, lab: Lab, numbers: Mapping[str, Any]) -> list[str]
             )
     for name, reason in lab.failed.items():
         said.append(f"{name} could not be tried: {reason}")
+    if numbers["budget"]["late"]:
+        said.append(
+            "The machine was slower than measured at the start: the merges decoded before the choice "
+            f"({numbers['budget']['finalists']}) are fewer than planned, or experts were heard on their own speech alone."
+        )
     if numbers["budget"]["cut"]:
         said.append(
             "The machine was slower than measured at the start, so the search ended early; `--evaluations "
