@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .lab import AVERAGE, BASE, Lab, System, merged
+from .lab import Lab
 from .plan import Plan
 from .search import ALL, Trial, finalists, front
 from .speech import CHOOSE
+from .systems import AVERAGE, BASE, System, merged
 
 WALK = 3  # merges that are decoded beyond the finalists where none of those keeps what must be kept
 
@@ -97,15 +98,18 @@ def _walk(lab: Lab, heard: list[Heard], kept: Sequence[int], hear) -> None:
     trials = [t for t in trials if t.fidelity == ALL] or trials
     sides = [(t.score, max(t.losses[i] / lab.references[i] for i in kept)) for t in trials]
     path = [trials[i] for i in front(sides)]
-    low, high = 0, len(path) - 1
-    for _ in range(WALK):
-        if low > high:
-            return
+    known = {one.system.key: one for one in heard}
+    low, high, left = 0, len(path) - 1, WALK
+    while low <= high:
         middle = (low + high + 1) // 2
-        found = hear(merged(path[middle]), path[middle])
-        if all(found.system.key != one.system.key for one in heard):
-            heard.append(found)
-        low, high = (low, middle - 1) if found.keeps else (middle + 1, high)
+        system = merged(path[middle])
+        if system.key not in known:
+            if not left:
+                return
+            left -= 1
+            known[system.key] = hear(system, path[middle])
+            heard.append(known[system.key])
+        low, high = (low, middle - 1) if known[system.key].keeps else (middle + 1, high)
 
 
 def ranked(choice: Choice) -> list[Heard]:

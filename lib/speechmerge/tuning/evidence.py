@@ -10,8 +10,9 @@ from ..evaluation import scoring
 from ..evaluation.resampling import comparison, interval, resampled_rates
 from .choosing import Choice
 from .ear import error
-from .lab import AVERAGE, BASE, Lab, System
+from .lab import Lab
 from .speech import REPORT
+from .systems import AVERAGE, BASE, System
 
 WORST = 3  # clips of each speech that are shown
 

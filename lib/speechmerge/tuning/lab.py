@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -18,34 +17,10 @@ from .ear import Ear, error, scored
 from .journal import Journal
 from .search import ALL, Spent, Trial
 from .speech import CHOOSE, Speech
+from .systems import BASE, System, merged
 from .updates import Candidate, Updates
 
 OVER = 1.1  # of the minutes: what would take longer than that is left out
-
-
-@dataclass(frozen=True)
-class System:
-    """A model that can be heard: the base, an expert, another model's folder, or a merge."""
-
-    name: str
-    expert: int | None = None
-    merge: tuple[Candidate, float] | None = None
-    folder: Path | None = None
-
-    @property
-    def key(self) -> str:
-        """What tells its predictions from others'."""
-        if self.merge:
-            return f"{self.merge[0].key}-{self.merge[1]:g}"
-        return self.name if self.expert is None else f"expert-{self.expert}"
-
-
-BASE, AVERAGE = System("base"), System("average", merge=(methods.AVERAGE, 1.0))
-
-
-def merged(trial: Trial, name: str = "") -> System:
-    """Return the system of a trial."""
-    return System(name or f"{trial.candidate}, λ={trial.scaling:g}", merge=(trial.candidate, trial.scaling))
 
 
 class Lab:

@@ -18,10 +18,11 @@ from ..merging.methods import find
 from . import evidence, worries
 from .choosing import Choice, path_of, ranked
 from .journal import TRIED
-from .lab import AVERAGE, BASE, Lab, System
+from .lab import Lab
 from .plan import Plan
 from .request import Request
 from .search import ALL, Trial, front
+from .systems import AVERAGE, BASE, System
 from .updates import Candidate
 
 if TYPE_CHECKING:

@@ -139,7 +139,7 @@ def of_choice(choice: Choice, lab: Lab, numbers: Mapping[str, Any]) -> list[str]
     if numbers["budget"]["late"]:
         said.append(
             "The machine was slower than measured at the start: the merges decoded before the choice "
-            f"({numbers['budget']['finalists']}) are fewer than planned, or experts were heard on their own speech alone."
+            f"({numbers['budget']['finalists']}) are fewer than planned, or experts were heard on their own speech."
         )
     if numbers["budget"]["cut"]:
         said.append(
