@@ -7,8 +7,10 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 from cli_calls import Caller, two_experts
+from safetensors.torch import save_file
 
 from speechmerge import corpora
 from speechmerge.corpora import Clip
@@ -16,7 +18,8 @@ from speechmerge.errors import SpeechMergeError, TrainingError
 from speechmerge.evaluation.decoding import Decoding
 from speechmerge.finetuning.training_recipe import Source
 from speechmerge.merging import recipe
-from speechmerge.tuning import choosing, lab, plan, rival, speech
+from speechmerge.merging.merge import Merge
+from speechmerge.tuning import choosing, lab, plan, rival, speech, worries
 from speechmerge.tuning.request import Request
 from speechmerge.tuning.search import ALL, Trial
 from speechmerge.tuning.tune import tune
@@ -222,6 +225,34 @@ def test_the_command_says_what_came_out(experts, tmp_path, monkeypatch, capsys):
     assert code == 0, err
     assert re.search(r"^chosen merge +[\d.]+% \[[\d.]+%, [\d.]+%\]$", out, re.M)
     assert f"{tmp_path / 'out' / 'report.html'}: " in out and "to worry about" in out
+
+
+def test_an_adapter_is_an_expert_and_translations_are_kept(experts, tmp_path):
+    name, generator = "model.encoder.layers.0.self_attn.q_proj", torch.Generator().manual_seed(7)
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    pair = {"A": 0.1 * torch.randn(2, 64, generator=generator), "B": torch.randn(64, 2, generator=generator)}
+    tensors = {f"base_model.model.{name}.lora_{part}.weight": values for part, values in pair.items()}
+    save_file(tensors, lora / "adapter_model.safetensors")
+    (lora / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+    asked = request_of([experts[0], lora], also=((Source("tones", "es", "st"),),), evaluations=2.0, methods=("ties",))
+    numbers = tune(asked, tmp_path / "out")
+    assert [one["name"] for one in numbers["speech"]] == ["es", "it", "es st"]
+    translated = [row for row in numbers["rows"] if row["speech"] == "es st"]
+    assert all(row["error"] == pytest.approx(1 - row["chrf"], abs=1e-6) for row in translated)
+    assert {row["group"] for row in numbers["means"]} == {"all", "experts", "kept"}
+    assert "1 − chrF" in (tmp_path / "out" / "report.html").read_text()
+    assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())["models"][1]["model"] == str(lora)
+
+
+def test_what_experts_change_is_described_and_worried_about():
+    base = {"model.encoder.layers.0.fc1.weight": torch.full((2, 2), 10.0)}
+    changes = ([[3.0, 0], [0, 0]], [[-1.0, 0], [0, 0]])
+    experts = [{name: w + torch.tensor(change) for name, w in base.items()} for change in changes]
+    about = worries.described(Merge("task_arithmetic", base, experts), ["a", "b"])
+    assert about["relative"] == pytest.approx({"a": 0.15, "b": 0.05}) and about["conflict"] == pytest.approx(0.5)
+    [[a, b, cosine]] = about["cosines"]
+    assert (a, b) == ("a", "b") and cosine == pytest.approx(-1)
 
 
 def test_halves_are_parted_by_text_and_named(make_clip, monkeypatch):

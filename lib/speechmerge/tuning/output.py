@@ -108,7 +108,7 @@ def told_in_numbers(told: Told) -> dict[str, Any]:
     groups = {"all": [*of_experts, *to_keep], "experts": of_experts, "kept": to_keep}
     own = evidence.own_experts(lab, samples, [lab.expert(t).name for t in range(len(lab.experts))])
     against = {name: {i: samples[name, i] for i in groups["all"]} for name in _others(names)} | {"own expert": own}
-    about = worries.described(told.found.base, dict(zip(lab.names, map(str, lab.experts), strict=True)))
+    about = worries.described(told.merge, lab.names)
     numbers = {
         "library": f"speechmerge {version('speechmerge')}",
         "hardware": hardware(),

@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..merging import task_vectors
 from ..merging.merge import Merge
 from .choosing import Choice
 from .lab import Lab
@@ -17,27 +15,32 @@ UNEQUAL, FAR = 2.0, 0.1  # ratio of norms, ‖τ‖/‖θ0‖ from which somethi
 ALIKE, OPPOSED = 0.7, 0.02  # cosines, the second one negative
 
 
-def described(base: Path, experts: Mapping[str, Path | str]) -> dict[str, Any]:
+def described(merge: Merge, names: Sequence[str]) -> dict[str, Any]:
     """Describe the experts' task vectors: norms, cosines, and where signs conflict.
+
+    Args:
+        merge: of the experts, opened.
+        names: of the experts.
 
     Returns:
         ``relative``: ‖τ_t‖/‖θ0‖ of each expert; ``cosines``: ``(a, b, cosine)`` of each pair; ``conflict``: the share
         of Σ|τ_t| that cancels out in the sum over experts, 0 to 1; two random updates of equal size cancel 29 %.
     """
-    names = list(experts)
-    gram, square, summed, whole = torch.zeros(len(names), len(names), dtype=torch.float64), 0.0, 0.0, 0.0
-    for _, start, change in task_vectors.deltas(base, experts):
-        flat = change.flatten(1)
-        gram += flat @ flat.mT
-        square += start.square().sum().item()
-        summed += flat.sum(0).abs().sum().item()
-        whole += flat.abs().sum().item()
+    count, base = len(names), merge.base
+    gram, square, summed, whole = torch.zeros(count, count, dtype=torch.float64), 0.0, 0.0, 0.0
+    for name in base.shapes:
+        if base.dtypes[name].is_floating_point:
+            start = base.read(name).double().view(-1)
+            flat = torch.stack([expert.read(name).double().view(-1) - start for expert in merge.experts])
+            gram += flat @ flat.mT
+            square += start.square().sum().item()
+            summed += flat.sum(0).abs().sum().item()
+            whole += flat.abs().sum().item()
     norms = gram.diagonal().clamp(min=0).sqrt()
     cosine = gram / (norms[:, None] * norms).clamp(min=1e-300)
-    pairs = torch.combinations(torch.arange(len(names))).tolist() if len(names) > 1 else []
     return {
         "relative": dict(zip(names, (norms / math.sqrt(max(square, 1e-300))).tolist(), strict=True)),
-        "cosines": [[names[i], names[j], cosine[i, j].item()] for i, j in pairs],
+        "cosines": [[names[i], names[j], cosine[i, j].item()] for i in range(count) for j in range(i + 1, count)],
         "conflict": 1 - summed / whole if whole else 0.0,
     }
 
