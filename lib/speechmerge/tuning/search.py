@@ -20,7 +20,7 @@ from .updates import Candidate
 
 SOME, ALL = "some", "all"  # of the clips that choose
 LENGTH = 1.25  # of the first update that is tried, beside the plain average's: where sums did best in the comparisons
-HOPELESS, BEHIND = 0.2, 0.05  # of the least mean loss: how far behind a method is given up, or not refined
+HOPELESS, BEHIND = 0.15, 0.05  # of the least mean loss: how far behind a method is given up, or not refined
 FINALISTS = 4  # methods that go on to all clips
 CLOSER = 1.25  # factor between neighbouring λ on all clips
 GROWN, TURNS = 0.5, 3  # how strongly weights answer to losses, and how often
