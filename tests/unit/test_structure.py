@@ -13,7 +13,18 @@ from speechbook.study.store import project_root
 LIB = project_root() / "lib"
 # Lower rooms first: each imports only from itself and those before it.
 GROUND = "errors files budget machine devices hub packages audio text spelling"
-ROOMS = [*GROUND.split(), "whisper", "corpora", "finetuning", "speech", "evaluation", "merging", "formats", "cli"]
+ROOMS = [
+    *GROUND.split(),
+    "whisper",
+    "corpora",
+    "finetuning",
+    "speech",
+    "evaluation",
+    "merging",
+    "formats",
+    "tuning",
+    "cli",
+]
 BOOK = ["study", "figures", "tables", "claims", "pages", "commands"]
 LONGEST = 45  # lines of a function without its docstring
 

@@ -6,7 +6,7 @@ import sys
 import click
 
 from ..errors import SpeechMergeError
-from . import convert, data, decoding, merging, methods, models, statistics
+from . import convert, data, decoding, merging, methods, models, statistics, tune
 from .groups import Root, example
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -29,6 +29,7 @@ for command in (
     statistics.statistics,
     merging.merge,
     merging.check,
+    tune.tune,
     methods.methods,
     convert.convert,
     decoding.decode,

@@ -10,6 +10,8 @@ from ..errors import MethodError
 BRACKET = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0, 4.0)
 TOLERANCE = 0.02  # of ln λ: two per cent
 FINALISTS = 2  # values that are decoded after the search
+STEP, STEPS = 1.6, 8  # of a descent: the factor between neighbouring values, and how many are tried before the vertex
+NEAR = 0.05  # of ln λ: a vertex closer to a value that was tried is not worth another evaluation
 APART = 0.15  # of ln λ: values closer than this are not told apart by decoding
 
 
@@ -56,3 +58,63 @@ def finalists(tried: Sequence[tuple[float, float]], most: int = FINALISTS) -> li
         if apart and math.isfinite(loss) and len(kept) < most:
             kept.append(value)
     return kept
+
+
+def descend(
+    loss: Callable[[float], float],
+    start: float,
+    *,
+    step: float = STEP,
+    most: int = STEPS,
+    worth: Callable[[float], bool] = lambda least: True,
+) -> list[tuple[float, float]]:
+    """Minimise a loss over λ from a guess, in few evaluations, and return all ``(λ, loss)`` tried, the best first.
+
+    From ``start`` it goes downhill in steps of a factor until the loss rises on both sides, then to the vertex of the
+    parabola through the three lowest neighbours, on a logarithmic scale. A loss that is not finite counts as infinite.
+
+    Args:
+        loss: of λ; evaluated once for each value.
+        start: above 0.
+        step: the factor, above 1.
+        most: evaluations before the vertex, at most.
+        worth: told the least loss so far, whether the vertex is to be sought.
+    """
+    tried: dict[float, float] = {}
+
+    def at(power: int) -> float:
+        value = rounded(start * step**power)
+        if value not in tried:
+            found = loss(value)
+            tried[value] = found if math.isfinite(found) else math.inf
+        return tried[value]
+
+    here = at(0)
+    low = high = best = 0
+    while len(tried) < most and (high == best or low == best):
+        up = high == best
+        high, low = (high + 1, low) if up else (high, low - 1)
+        if at(high if up else low) < here:
+            best = high if up else low
+            here = at(best)
+    if math.isfinite(here) and low < best < high and worth(here):
+        vertex = _vertex([(math.log(start) + p * math.log(step), at(p)) for p in (best - 1, best, best + 1)])
+        value = rounded(math.exp(vertex))
+        if min(abs(math.log(value / other)) for other in tried) >= NEAR:
+            found = loss(value)
+            tried[value] = found if math.isfinite(found) else math.inf
+    return sorted(tried.items(), key=lambda pair: pair[1])
+
+
+def rounded(value: float) -> float:
+    """Round λ to four digits, which is finer than any loss can tell and short enough for a recipe."""
+    return float(f"{value:.4g}")
+
+
+def _vertex(points: Sequence[tuple[float, float]]) -> float:
+    """Return where the parabola through three points is lowest, the middle one where a neighbour is not finite."""
+    (a, fa), (b, fb), (c, fc) = points
+    if not (math.isfinite(fa) and math.isfinite(fc)):
+        return b
+    below = (b - a) * (fb - fc) - (b - c) * (fb - fa)
+    return b - 0.5 * ((b - a) ** 2 * (fb - fc) - (b - c) ** 2 * (fb - fa)) / below if below else b
