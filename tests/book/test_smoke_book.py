@@ -12,12 +12,15 @@ from speechbook.study import experiments, store, study
 
 ROOT = store.project_root()
 PARTS = ("book", "data_cards", "notebooks", "_config.yml", "_toc.yml")
-LIVE = "minutes = 0.2\nepochs = 1\nlearning_rate = 1e-3\nclips = 2"
+LIVE = {
+    "your_first_merge": "minutes = 0.2\nepochs = 1\nlearning_rate = 1e-3\nclips = 2",
+    "your_merge": "splits = ['train', 'dev', 'test']\nmethods = ['task_arithmetic']\nclips = 20\nbudget = 4",
+}
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A copy of the book's sources, with MathJax replaced by an empty file and the live chapter made short."""
+    """A copy of the book's sources, with MathJax replaced by an empty file and the live chapters made short."""
     folder = tmp_path_factory.mktemp("book")
     for name in PARTS:
         if (ROOT / name).is_dir():
@@ -26,11 +29,12 @@ def root(tmp_path_factory):
             shutil.copy(ROOT / name, folder / name)
     (folder / "book" / "_static" / "mathjax").mkdir(parents=True)
     (folder / "book" / "_static" / "mathjax" / "tex-mml-chtml.js").touch()
-    live = folder / "notebooks" / "your_first_merge.ipynb"
-    notebook = nbformat.read(live, as_version=4)
-    [cell] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    cell.source += f"\n{LIVE}"
-    nbformat.write(notebook, live)
+    for name, parameters in LIVE.items():
+        live = folder / "notebooks" / f"{name}.ipynb"
+        notebook = nbformat.read(live, as_version=4)
+        [cell] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+        cell.source += f"\n{parameters}"
+        nbformat.write(notebook, live)
     shutil.copytree(ROOT / "results" / "bench", folder / "results" / "bench")
     return folder
 

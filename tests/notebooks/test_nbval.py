@@ -11,7 +11,10 @@ from speechbook.study.store import project_root
 
 ROOT = project_root()
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SMALL = {"your_first_merge": {"minutes": 0.2, "epochs": 1, "learning_rate": 1e-3, "clips": 2}}
+SMALL = {
+    "your_first_merge": {"minutes": 0.2, "epochs": 1, "learning_rate": 1e-3, "clips": 2},
+    "your_merge": {"splits": ["train", "dev", "test"], "methods": ["task_arithmetic"], "clips": 20, "budget": 4},
+}
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)

@@ -1,6 +1,8 @@
-"""What a live chapter needs: models that hear the same clips while its budget lasts, and words for how far it came."""
+"""What a live chapter needs: speech in a folder, models that hear the same clips, and words for how far it came."""
 
+import csv
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from speechmerge.budget import Budget
 from speechmerge.corpora import Clip
@@ -50,6 +52,19 @@ def _transcribed(decoder: Decoder, part: Mapping[str, Sequence[Clip]]) -> dict[s
     spoken = [language for language, some in part.items() for _ in some]
     found = iter(decoder.decode(clips, spoken, "asr", progress=False))
     return {language: [next(found) for _ in some] for language, some in part.items()}
+
+
+def clips_folder(clips: Sequence[Clip], folder: Path) -> Path:
+    """Write clips as a reader's own speech may lie: a file each, and ``metadata.csv`` with what is said in it."""
+    folder.mkdir(parents=True)
+    with (folder / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["file_name", "text"])
+        for number, clip in enumerate(clips):
+            name = f"{number:04}.flac"
+            (folder / name).write_bytes(clip.flac)
+            lines.writerow([name, clip.text])
+    return folder
 
 
 def trained(logs: Mapping[str, TrainingLog], epochs: int) -> str:

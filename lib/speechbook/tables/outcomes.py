@@ -4,6 +4,7 @@ Whoever reads a page sees word error rates in per cent and BLEU from 0 to 100: t
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -150,6 +151,24 @@ def scored(
             lines.append((system, methods[system], "asr", language, rate, low, high, sum(c.runaway for c in some)))
     columns = ["system", "method", "task", "language", "wer", "ci_low", "ci_high", "runaway"]
     return with_scores(pd.DataFrame(lines, columns=columns))
+
+
+def tuned(numbers: Mapping[str, Any]) -> pd.DataFrame:
+    """Return what a tuning heard on the speech that reports, in the columns that figures and tables read.
+
+    Args:
+        numbers: what :func:`speechmerge.tuning.tune.tune` returns; of transcription.
+    """
+    methods = {"base": "none", "average": "weight_average", "joint training": "joint training"}
+    methods["chosen merge"] = numbers["chosen"]["method"]
+    whole = [row | {"speech": "pooled"} for row in numbers["means"] if row["group"] == "all"]
+    table = pd.DataFrame([*numbers["rows"], *whole]).rename(columns={"speech": "language"})
+    table["method"] = table["system"].map(methods).fillna("fine-tuning")
+    table["task"] = "asr"
+    order = list(dict.fromkeys(table["system"]))
+    table = table.sort_values("system", key=lambda names: names.map(order.index), kind="stable")
+    ends = {"wer": table["error"], "ci_low": table["low"], "ci_high": table["high"]}
+    return with_scores(table.drop(columns=["error", "low", "high"]).assign(**ends)).reset_index(drop=True)
 
 
 def value(
