@@ -35,7 +35,7 @@ class Bowls:
         return Trial(candidate, scaling, fidelity, losses, score)
 
     def run(self):
-        return search(NAMES, self.ask, self.norm, lambda trial: list(trial.losses), 0)
+        return search(NAMES, self.ask, self.norm, lambda trial: list(trial.losses), length=1.4, seed=0)
 
     def trials(self):
         return [self.__class__().ask(*one) for one in self.asked]

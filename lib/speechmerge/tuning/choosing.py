@@ -1,8 +1,10 @@
 """The choice among merges that were decoded: the least error of those that keep what must be kept."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from . import methods
 from .lab import Lab
 from .plan import Plan
 from .search import ALL, Trial, finalists, front
@@ -18,7 +20,7 @@ class Heard:
 
     Attributes:
         system: the merge.
-        trial: its losses; ``None`` for the plain average.
+        trial: its losses; ``None`` where it was not measured.
         errors: of each speech, as fractions.
         excess: by how much more than allowed it loses on the speech that must be kept, at worst; not above 0 where it
             keeps to all of it.
@@ -33,6 +35,11 @@ class Heard:
     def error(self) -> float:
         """Mean error over all speech, each counting alike."""
         return sum(self.errors) / len(self.errors)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What is to be small: the error, and among equals the mean loss."""
+        return round(self.error, 9), self.trial.score if self.trial else math.inf
 
     @property
     def keeps(self) -> bool:
@@ -74,7 +81,7 @@ def choose(lab: Lab, allowed: Mapping[int, float], most: int, planned: Plan) -> 
         excess = max((errors[i] - references[i] - loss for i, loss in allowed.items()), default=0.0)
         return Heard(system, trial, errors, max(excess, 0.0) if not allowed else excess)
 
-    heard = [hear(AVERAGE, None)]
+    heard = [hear(AVERAGE, next((t for t in lab.trials if t.candidate == methods.AVERAGE), None))]
     needed = planned.per_clip * sum(len(one.choose) for one in lab.speeches) + planned.reporting
     for number, trial in enumerate(finalists(lab.trials, most)):
         if number and lab.late(f"finalist {number}", needed):
@@ -83,7 +90,7 @@ def choose(lab: Lab, allowed: Mapping[int, float], most: int, planned: Plan) -> 
     if allowed and not any(one.keeps for one in heard):
         _walk(lab, heard, sorted(allowed), hear)
     keeping = [one for one in heard if one.keeps]
-    chosen = min(keeping, key=lambda one: one.error) if keeping else min(heard, key=lambda one: one.excess)
+    chosen = min(keeping, key=lambda one: one.rank) if keeping else min(heard, key=lambda one: one.excess)
     return Choice(tuple(heard), chosen, allowed, references)
 
 
@@ -115,7 +122,7 @@ def _walk(lab: Lab, heard: list[Heard], kept: Sequence[int], hear) -> None:
 def ranked(choice: Choice) -> list[Heard]:
     """Return what was decoded, the chosen first, the others by whether they keep to what is allowed and their error."""
     others = [one for one in choice.heard if one is not choice.chosen]
-    return [choice.chosen, *sorted(others, key=lambda one: (not one.keeps, one.error))]
+    return [choice.chosen, *sorted(others, key=lambda one: (not one.keeps, one.rank))]
 
 
 def path_of(trials: Sequence[Trial], trial: Trial | None) -> list[Trial]:

@@ -146,11 +146,17 @@ class Lab:
             except MethodError as fault:
                 self.journal.add(key, candidate=str(candidate), norm=0.0, seconds=0.0, failed=str(fault))
             else:
-                self.journal.add(key, candidate=str(candidate), norm=update.norm, seconds=update.seconds)
+                about = {"norm": update.norm, "experts": update.experts, "seconds": update.seconds}
+                self.journal.add(key, candidate=str(candidate), **about)
         entry = self.journal.known[key]
         if entry.get("failed"):
             self.failed[str(candidate)] = entry["failed"]
         return entry["norm"]
+
+    @property
+    def length(self) -> float:
+        """Root mean square of the lengths of the experts' updates."""
+        return self.journal.known[f"merge {methods.AVERAGE.key}"]["experts"]
 
     def ask(self, candidate: Candidate, scaling: float, fidelity: str) -> Trial:
         """Measure a merge on some or all clips that choose.

@@ -31,13 +31,15 @@ READINGS: dict[str, dict[str, Any]] = {  # where another value than the default 
     "multi_slerp": {"space": "deltas"},
     "slerp": {"space": "deltas"},
 }
-LONGER = {  # length of a method's best update beside that of the best sum; 1 where nothing else is said
-    "iso_c": 2.0,
-    "iso_cts": 2.0,
-    "subspace_boosting": 2.0,
-    "ties": 1.5,
+LONGER = {  # length of a method's best update beside that of the best sum, as found; 1 where nothing is said
+    "iso_c": 2.1,
+    "iso_cts": 2.1,
+    "subspace_boosting": 2.2,
+    "tsvm": 1.15,
+    "karcher": 0.8,
+    "ties": 1.3,
     "breadcrumbs": 1.5,
-    "lines": 0.75,
+    "lines": 0.65,
 }
 MORE: dict[str, list[dict[str, Any]]] = {  # tried around the best merges
     "ties": [{"density": 0.4}, {"density": 0.7}, {"density": 0.1}],

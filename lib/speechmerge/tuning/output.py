@@ -170,7 +170,7 @@ def _budget(told: Told) -> dict[str, Any]:
         "used": round(lab.used, 2),
         "ended": told.ended,
         "cut": bool(cut),
-        "finalists": len([one for one in told.choice.heard if one.trial]),
+        "finalists": len([one for one in told.choice.heard if one.system != AVERAGE]),
         "late": [key.removeprefix("late ") for key, entry in lab.journal.known.items() if entry.get("late")],
         "seed": asked.seed,
         "share": lab.ear.share("some"),

@@ -19,7 +19,7 @@ from . import methods
 from .updates import Candidate
 
 SOME, ALL = "some", "all"  # of the clips that choose
-LENGTH = 1.25  # of the first update that is tried, beside the plain average's: where sums did best in the comparisons
+LENGTH = 0.9  # of the best sum of two or five experts, beside the root mean square of the experts' own lengths
 HOPELESS, BEHIND = 0.15, 0.05  # of the least mean loss: how far behind a method is given up, or not refined
 FINALISTS = 4  # methods that go on to all clips
 CLOSER = 1.25  # factor between neighbouring λ on all clips
@@ -50,7 +50,9 @@ Ask = Callable[[Candidate, float, str], Trial]
 Norm = Callable[[Candidate], float]
 
 
-def search(names: Sequence[str], ask: Ask, norm: Norm, ratios: Callable[[Trial], list[float]], seed: int) -> bool:
+def search(
+    names: Sequence[str], ask: Ask, norm: Norm, ratios: Callable[[Trial], list[float]], *, length: float, seed: int
+) -> bool:
     """Try merges until nothing worth trying is left, or ``ask`` raises :class:`Spent`.
 
     Args:
@@ -58,6 +60,7 @@ def search(names: Sequence[str], ask: Ask, norm: Norm, ratios: Callable[[Trial],
         ask: measures a candidate at a λ on some or all clips, and remembers it.
         norm: of a candidate's update; 0 where there is none, for it cannot be made.
         ratios: of a trial's losses beside the references, one for each expert (the mean over its speech).
+        length: of the experts' updates, their root mean square.
         seed: of random methods.
 
     Returns:
@@ -65,7 +68,7 @@ def search(names: Sequence[str], ask: Ask, norm: Norm, ratios: Callable[[Trial],
     """
     race = _Race(ask, norm, ratios)
     try:
-        race.run([methods.first(name, seed) for name in names])
+        race.run([methods.first(name, seed) for name in names], LENGTH * length)
     except Spent:
         return False
     return True
@@ -76,8 +79,7 @@ class _Race:
         self.ask, self.norm, self.ratios = ask, norm, ratios
         self.best: dict[str, dict[Candidate, Trial]] = {SOME: {}, ALL: {}}
 
-    def run(self, candidates: Sequence[Candidate]) -> None:
-        length = LENGTH * self.norm(methods.AVERAGE)
+    def run(self, candidates: Sequence[Candidate], length: float) -> None:
         guesses = {}
         for candidate in candidates:
             if norm := self.norm(candidate):

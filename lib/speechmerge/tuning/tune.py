@@ -227,4 +227,4 @@ def _searched(asked: Request, lab: Lab, names: Sequence[str]) -> bool:
             bar.set_postfix_str(f"{candidate.method}, {lab.time_left()}")
             return trial
 
-        return search(names, ask, lab.norm, lab.ratios, asked.seed)
+        return search(names, ask, lab.norm, lab.ratios, length=lab.length, seed=asked.seed)

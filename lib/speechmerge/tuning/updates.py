@@ -65,12 +65,14 @@ class Update:
         base: θ0.
         file: τ by tensor, fp32; tensors that stay the base's are left out.
         norm: ‖τ‖.
+        experts: root mean square of the experts' ‖τ_t‖.
         seconds: that the merge took.
     """
 
     base: Checkpoint
     file: Path
     norm: float
+    experts: float
     seconds: float
 
     def at(self, scaling: float) -> Iterator[tuple[str, Tensor]]:
@@ -114,7 +116,7 @@ class Updates:
             del self._used[old]
             shutil.rmtree(self.folder / old, ignore_errors=True)
         about = json.loads((folder / "about.json").read_text())
-        return Update(self.opened, folder / FILE, about["norm"], about["seconds"])
+        return Update(self.opened, folder / FILE, about["norm"], about["experts"], about["seconds"])
 
     def _make(self, candidate: Candidate, folder: Path) -> None:
         started, squares = time.perf_counter(), []
@@ -131,7 +133,9 @@ class Updates:
         plan = {FILE: {name: (shape, torch.float32) for name, shape in shapes.items()}}
         with atomic_folder(folder) as made:
             write_weights(made, _changes(merge, shapes, squares), plan)
-            about = {"norm": math.sqrt(math.fsum(squares)), "seconds": round(time.perf_counter() - started, 3)}
+            own = math.fsum(square for each in merge.lengths.experts.values() for square in each)
+            about = {"norm": math.sqrt(math.fsum(squares)), "experts": math.sqrt(own / len(self.experts))}
+            about["seconds"] = round(time.perf_counter() - started, 3)
             (made / "about.json").write_text(json.dumps(about))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..merging.merge import Merge
+from ..whisper.checkpoints import BLOCK
 from .choosing import Choice
 from .lab import Lab
 from .speech import FEW, Speech, repeated
@@ -28,10 +29,12 @@ def described(merge: Merge, names: Sequence[str]) -> dict[str, Any]:
     """
     count, base = len(names), merge.base
     gram, square, summed, whole = torch.zeros(count, count, dtype=torch.float64), 0.0, 0.0, 0.0
-    for name in base.shapes:
-        if base.dtypes[name].is_floating_point:
-            start = base.read(name).double().view(-1)
-            flat = torch.stack([expert.read(name).double().view(-1) - start for expert in merge.experts])
+    for name, shape in base.shapes.items():
+        size = math.prod(shape) if base.dtypes[name].is_floating_point else 0
+        for low in range(0, size, BLOCK):  # in blocks, for in fp64 a token table of many experts is large
+            part = name, low, min(low + BLOCK, size)
+            start = base.block(*part).double()
+            flat = torch.stack([expert.block(*part).double() - start for expert in merge.experts])
             gram += flat @ flat.mT
             square += start.square().sum().item()
             summed += flat.sum(0).abs().sum().item()
