@@ -109,7 +109,27 @@ def told_in_numbers(told: Told) -> dict[str, Any]:
     own = evidence.own_experts(lab, samples, [lab.expert(t).name for t in range(len(lab.experts))])
     against = {name: {i: samples[name, i] for i in groups["all"]} for name in _others(names)} | {"own expert": own}
     about = worries.described(told.merge, lab.names)
-    numbers = {
+    numbers = _of_search(told, about) | {
+        "kept": _kept(told, samples),
+        "rows": rows,
+        "means": evidence.means(samples, groups, names),
+        "paired": evidence.paired(samples, lab, CHOSEN, against),
+        "worst": evidence.worst(lab, heard[-1], seed),
+        "front": _front(lab, of_experts, to_keep),
+        "seconds": _seconds(lab),
+    }
+    said = {
+        "choice": worries.of_choice(choice, lab, numbers),
+        "models": worries.of_models(about, told.merge, lab),
+        "speech": worries.of_speech(lab.speeches),
+    }
+    return numbers | {"worries": said}
+
+
+def _of_search(told: Told, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given, what was tried, and what was chosen."""
+    lab, choice = told.lab, told.choice
+    return {
         "library": f"speechmerge {version('speechmerge')}",
         "hardware": hardware(),
         "base": told.found.named,
@@ -131,22 +151,9 @@ def told_in_numbers(told: Told) -> dict[str, Any]:
             | {"score": one.trial.score if one.trial else None}
             for one in ranked(choice)
         ],
-        "front": _front(lab, of_experts, to_keep),
         "curve": [_trial(trial) for trial in _curve(told)],
-        "kept": _kept(told, samples),
-        "rows": rows,
-        "means": evidence.means(samples, groups, names),
-        "paired": evidence.paired(samples, lab, CHOSEN, against),
-        "worst": evidence.worst(lab, heard[-1], seed),
         "failed": lab.failed,
-        "seconds": _seconds(lab),
     }
-    said = {
-        "choice": worries.of_choice(choice, lab, numbers),
-        "models": worries.of_models(about, told.merge, lab),
-        "speech": worries.of_speech(lab.speeches),
-    }
-    return numbers | {"worries": said}
 
 
 def _others(names: list[str]) -> list[str]:
