@@ -27,6 +27,10 @@ DRAWN = {  # parameters a picture is drawn with where the defaults would show li
     "localize_and_stitch": {"density": 0.25},
     "pcb": {"density": 0.5},
     "sce": {"density": 0.5},
+    "ram": {"epsilon": 0.25},
+    "ramplus_tl": {"epsilon": 0.25, "r": 1.0, "alpha": 2.0},
+    "nearswap": {"t": 0.25},
+    "arcee_fusion": {"fence": 0.5},
     "svp": {"rank_ratio": 0.17},
     "lors": {"rank_ratio": 0.17, "density": 0.1},
     "subspace_boosting": {"boost": 0.7},
@@ -121,7 +125,7 @@ def _plane(method: Method, options: dict) -> Picture:
 
 def _entries(method: Method, options: dict) -> Picture:
     """Rows of entries: three experts, and what the merge keeps of them."""
-    rows = torch.tensor(ENTRIES).double() / 10
+    rows = torch.tensor(ENTRIES[: method.experts]).double() / 10
     if method.scale == "sum":
         options = {"scaling": round(1 / len(rows), 2), **options}
     found = _merge(method, options, rows[:, None])[0]

@@ -111,8 +111,9 @@ def shared_directions(deltas: Tensor, fraction: float) -> Tensor:
     flavours={"fusion_bench": {"count": "plus_one"}},
     deviations="Details are those of FusionBench, which a co-author keeps: inner products row by row, the shared "
     "subspace S of left singular vectors, Adam on each matrix from D = 0, the mask m_t of the largest entries of the "
-    "whole task vector drawn before D is added; it keeps one entry more. η and the learning rate are absolute "
-    "lengths, so it is not equivariant to the scale of task vectors, and λ_t makes every expert equally long.",
+    "whole task vector drawn before D is added; it keeps one entry more. Adam divides entry by entry, "
+    "so that what it adds has some part in S although its gradients have none. η and the learning rate are absolute "
+    "lengths: not equivariant to the scale of task vectors.",
 )
 def doge(
     deltas: Tensor,
@@ -127,8 +128,8 @@ def doge(
 ) -> Tensor:
     """Weigh experts by their length, and add one correction to all that brings the sum near each of them.
 
-    The correction may not touch the directions that the experts share, so that what they have in common stays as it is
-    while their conflicts are settled elsewhere.
+    The correction is sought outside the directions that the experts share, so that what they have in common stays as it
+    is while their conflicts are settled elsewhere.
 
     Args:
         deltas: task matrices, shape ``[T, ..., m, n]``.
