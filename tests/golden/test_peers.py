@@ -11,7 +11,8 @@ import speechmerge
 
 HERE = Path(__file__).parent / "peers"
 FILES = {peer: load_file(HERE / f"{peer}.safetensors") for peer in ("mergekit", "fusion_bench")}
-CASES = {(peer, case): about for peer in FILES for case, about in json.loads((HERE / f"{peer}.json").read_text())["cases"].items()}
+ABOUT = {peer: json.loads((HERE / f"{peer}.json").read_text()) for peer in FILES}
+CASES = {(peer, case): given for peer in FILES for case, given in ABOUT[peer]["cases"].items()}
 
 
 def of(peer: str, prefix: str) -> dict[str, torch.Tensor]:

@@ -253,7 +253,10 @@ def test_checking_finds_a_missing_model_without_merging(place):
             {"merge_method": "dare_linear", "parameters": {"normalize": True, "weight": "much"}},
             "'much', expected a num",
         ),
-        ({"merge_method": "passthrough"}, "mergekit's passthrough is not among the methods here; to copy one model scaled"),
+        (
+            {"merge_method": "passthrough"},
+            "mergekit's passthrough is not among the methods here; to copy one model scaled",
+        ),
         ({"merge_method": "nearswap"}, "nearswap merges exactly 1 expert, got 2"),
         ({"merge_method": "arcee_fusion", "models": ["a"], "parameters": {"t": 0.5}}, "no parameter 't' in mergekit"),
         ({"merge_method": "ramplus_tl", "parameters": {"alpha": -1}}, r"alpha is -1, outside \[0, 1e\+06\]"),

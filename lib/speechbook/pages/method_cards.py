@@ -147,8 +147,10 @@ def example(method: Method) -> str:
 
 
 def _sees(method: Method) -> str:
-    """Return the largest piece a method looks at before it decides; Fishers need the model only where asked to."""
-    whole = method.fit or (method.prepass and not method.data)
+    """Return the largest piece a method looks at before it decides; some need the model only where asked to."""
+    scope = method.parameters.get("scope")
+    asked = method.data or (scope and scope.default == "tensor")
+    whole = method.fit or (method.prepass and not asked)
     return "model" if whole else SEES[method.acts_on]
 
 

@@ -165,7 +165,9 @@ def learned_arithmetic(
     return deltas
 
 
-def _frank_wolfe(gradient: Callable, rows: int, experts: int, *, steps: int, rate: float, initial: float, **_) -> Tensor:
+def _frank_wolfe(
+    gradient: Callable, rows: int, experts: int, *, steps: int, rate: float, initial: float, **_
+) -> Tensor:
     """Go towards the vertex of steepest descent, an expert or the start, step by step; returns weights ``[G, T]``."""
     weights = torch.full((rows, experts), initial, dtype=torch.float64)
     vertices = torch.cat([torch.eye(experts, dtype=torch.float64), weights[:1]])

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ..methods import Choice, Range, method
 from .decompositions import factors, svd
-from .primitives import along
 from .sparse import Count, Density, above, whole_model_thresholds
 from .streams import Stream
 
@@ -27,8 +26,8 @@ def half_rank(values: Tensor, share: float) -> Tensor:
     acts_on="matrices",
     others="sum",
     flavours={"fusion_bench": {"directions": 128}},
-    deviations="The paper studies one fine-tune at a time in the singular subspaces of its base, and builds mixtures of "
-    "experts from that; FusionBench calls the projected fine-tune a merge, and keeps 128 directions. The projected "
+    deviations="The paper studies one fine-tune at a time in the singular subspaces of its base, for mixtures of "
+    "experts; FusionBench calls the projected fine-tune a merge, and keeps 128 directions. The projected "
     "updates of several experts are added here. Its high part lacks the null space of a matrix that is not square "
     "(null_space).",
 )
