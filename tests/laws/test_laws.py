@@ -66,7 +66,7 @@ LAWS = {
     "wudi": Law(copies=MEAN | {"steps": 0, "policy": dict.fromkeys(("EMB", "CONV", "VEC"), "sum")}),
     "optmerge": Law(copies=None),
     "singular_projection": Law(copies=None, shifted=None),
-    "doge": Law(copies=None, scaled=None),
+    "doge_ta": Law(copies=None, scaled=None),
     "fisher": Law(),
     "regmean": Law(copies={"ridge": 0.0}),
     "regmean_pp": Law(copies={"ridge": 0.0}),
@@ -79,7 +79,7 @@ LAWS = {
 }
 
 
-SLOW = ("wudi", "optmerge", "doge", "learned_average", "learned_arithmetic")
+SLOW = ("wudi", "optmerge", "doge_ta", "learned_average", "learned_arithmetic")
 LIGHT = {name: {"steps": 10} for name in SLOW}  # for speed only
 LIGHT["nearswap"] = {"t": 0.01}  # updates of 1e-4 drown in the rounding of weights of about one in fp32
 

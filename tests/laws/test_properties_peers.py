@@ -153,7 +153,7 @@ def test_half_of_the_base_is_where_the_singular_values_reach_half_their_sum():
 def doge(deltas, **options):
     settings = {"density": 1.0, "count": "ceil"} | {k: options[k] for k in ("density",) if k in options}
     prepass = projections._thresholds(lambda: [Piece(deltas, deltas[0].numel())], **settings)
-    return projections.doge(deltas, **{"density": 1.0, **options}, prepass=prepass)
+    return projections.doge_ta(deltas, **{"density": 1.0, **options}, prepass=prepass)
 
 
 def test_doge_without_a_correction_makes_every_expert_equally_long(deltas):
@@ -231,7 +231,7 @@ def test_frank_wolfe_chooses_for_each_group_and_stays_where_nothing_falls():
         ("magmax", {"density": 0.5}, 2, "magmax has no parameter 'density'"),
         ("singular_projection", {"directions": 2.5}, 2, "directions is 2.5, expected a whole number"),
         ("singular_projection", {"part": "hihg"}, 2, "Did you mean 'high'"),
-        ("doge", {"rate": 0.0}, 2, "rate is 0.0, outside"),
+        ("doge_ta", {"rate": 0.0}, 2, "rate is 0.0, outside"),
         ("frank_wolfe", {"rate": 1.5}, 2, "rate is 1.5, outside"),
     ],
 )

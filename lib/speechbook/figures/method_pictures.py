@@ -36,7 +36,7 @@ DRAWN = {  # parameters a picture is drawn with where the defaults would show li
     "subspace_boosting": {"boost": 0.7},
     "wudi": {"solver": "closed_form"},
     "optmerge": {"rate": 0.01},
-    "doge": {"strength": 3.0, "density": 1.0, "rate": 0.01},
+    "doge_ta": {"strength": 3.0, "density": 1.0, "rate": 0.01},
     "learned_average": {"steps": 300, "rate": 0.1},
     "learned_arithmetic": {"steps": 300, "rate": 0.1},
 }

@@ -68,8 +68,8 @@ LINEAR = "model.encoder.layers.0.fc1.weight"  # what Frank-Wolfe steps are taken
 FUSION_BENCH = {
     "magmax": ["magmax", {"scaling": 0.5}, THREE],
     "magmax, two": ["magmax", {}, TWO],
-    "doge": ["doge", {"flavour": "fusion_bench"}, THREE],
-    "doge, two": ["doge", {"flavour": "fusion_bench", "strength": 0.03, "density": 0.5, "subspace": 0.25}, TWO],
+    "doge": ["doge_ta", {"flavour": "fusion_bench"}, THREE],
+    "doge, two": ["doge_ta", {"flavour": "fusion_bench", "strength": 0.03, "density": 0.5, "subspace": 0.25}, TWO],
     "singular_projection": ["singular_projection", {"directions": 5}, ONE],
     "singular_projection, half": ["singular_projection", {}, ONE],
     "singular_projection, high": ["singular_projection", {"part": "high", "directions": 3}, ["e1"]],
@@ -128,7 +128,7 @@ def by_fusion_bench(states: dict) -> dict[str, dict[str, torch.Tensor]]:
         base, tuned = module(states["base"]), [module(states[expert]) for expert in experts]
         if name == "magmax":
             merged = magmax_merge(base, tuned, scaling_factor=options.get("scaling", 1.0)).state_dict()
-        elif name == "doge":
+        elif name == "doge_ta":
             share = round(1 / options.get("subspace", 1 / 6))
             kept = round(100 * options.get("density", 0.3))
             algorithm = DOGE_TA_Algorithm(subspace=share, K=kept, lamda=options.get("strength", 0.07))

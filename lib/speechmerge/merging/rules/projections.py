@@ -96,8 +96,8 @@ def shared_directions(deltas: Tensor, fraction: float) -> Tensor:
 
 
 @method(
-    "doge",
-    title="DOGE (adaptive projective gradient descent)",
+    "doge_ta",
+    title="DOGE task arithmetic (adaptive projective gradient descent)",
     family="subspace",
     paper="arXiv 2501.01230",
     equation=r"\tau=\sum_t\lambda_tm_t\odot(\Delta_t+D),\ \lambda_t=\frac{\eta}{\|\Delta_t\|_F},\ "
@@ -114,7 +114,7 @@ def shared_directions(deltas: Tensor, fraction: float) -> Tensor:
     "so that what it adds has some part in S although its gradients have none. η and the learning rate are absolute "
     "lengths: not equivariant to the scale of task vectors.",
 )
-def doge(
+def doge_ta(
     deltas: Tensor,
     *,
     strength: Annotated[float, Range(0, 100, "η: length of each expert's task matrix in the sum")] = 0.07,
