@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..methods import Choice, Range, method
-from .primitives import along
+from .primitives import CHUNK, along
 from .streams import Stream
 
 Epsilon = Annotated[float, Range(0, 1, "how far an entry must have moved to count as changed by an expert")]
@@ -56,8 +56,9 @@ def magmax(deltas: Tensor) -> Tensor:
     acts_on="entries",
     gives="merged",
     scale="mean",
-    deviations="ε is a distance between weights, 1e-5 in the authors' code and in mergekit; at small learning rates a "
-    "fine-tune moves many entries less, and those stay the base's. Not equivariant to the scale of task vectors.",
+    deviations="ε is a distance between weights, 1e-5 in the authors' code and in mergekit. Full fine-tunes with Adam "
+    "move nearly every entry farther, and RAM is close to their mean then; raise ε to tell experts apart. Not "
+    "equivariant to the scale of task vectors.",
 )
 def ram(deltas: Tensor, *, epsilon: Epsilon = 1e-5) -> Tensor:
     """Keep whole what one expert alone changed, and average what several did over those that did.
@@ -78,14 +79,17 @@ def ram(deltas: Tensor, *, epsilon: Epsilon = 1e-5) -> Tensor:
 
 def _counts(deltas: Tensor, epsilon: float) -> Tensor:
     """Return how many entries each expert changed together with others, and alone; ``[2, T]``, fp64."""
-    kept = changed(deltas.flatten(1) if deltas.dim() > 1 else deltas[:, None], epsilon)
-    together = kept.sum(0) > 1
-    return torch.stack([(kept & together).sum(1), (kept & ~together).sum(1)]).double()
+    counts = torch.zeros(2, len(deltas), dtype=torch.float64)
+    for piece in deltas.reshape(len(deltas), -1).split(CHUNK, 1):
+        kept = changed(piece, epsilon)
+        together = kept.sum(0) > 1
+        counts += torch.stack([(kept & together).sum(1), (kept & ~together).sum(1)]).cpu()
+    return counts
 
 
 def _counts_prepass(stream: Stream, *, scope: str, epsilon: float, **_) -> Tensor | None:
     """Count over the whole model, where the method asks for it."""
-    return sum(_counts(piece.deltas, epsilon).cpu() for piece in stream()) if scope == "model" else None
+    return sum(_counts(piece.deltas, epsilon) for piece in stream()) if scope == "model" else None
 
 
 @method(
@@ -129,9 +133,15 @@ def ramplus_tl(
     Returns:
         The merged task vector, shape ``[...]``.
     """
-    kept = changed(deltas, epsilon)
     shared, unique = _counts(deltas, epsilon) if prepass is None else prepass
-    growth = 1 + r * (shared / unique.clamp(min=1)).clamp(max=alpha)
+    growth = (1 + r * (shared / unique.clamp(min=1)).clamp(max=alpha)).tolist()
+    merged = [_enlarged(piece, growth, epsilon) for piece in deltas.reshape(len(deltas), -1).split(CHUNK, 1)]
+    return torch.cat(merged).view(deltas.shape[1:])
+
+
+def _enlarged(deltas: Tensor, growth: list[float], epsilon: float) -> Tensor:
+    """Average each entry over the experts that changed it, and enlarge it where there is one; ``[T, n]`` to ``[n]``."""
+    kept = changed(deltas, epsilon)
     count = kept.sum(0)
-    own = torch.where(count == 1, along(growth.tolist(), deltas), 1)
+    own = torch.where(count == 1, along(growth, deltas), 1)
     return (deltas * kept * own).sum(0) / count.clamp(min=1)

@@ -156,15 +156,17 @@ def _corrected(deltas: Tensor, scale: Tensor, shared: Tensor, steps: int, rate: 
     The inner products of every row with the experts are all the loss sees, so those that do not change are made once.
     """
     total = scale.sum(0)
-    gaps = (deltas * (deltas - (scale * deltas).sum(0))).sum(-1)  # [T, ..., m], without D
+    start = (deltas * (deltas - (scale * deltas).sum(0))).sum(-1)  # [T, ..., m], without D
     found = torch.zeros_like(deltas[0])
-    first, second = torch.zeros_like(found), torch.zeros_like(found)
+    first, second, gradient = torch.zeros_like(found), torch.zeros_like(found), torch.empty_like(found)
     for step in range(1, steps + 1):
-        rows = gaps - total[..., 0] * (deltas * found).sum(-1)
-        gradient = -2 * total * (rows.unsqueeze(-1) * deltas).sum(0)
-        gradient = gradient - shared @ (shared.mT @ gradient)
-        first = first.lerp(gradient, 0.1)
-        second = second.lerp(gradient.square(), 0.001)
-        length = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
-        found = found.addcdiv(first, length, value=-rate / (1 - 0.9**step))
+        gaps = -2 * total * (start - total[..., 0] * (deltas * found).sum(-1)).unsqueeze(-1)
+        gradient.zero_()
+        for gap, delta in zip(gaps, deltas, strict=True):
+            gradient.addcmul_(gap, delta)
+        gradient -= shared @ (shared.mT @ gradient)
+        first.lerp_(gradient, 0.1)
+        second.lerp_(gradient.square_(), 0.001)
+        length = torch.div(second, 1 - 0.999**step, out=gradient).sqrt_().add_(1e-8)
+        found.addcdiv_(first, length, value=-rate / (1 - 0.9**step))
     return found
