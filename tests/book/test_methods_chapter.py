@@ -13,9 +13,9 @@ from speechmerge.merging.methods import FAMILIES, registry
 
 BOOK = project_root() / "book"
 COMMANDS = """
-Big Delta Omega Sigma alpha angle arg bar beta big cos dots epsilon frac gamma ge hat in infty lambda langle le left
-mathrm max min nabla odot operatorname overline partial perp propto quad rangle right sim sigma sin sum tanh tau text
-tfrac theta tilde times top vartheta
+Big Delta Omega Sigma alpha angle arg bar beta big cos dots epsilon eta frac gamma ge hat in infty lambda
+langle le left mathrm max min nabla odot operatorname overline partial perp propto quad rangle rho right sim
+sigma sin sum tanh tau text tfrac theta tilde times top vartheta
 """  # of LaTeX; MathJax shows any other in red and the build does not fail
 
 

@@ -50,6 +50,11 @@ LAWS = {
     "localize_and_stitch": Law(copies={"density": 1.0}),
     "pcb": Law(copies=None, scaled=None),
     "sce": Law(copies={"density": 1.0}),
+    "magmax": Law(),
+    "ram": Law(copies={"epsilon": 0.0}, scaled={"epsilon": 0.0}),
+    "ramplus_tl": Law(copies={"epsilon": 0.0}, scaled={"epsilon": 0.0}),
+    "nearswap": Law(permuted=None, copies={"t": 10.0}, scaled=None),
+    "arcee_fusion": Law(permuted=None, copies=None, scaled=None, shifted=None),
     "mp": Law(copies=MEAN | {"density": 1.0}),
     "svp": Law(copies=MEAN | {"rank_ratio": 1.0}),
     "lors": Law(copies=MEAN | {"density": 1.0}),
@@ -60,19 +65,23 @@ LAWS = {
     "subspace_boosting": Law(copies=MEAN | {"boost": 1.0}),
     "wudi": Law(copies=MEAN | {"steps": 0, "policy": dict.fromkeys(("EMB", "CONV", "VEC"), "sum")}),
     "optmerge": Law(copies=None),
+    "singular_projection": Law(copies=None, shifted=None),
+    "doge_ta": Law(copies=None, scaled=None),
     "fisher": Law(),
     "regmean": Law(copies={"ridge": 0.0}),
     "regmean_pp": Law(copies={"ridge": 0.0}),
     "greedy_soup": Law(scaled=None, shifted=None),  # what is measured stays where it was
     "learned_average": Law(scaled=None, shifted=None),
     "learned_arithmetic": Law(copies={"steps": 0, "initial": 1 / T}, scaled=None, shifted=None),
+    "frank_wolfe": Law(permuted={"rate": 0.5}, copies={"steps": 0, "initial": 1 / T}, scaled=None, shifted=None),
     "emr": Law(permuted=None),
     "tall_mask": Law(permuted=None, copies=MEAN | {"strictness": 0.3}),
 }
 
 
-SLOW = ("wudi", "optmerge", "learned_average", "learned_arithmetic")
+SLOW = ("wudi", "optmerge", "doge_ta", "learned_average", "learned_arithmetic")
 LIGHT = {name: {"steps": 10} for name in SLOW}  # for speed only
+LIGHT["nearswap"] = {"t": 0.01}  # updates of 1e-4 drown in the rounding of weights of about one in fp32
 
 
 def having(law: str) -> list:
@@ -81,7 +90,7 @@ def having(law: str) -> list:
 
 def merge(method: str, base: dict, experts: list[dict], extras: dict, by=speechmerge.merge_state_dicts, **params):
     about = registry()[method]
-    experts = experts[: about.experts]  # some take exactly two
+    experts = experts[: about.experts]  # some take exactly one or two
     needed = {key: extras[key][: len(experts)] for need, key in STATISTICS.items() if need in about.needs}
     if about.measure:
         needed[about.measure] = extras[about.measure]
@@ -102,7 +111,7 @@ def test_every_method_has_its_laws_stated():
 def test_u1_the_order_of_experts_does_not_matter(method, params, models, extras):
     base, experts = models
     if params is None:
-        pytest.skip("a model for one of the tasks")
+        pytest.skip("a model for one of the tasks, or of one expert")
     order = [2, 0, 3, 1] if registry()[method].experts is None else [1, 0, 2, 3]
     mixed = extras | {key: [extras[key][i] for i in order] for key in STATISTICS.values()}
     found = merge(method, base, [experts[i] for i in order], mixed, **params)
@@ -181,7 +190,7 @@ def test_experts_equal_to_the_base_return_it(method, models, extras):
 @pytest.mark.parametrize("experts", [2, 3])
 def test_any_number_of_experts_gives_finite_tensors(method, experts, models, extras):
     if registry()[method].experts not in (None, experts):
-        pytest.skip("takes exactly two experts")
+        pytest.skip("takes one expert or two")
     base, all_experts = models
     found = merge(method, base, all_experts[:experts], extras)
     assert all(torch.isfinite(x).all() for x in found.values())

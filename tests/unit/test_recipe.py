@@ -121,7 +121,7 @@ def test_a_written_merge_can_be_repeated_from_its_own_record(place):
 @pytest.mark.parametrize("word", [*dialect.READS, *dialect.LACKING])
 def test_every_word_of_mergekits_is_taken_or_refused_with_another(word, place):
     values = (0.5, True, False, "1e-8", [0.5, 1], [{"filter": "mlp", "value": 1}, {"value": 2}])
-    models = ["a"] if word == "slerp" else ["a", "b"]
+    models = ["a"] if word in ("slerp", "nearswap", "arcee_fusion") else ["a", "b"]
     for key, value in itertools.product(sorted(dialect.WORDS), values):
         try:
             found = recipe.read(write(place, merge_method=word, models=models, parameters={key: value}))
@@ -253,7 +253,13 @@ def test_checking_finds_a_missing_model_without_merging(place):
             {"merge_method": "dare_linear", "parameters": {"normalize": True, "weight": "much"}},
             "'much', expected a num",
         ),
-        ({"merge_method": "ram"}, "mergekit's ram is not among the methods here; localize_and_stitch keeps"),
+        (
+            {"merge_method": "passthrough"},
+            "mergekit's passthrough is not among the methods here; to copy one model scaled",
+        ),
+        ({"merge_method": "nearswap"}, "nearswap merges exactly 1 expert, got 2"),
+        ({"merge_method": "arcee_fusion", "models": ["a"], "parameters": {"t": 0.5}}, "no parameter 't' in mergekit"),
+        ({"merge_method": "ramplus_tl", "parameters": {"alpha": -1}}, r"alpha is -1, outside \[0, 1e\+06\]"),
         ({"merge_method": "nuslerp", "parameters": {"nuslerp_flatten": False}}, "merged whole here, so leave it out"),
         ({"merge_method": "multislerp", "parameters": {"eps": 0.1}}, "eps is 0.1, which would shift directions"),
         ({"merge_method": "task_arithmetic", "parameters": {"density": 0.5}}, "dare_linear and ties do"),

@@ -27,11 +27,16 @@ DRAWN = {  # parameters a picture is drawn with where the defaults would show li
     "localize_and_stitch": {"density": 0.25},
     "pcb": {"density": 0.5},
     "sce": {"density": 0.5},
+    "ram": {"epsilon": 0.25},
+    "ramplus_tl": {"epsilon": 0.25, "r": 1.0, "alpha": 2.0},
+    "nearswap": {"t": 0.25},
+    "arcee_fusion": {"fence": 0.5},
     "svp": {"rank_ratio": 0.17},
     "lors": {"rank_ratio": 0.17, "density": 0.1},
     "subspace_boosting": {"boost": 0.7},
     "wudi": {"solver": "closed_form"},
     "optmerge": {"rate": 0.01},
+    "doge_ta": {"strength": 3.0, "density": 1.0, "rate": 0.01},
     "learned_average": {"steps": 300, "rate": 0.1},
     "learned_arithmetic": {"steps": 300, "rate": 0.1},
 }
@@ -121,16 +126,23 @@ def _plane(method: Method, options: dict) -> Picture:
 
 def _entries(method: Method, options: dict) -> Picture:
     """Rows of entries: three experts, and what the merge keeps of them."""
-    rows = torch.tensor(ENTRIES).double() / 10
+    rows = torch.tensor(ENTRIES[: method.experts]).double() / 10
     if method.scale == "sum":
         options = {"scaling": round(1 / len(rows), 2), **options}
     found = _merge(method, options, rows[:, None])[0]
-    cell, left, below = 18, 62, 12 + 18 * len(rows)
+    cell, left, below, colour = 18, 62, 12 + 18 * len(rows), style.COLOURS[method.family]
     body = [svg.text(left - 6, 14 + cell * i, f"expert {i + 1}", "end") for i in range(len(rows))]
     label = "task 1" if method.family == "per_task" else "merged"
-    body.append(svg.text(left - 6, below + 12, label, "end", style.COLOURS[method.family]))
+    body.append(svg.text(left - 6, below + 12, label, "end", colour))
     body += [*svg.grid(rows, left, 2, cell, 0.9), *svg.grid(found[None], left, below, cell, 0.9)]
     alt = f"Three rows of {len(found)} signed entries, one an expert, and a row of what is made of them, in which "
+    if method.experts == 1:  # what it leaves out says as much
+        below += cell + 10
+        body.append(svg.text(left - 6, below + 12, "left out", "end"))
+        body += svg.grid(rows - found, left, below, cell, 0.9)
+        alt = (
+            f"A row of {len(found)} signed entries, a row of what is taken of them, and one of the rest; in the second "
+        )
     alt += f"{int((found == 0).sum())} are zero."
     return Picture(svg.document(left + cell * len(found) + 4, below + cell + 4, body), alt, options)
 

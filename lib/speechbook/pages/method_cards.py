@@ -135,7 +135,7 @@ def source(method: Method, papers: BibliographyData) -> str:
 
 def example(method: Method) -> str:
     """Return a call that can be copied: the first parameters at their defaults, and what the method needs."""
-    words = [f'"{method.name}"', "base", "experts[:2]" if method.experts == 2 else "experts"]
+    words = [f'"{method.name}"', "base", f"experts[:{method.experts}]" if method.experts else "experts"]
     if method.family in ("averaging", "sparse", "lowrank") and _scaling(method).startswith("find"):
         words.append("scaling=0.3")
     numbers = [p for p in method.parameters.values() if isinstance(p.default, int | float) and p.kind is not bool]
@@ -147,8 +147,10 @@ def example(method: Method) -> str:
 
 
 def _sees(method: Method) -> str:
-    """Return the largest piece a method looks at before it decides; Fishers need the model only where asked to."""
-    whole = method.fit or (method.prepass and not method.data)
+    """Return the largest piece a method looks at before it decides; some need the model only where asked to."""
+    scope = method.parameters.get("scope")
+    asked = method.data or (scope and scope.default == "tensor")
+    whole = method.fit or (method.prepass and not asked)
     return "model" if whole else SEES[method.acts_on]
 
 
@@ -190,7 +192,7 @@ def _needs(method: Method) -> str:
     if "task" in method.parameters:
         needs.append("to know the task of each recording when the model is used")
     if method.experts:
-        needs.append(f"exactly {method.experts} experts")
+        needs.append(f"exactly {method.experts} expert{'s' * (method.experts > 1)}")
     if method.stochastic:
         needs.append("a seed, for the masks are random")
     return "; ".join(needs) or "nothing but the models"

@@ -23,15 +23,15 @@ READS = {  # mergekit's methods that the library has, and what each of them read
     "karcher": ("max_iter", "tol"),
     "model_stock": ("filter_wise",),
     "sce": ("select_topk", "int8_mask"),
+    "ram": ("epsilon",),
+    "ramplus_tl": ("r", "alpha", "epsilon"),
+    "nearswap": ("t",),
+    "arcee_fusion": (),
     **dict.fromkeys(("task_arithmetic", "ties", "dare_linear", "dare_ties"), _THINNED),
     **dict.fromkeys(("breadcrumbs", "breadcrumbs_ties"), (*_THINNED, "gamma")),
     **dict.fromkeys(("della", "della_linear"), (*_THINNED, "epsilon")),
 }
 LACKING = {  # mergekit's methods that the library lacks, and what comes nearest
-    "ram": "localize_and_stitch keeps what one model alone changed and averages what several did",
-    "ramplus_tl": "localize_and_stitch keeps what one model alone changed and averages what several did",
-    "nearswap": "slerp or task_arithmetic with a small lambda take a little of another model",
-    "arcee_fusion": "mp with one model keeps its largest changes",
     "passthrough": "to copy one model scaled, use task_arithmetic with one model and a lambda",
 }
 NAMES = {  # mergekit's names of methods the library calls otherwise

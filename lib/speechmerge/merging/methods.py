@@ -134,7 +134,8 @@ class Method:
             if name not in self.parameters:
                 raise MethodError(f"{self.name} has no parameter {name!r}.{nearest(name, self.parameters)}")
         if experts is not None and self.experts not in (None, experts):
-            raise MethodError(f"{self.name} merges exactly {self.experts} experts, got {experts}.")
+            wanted = f"{self.experts} expert{'s' * (self.experts > 1)}"
+            raise MethodError(f"{self.name} merges exactly {wanted}, got {experts}.")
         flavour = params.get("flavour")
         preset = self.flavours.get(flavour, {}) if isinstance(flavour, str) else {}
         filled = {name: parameter.default for name, parameter in self.parameters.items()} | {**preset, **params}

@@ -117,6 +117,15 @@ RECIPES = {
     "della_linear, normalised": recipe("della_linear", of(1.0, 0.5), normalize=True, epsilon=0.1),
     "sce": recipe("sce", THREE, select_topk=0.5),
     "sce, all": recipe("sce", TWO, int8_mask=True),
+    "ram": recipe("ram", THREE),
+    "ram, far": recipe("ram", ["base", *THREE], epsilon=0.01),
+    "ramplus_tl": recipe("ramplus_tl", THREE, epsilon=0.01),
+    "ramplus_tl, strong": recipe("ramplus_tl", TWO, r=0.5, alpha=2.0, epsilon=0.015),
+    "nearswap": recipe("nearswap", ["e0"], t=0.01),
+    "nearswap, base listed": recipe("nearswap", ["base", "e1"], t=0.0001),
+    "nearswap, under the guard": recipe("nearswap", ["e2"], t=5e-7),
+    "arcee_fusion": recipe("arcee_fusion", ["e0"]),
+    "arcee_fusion, base listed": recipe("arcee_fusion", ["e1", "base"]),
 }
 
 

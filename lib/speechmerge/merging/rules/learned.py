@@ -1,4 +1,4 @@
-"""Weights of experts found by measuring merged models: greedy soups and learned averages.
+"""Weights of experts found by measuring merged models: greedy soups, learned averages, Frank-Wolfe merging.
 
 ``fit`` functions see numbers only: they propose weights, get back a score or a loss with its gradient, and return the
 weights to use.
@@ -161,5 +161,63 @@ def learned_arithmetic(
 
     Returns:
         The same deltas; the engine adds them with the coefficients learnt.
+    """
+    return deltas
+
+
+def _frank_wolfe(
+    gradient: Callable, rows: int, experts: int, *, steps: int, rate: float, initial: float, **_
+) -> Tensor:
+    """Go towards the vertex of steepest descent, an expert or the start, step by step; returns weights ``[G, T]``."""
+    weights = torch.full((rows, experts), initial, dtype=torch.float64)
+    vertices = torch.cat([torch.eye(experts, dtype=torch.float64), weights[:1]])
+    for step in range(steps):
+        _, slope = gradient(weights)
+        best = vertices[(slope.to(vertices) @ vertices.mT).argmin(-1)]
+        falls = (slope * (best - weights)).sum(-1, keepdim=True) < 0  # else no vertex lies downhill
+        weights = torch.where(falls, weights.lerp(best, 2 / (step + 2) * rate), weights)
+    return weights
+
+
+@method(
+    "frank_wolfe",
+    title="Frank-Wolfe merging (hard)",
+    family="learned",
+    paper="arXiv 2503.12649",
+    equation=r"\theta^{k+1}=\theta^k+\gamma_k(s_k-\theta^k),\ s_k=\arg\min_{s\in\{\theta^0,\theta_1,\dots,\theta_T\}}"
+    r"\langle\nabla L(\theta^k),s\rangle,\ \gamma_k=\frac{2}{k+2}\gamma",
+    acts_on="entries",
+    measure="gradient",
+    fit=_frank_wolfe,
+    flavours={"fusion_bench": {"rate": 0.03}},
+    deviations="Public code ranks the models by the cosine of the gradient and their whole weights, summed over "
+    "tensors, which scarcely differs where all have the base's length; here by the inner product, as the algorithm's "
+    "name says. It starts from task arithmetic, and merges the chosen model by task arithmetic, whose λ becomes a "
+    "factor of γ. With soft choices (a mixture learnt in each step) it is not built. The last iterate is used.",
+)
+def frank_wolfe(
+    deltas: Tensor,
+    *,
+    groups: Groups = "model",
+    steps: Annotated[int, Range(0, 10_000, "steps, each with one gradient")] = 10,
+    rate: Annotated[float, Range(0, 1, "γ: part of each step 2 / (k + 2) that is gone", open_low=True)] = 1.0,
+    initial: Annotated[float, Range(-10, 10, "coefficient of every expert at the start")] = 0.3,
+) -> Tensor:
+    """Pick the model in whose direction the loss on dev falls most, go a shorter and shorter way to it, and repeat.
+
+    An expert that does not help is never picked, so a pool may hold any number of such; the result is a mean of the
+    start and the experts picked.
+
+    Needs ``extras={"gradient": ...}`` as :func:`learned_average`.
+
+    Args:
+        deltas: task vectors, shape ``[T, ...]``.
+        groups: one choice for the model, each stack, or each layer.
+        steps: 0 gives task arithmetic at λ = ``initial``.
+        rate: γ; with 1 the first step goes all the way to one model.
+        initial: of the start, which can be picked as well.
+
+    Returns:
+        The same deltas; the engine adds them with the weights found.
     """
     return deltas

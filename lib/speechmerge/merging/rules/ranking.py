@@ -30,7 +30,7 @@ def largest(values: Tensor, count: int) -> Tensor:
     if count >= size or count <= 0:
         return torch.full_like(values, count > 0, dtype=torch.bool)
     magnitude = values.abs()
-    edge = _ranked(magnitude, size - count)
+    edge = ranked(magnitude, size - count)
     mask = magnitude >= edge
     surplus = mask.sum(-1, keepdim=True) - count
     if surplus.any():
@@ -46,7 +46,7 @@ def keep_largest(row: Tensor, count: int) -> Tensor:
     if count >= len(row) or count <= 0:
         return row * float(count > 0)
     magnitude = row.abs()
-    edge = _ranked(magnitude, len(row) - count)
+    edge = ranked(magnitude, len(row) - count)
     if edge == 0:
         return row.clone()  # fewer entries than wanted are not zero
     found = torch.nn.functional.hardshrink(row, torch.nextafter(edge, torch.zeros_like(edge)).item())
@@ -55,7 +55,7 @@ def keep_largest(row: Tensor, count: int) -> Tensor:
     return found
 
 
-def _ranked(values: Tensor, place: int) -> Tensor:
+def ranked(values: Tensor, place: int) -> Tensor:
     """Return each row's value at an ascending position, ``[..., n]`` to ``[..., 1]``.
 
     Of long rows on a CPU a sorted sample brackets the value and only what lies within is ranked: a fifth of the time.
@@ -64,7 +64,7 @@ def _ranked(values: Tensor, place: int) -> Tensor:
     if size < _LONG or values.device.type != "cpu":
         return torch.kthvalue(values, place + 1, dim=-1, keepdim=True).values
     if values.dim() > 1:
-        return torch.stack([_ranked(row, place) for row in values])
+        return torch.stack([ranked(row, place) for row in values])
     sample = values[:: max(STRIDE // 5, size // _LONG)].sort().values
     low, high = around(sample, place / size, 4.0)
     inside = values[(values >= low) & (values <= high)]
