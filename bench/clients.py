@@ -2,7 +2,7 @@
 
 A model is written as CTranslate2, whisper.cpp and openai/whisper store it, and faster-whisper, whisper.cpp (through
 pywhispercpp) and openai-whisper transcribe the same real clips at the same settings. Rows go to
-``results/bench/clients.json``: how many transcripts are identical, the word error rate between them, and, where it is
+``results/bench/clients``: how many transcripts are identical, the word error rate between them, and, where it is
 known, why they differ. The clients have an environment of their own, made on first use.
 """
 
@@ -28,7 +28,6 @@ from speechbook.study import store
 from speechmerge import corpora, machine
 from speechmerge.corpora import Clip
 from speechmerge.evaluation.decoding import Decoder, Decoding
-from speechmerge.files import atomic_file
 from speechmerge.formats.converting import convert
 from speechmerge.whisper import models
 
@@ -260,12 +259,9 @@ def show(row: dict[str, Any]) -> None:
 
 def keep(row: dict[str, Any], model: str, seconds: float) -> None:
     """Put a row beside the other benchmarks, in place of an older one of the same."""
-    path = store.results_folder("bench") / "clients.json"
-    about = {"model": Path(model).name, "corpus": CORPUS, "languages": LANGUAGES, "ours_s": round(seconds, 1)}
-    old = json.loads(path.read_text())["rows"] if path.is_file() else []
-    known = {tuple(one[key] for key in IDENTITY): one for one in [*old, about | machine.stamp() | row]}
-    with atomic_file(path) as file:
-        file.write_text(json.dumps({"rows": list(known.values())}, indent=1, ensure_ascii=False) + "\n")
+    about = {"model": Path(model).name, "corpus": CORPUS, "languages": list(LANGUAGES), "ours_s": round(seconds, 1)}
+    store.write_statistics("bench", "clients", [about | row | machine.stamp()], identity=IDENTITY)
+
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import pandas as pd
 
 from speechmerge.errors import StudyError
 
+from ..figures.style import DASH
 from ..study import store
 
 SIZE = "small"  # the shape that comparisons with other libraries are made at
@@ -49,6 +50,44 @@ def against_plain(found: pd.DataFrame) -> pd.DataFrame:
 def large(found: pd.DataFrame) -> pd.DataFrame:
     """Return seconds and peak memory of merges of five models of the largest Whisper's shape."""
     return _shown(found[found["size"] == LARGE], {"ours_s": "seconds", "ours_gb": "memory, GB"})
+
+
+def clients() -> pd.DataFrame:
+    """Return how far other programs write what this library writes, given the same converted model and clips.
+
+    Raises:
+        StudyError: nothing has been compared.
+    """
+    found = store.statistics("bench", "clients")
+    told = found["clips"].astype(int).astype(str)
+    table = pd.DataFrame({"program": found["client"], "file": found["format"] + ", " + found["dtype"]})
+    clip = found["padded"].map({True: "padded with silence to 30 s", False: "as it is"})
+    table["clip"], table["computed in"] = (
+        clip,
+        found["computed"].replace({"plain": "float16", "flash": "float16, flash"}),
+    )
+    table["identical"] = found["identical"].astype(int).astype(str) + " of " + told
+    table["WER between"] = (100 * found["wer_between"]).map("{:.1f} %".format)
+    table["why"] = found["explanation"].fillna("").str.partition(" (ours_")[0]
+    return table.set_index("program").rename_axis(index=None)
+
+
+def tuned() -> pd.DataFrame:
+    """Return what ``speechmerge tune`` chose beside the best merge of each method that it tried, on test clips.
+
+    Raises:
+        StudyError: nothing has been compared.
+    """
+    found = store.statistics("bench", "tuned").set_index("system")
+    rates = 100 * found[["error", "ci_low", "ci_high", "difference", "low", "high"]]
+    table = pd.DataFrame({"λ": found["scaling"].map("{:.2f}".format, na_action="ignore").fillna("")})
+    table["error, %"] = rates["error"].map("{:.1f}".format)
+    table["95 %"] = rates["ci_low"].map("{:.1f}".format) + DASH + rates["ci_high"].map("{:.1f}".format)
+    table["chosen minus this"] = [
+        "" if pd.isna(row.difference) else f"{row.difference:+.1f} ({row.low:+.1f} to {row.high:+.1f})"
+        for row in rates.itertuples()
+    ]
+    return table.rename_axis(index=None)
 
 
 def _shown(found: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
