@@ -1,12 +1,15 @@
 """Commands that recompute and render the book: study, book, cards; entry points of the library's command line."""
 
 import functools
+import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 import click
 
 from speechmerge.cli.groups import Group, example
+
+logging.getLogger("speechbook").setLevel(logging.INFO)  # what a long run is at is said, as by the library's commands
 
 
 @click.group(cls=Group, epilog=example("speechmerge study status --experiment table1"))

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from .errors import SpeechMergeError
 
@@ -75,3 +77,19 @@ def check_writable(path: Path, needed_bytes: int) -> None:
 def digest(value: object) -> str:
     """SHA-256 (hex) of a JSON-serialisable value, independent of the order of dict keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str) -> Iterator[IO[str]]:
+    """Yield a text file that is read and added to, and that no other process has open so; its folder is made.
+
+    Raises:
+        SpeechMergeError: another process has it; ``busy`` is the sentence.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SpeechMergeError(busy) from error
+        yield stream

@@ -204,4 +204,4 @@ def test_mathjax_is_put_in_place_once_and_whole(tmp_path, monkeypatch):
     target = rendering.vendor_mathjax(tmp_path)
     assert target == rendering.vendor_mathjax(tmp_path) == tmp_path / "book" / "_static" / "mathjax"
     assert (target / "output" / "chtml" / "fonts" / "a.woff").read_text() == "content"
-    assert asked == [site.MATHJAX]
+    assert asked == [rendering.MATHJAX]

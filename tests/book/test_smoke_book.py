@@ -88,5 +88,5 @@ def test_a_second_build_runs_no_notebook(index, root, monkeypatch):
     monkeypatch.setattr(
         notebooks.papermill, "execute_notebook", lambda *a, **k: pytest.fail("a notebook was run again")
     )
-    monkeypatch.setattr(building.pages, "build_html", lambda root: index)
+    monkeypatch.setattr(building.rendering, "build_html", lambda root: index)
     assert building.build_book("smoke", root=root) == index

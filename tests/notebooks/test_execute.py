@@ -126,7 +126,7 @@ class TestWatch:
         ids=["computes", "writes", "waits for a process that computes"],
     )
     def test_a_slow_cell_is_told_of_and_left_alone(self, tmp_path, caplog, code):
-        caplog.set_level(logging.INFO, "speechmerge")
+        caplog.set_level(logging.INFO, "speechbook")
         out = notebooks.execute(make(tmp_path, code), tmp_path / "out.ipynb", {}, title="notebook 3 of 27: page")
         assert out.exists()
         lines = [r.message for r in caplog.records if r.name == watching.__name__]
@@ -141,9 +141,9 @@ class TestKey:
     @pytest.fixture
     def results(self, tmp_path):
         folder = tmp_path / "results"
-        (folder / "predictions").mkdir(parents=True)
-        (folder / "figures").mkdir()
-        (folder / "rows.jsonl").write_text("{}\n")
+        (folder / "figures").mkdir(parents=True)
+        (folder / "table1").mkdir()
+        (folder / "table1" / "rows.parquet").write_bytes(b"rows")
         return folder
 
     def test_it_is_the_same_for_the_same_things(self, source, results):
@@ -152,7 +152,7 @@ class TestKey:
     def test_outputs_predictions_and_figures_do_not_enter(self, source, results, tmp_path):
         before = notebooks.key(source, {}, results)
         executed = notebooks.execute(source, tmp_path / "page.ipynb", {})
-        (results / "predictions" / "a.jsonl").write_text("{}")
+        (results / "table1" / "predictions.parquet").write_bytes(b"texts")
         (results / "figures" / "a.svg").write_text("<svg/>")
         assert notebooks.key(executed, {}, results) == before
 
@@ -171,15 +171,13 @@ class TestKey:
         elif change == "parameter":
             parameters = {"count": 4}
         elif change == "row":
-            (results / "rows.jsonl").write_text('{"wer": 0.1}\n')
+            (results / "table1" / "rows.parquet").write_bytes(b"others")
         elif change == "new file":
-            (results / "task_vectors.jsonl").write_text("{}\n")
+            (results / "task_vectors.parquet").write_bytes(b"rows")
         elif change == "no results":
             results = tmp_path / "nowhere"
         elif change == "library":
-            (tmp_path / "package").mkdir()
-            (tmp_path / "package" / "module.py").touch()
-            monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "package" / "notebooks.py"))
+            monkeypatch.setattr(notebooks, "PACKAGES", ("speechmerge",))
         elif change == "version":
             monkeypatch.setattr(notebooks, "version", lambda name: "0")
         assert notebooks.key(source, parameters, results) != before
@@ -195,7 +193,7 @@ class TestBook:
         (tmp_path / "book" / "_static" / "mathjax").mkdir(parents=True)
         (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/executed/page\n")
         make(tmp_path / "notebooks", "profile", parameters="profile = 'speech'")
-        monkeypatch.setattr(building.pages, "build_html", lambda root: root / "index.html")
+        monkeypatch.setattr(building.rendering, "build_html", lambda root: root / "index.html")
         return tmp_path
 
     def test_an_unchanged_notebook_is_not_run_again(self, root, monkeypatch):
@@ -244,7 +242,7 @@ class TestUnmade:
         for name in self.CHAPTERS:
             make(tmp_path / "notebooks", "1 + 1", name=name)
         make(tmp_path / "notebooks", "2", parameters="budget = 5", name="live")
-        monkeypatch.setattr(building.pages, "build_html", lambda root: root / "index.html")
+        monkeypatch.setattr(building.rendering, "build_html", lambda root: root / "index.html")
         return tmp_path
 
     def fail(self, root, code="raise OSError('raw \\\\tau and `ticks`')"):
@@ -312,13 +310,13 @@ class TestUnmade:
         def build_html(root):
             raise BookError("the book did not build")
 
-        monkeypatch.setattr(building.pages, "build_html", build_html)
+        monkeypatch.setattr(building.rendering, "build_html", build_html)
         self.fail(root)
         with pytest.raises(BookError, match=r"(?s)did not build.*bad could not be made"):
             building.build_book("speech", root=root)
 
     def test_the_log_says_what_runs_and_how_many_are_left(self, root, caplog):
-        caplog.set_level(logging.INFO, "speechmerge")
+        caplog.set_level(logging.INFO, "speechbook")
         building.build_book("speech", root=root)
         lines = [record.message for record in caplog.records if record.message.startswith("notebook")]
         assert lines[0] == "notebook 1 of 4: live is running"

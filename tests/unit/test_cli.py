@@ -16,7 +16,8 @@ from speechmerge.whisper import models
 
 def leaves(group=cli.cli, path=()):
     """Yield every command with the words that call it."""
-    for name, command in group.commands.items():
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
         if isinstance(command, click.Group):
             yield from leaves(command, (*path, name))
         yield (*path, name), command

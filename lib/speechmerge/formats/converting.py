@@ -14,9 +14,9 @@ from ..whisper import companions
 from ..whisper.checkpoints import fingerprint, most_precise
 from ..whisper.number_formats import loses
 from ..whisper.whisper_folder import RECORD
-from . import ctranslate2, ggml, openai
+from . import ctranslate2, ggml, openai, vocabulary
 from .model import DTYPES as STORED
-from .model import Model
+from .model import Model, check_widths
 from .reading import KINDS, locate, open_model
 
 EXACT = ("float32", "float16", "bfloat16")
@@ -119,7 +119,8 @@ def _writer(model: Model, to: str, dtype: str) -> Callable[[Path], None]:
     if to == "ctranslate2":
         return partial(ctranslate2.write, model=model, dtype=dtype)
     module = {"ggml": ggml, "openai": openai}[to]
-    module.check(model)
+    vocabulary.check_order(model.about.tokenizer, model.rows(), str(model.path), module.PROGRAM)
+    check_widths(model, module.PROGRAM)
     return partial(module.write, model=model, dtype=STORED[dtype])
 
 

@@ -13,20 +13,10 @@ import torch
 
 from ..whisper.conversion import GGML_FLOATS, GGML_HEADER, GGML_MAGIC, hf_to_openai
 from . import vocabulary
-from .model import TABLE, Model, check_widths
+from .model import TABLE, Model
 
 PROGRAM = "whisper.cpp"
 NUMBERS = {dtype: number for number, dtype in GGML_FLOATS.items()}
-
-
-def check(model: Model) -> None:
-    """Raise if whisper.cpp could not use the model.
-
-    Raises:
-        CheckpointError: a vocabulary or inner layers that it does not expect.
-    """
-    vocabulary.check_order(model.about.tokenizer, model.rows(), str(model.path), PROGRAM)
-    check_widths(model, PROGRAM)
 
 
 def write(path: Path, model: Model, dtype: torch.dtype) -> None:

@@ -22,8 +22,8 @@ from ..errors import CheckpointError
 from ..whisper.conversion import hf_to_openai, openai_to_hf
 from ..whisper.foreign import Foreign, of_entries, precision
 from ..whisper.tensor_files import DTYPES, Entry
-from . import alignment, vocabulary
-from .model import TABLE, Model, check_widths
+from . import alignment
+from .model import TABLE, Model
 
 PROGRAM = "openai/whisper"
 HEADS = "alignment_heads"
@@ -92,16 +92,6 @@ def _entry(path: Path, name: str, tensor: Any) -> Entry:
     size = tensor.element_size()
     start = tensor.untyped_storage()._checkpoint_offset + tensor.storage_offset() * size
     return Entry(path, name, tensor.dtype, tuple(tensor.shape), start, size * tensor.numel())
-
-
-def check(model: Model) -> None:
-    """Raise if openai/whisper could not use the model.
-
-    Raises:
-        CheckpointError: a vocabulary or inner layers that it does not expect.
-    """
-    vocabulary.check_order(model.about.tokenizer, model.rows(), str(model.path), PROGRAM)
-    check_widths(model, PROGRAM)
 
 
 def write(path: Path, model: Model, dtype: torch.dtype) -> None:

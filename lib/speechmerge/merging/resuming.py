@@ -5,7 +5,6 @@ it belongs to; each further line names a finished tensor and a sum over its bits
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import shutil
@@ -16,7 +15,8 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, SpeechMergeError
+from ..errors import CheckpointError
+from ..files import locked
 from ..whisper.tensor_files import header, read_entry
 
 log = logging.getLogger(__name__)
@@ -58,14 +58,8 @@ def unfinished(output: Path, key: str | None) -> Iterator[tuple[Path, Journal]]:
         SpeechMergeError: another process is at work on the same output.
     """
     folder = output.parent / f".{output.name}.unfinished"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / JOURNAL).open("a+", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SpeechMergeError(
-                f"{output} is being written by another process; wait for it, or choose another output."
-            ) from error
+    busy = f"{output} is being written by another process; wait for it, or choose another output."
+    with locked(folder / JOURNAL, busy) as stream:
         journal = Journal(stream, _taken_up(folder, stream, key))
         try:
             yield folder, journal

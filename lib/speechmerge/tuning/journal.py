@@ -1,7 +1,6 @@
 """What a tuning has tried so far, on disk, so that one that was killed goes on where it was and ends the same."""
 
 import contextlib
-import fcntl
 import json
 import shutil
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import SpeechMergeError
+from ..files import locked
 
 TRIED, PLAN = "tried.jsonl", "plan.json"
 
@@ -65,14 +65,8 @@ def opened(output: Path, identity: dict[str, Any], *, afresh: bool = False) -> I
         SpeechMergeError: the work there is of another tuning, or another process is at it.
     """
     folder = work_folder(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / TRIED).open("a+", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SpeechMergeError(
-                f"{output} is being tuned by another process; wait for it, or choose another output."
-            ) from error
+    busy = f"{output} is being tuned by another process; wait for it, or choose another output."
+    with locked(folder / TRIED, busy) as stream:
         _same(folder, identity, stream, afresh)
         yield Journal(folder, stream)
     shutil.rmtree(folder)
