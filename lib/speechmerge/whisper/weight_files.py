@@ -98,12 +98,14 @@ def _nothing(folder: Path) -> str:
     if pickles:
         return (
             f"{folder} holds {pickles[0]}, a pickle, which can run code when opened and is refused; save the model "
-            "with save_pretrained(..., safe_serialization=True) and merge that folder."
+            "with save_pretrained(..., safe_serialization=True) and merge that folder (one of openai/whisper's own "
+            "files: `speechmerge convert FILE FOLDER --to hf`)."
         )
     if foreign:
         return (
             f"{folder} holds {foreign[0]}, a format of other programs (CTranslate2, whisper.cpp, TensorFlow, Flax, "
-            f"MLX); give the folder that it was made from, with {SINGLE} in it."
+            f"MLX); give the folder that it was made from, with {SINGLE} in it, or, of the first two, what "
+            "`speechmerge convert` makes of it with `--to hf`."
         )
     if (folder / ADAPTER).is_file():
         return f"{folder} holds an adapter and no model; it can only be an expert. Merge it into its model first."
