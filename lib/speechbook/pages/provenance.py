@@ -15,6 +15,7 @@ from ..study import experiments, store
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "jiwer", "sacrebleu", "safetensors")
 SHOWN = {"library": "library", "hardware": "measured on", "date": "date", "seed": "seeds"}  # columns a stamp sums up
 WAITING = "not measured yet"
+pd.set_option("display.max_colwidth", None)  # every page has a stamp, and its tables are shown whole
 
 
 def versions() -> pd.DataFrame:
