@@ -33,8 +33,8 @@ class Splits(Checked):
 class Trained(Checked):
     """The one rule by which all models are trained."""
 
-    patience: Count  # epochs without a lower dev loss
-    epochs: Count  # at most
+    patience: Count | None = None  # epochs without a lower dev loss, after which it ends
+    epochs: Count  # at most; all of them without patience
     unseen_rows: word(*UNSEEN_ROWS)  # rows of the token table that no training text uses
     rates: Annotated[Rates, Field(min_length=4)]  # learning rates, of which one is chosen for all
 
