@@ -1,9 +1,10 @@
 """One tuning from beginning to end: check, read, plan, search, decode, choose, report, write."""
 
+import contextlib
 import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ..devices import release_memory
 from ..errors import CorpusError, SpeechMergeError
 from ..evaluation.decoding import Decoding
 from ..files import check_writable
-from ..merging import estimates, validation
+from ..merging import estimates, lengths, validation
 from ..merging.merge import Merge
 from ..whisper import models
 from ..whisper.catalogue import BASES
@@ -82,16 +83,29 @@ def tune(asked: Request, place: Path, *, overwrite: bool = False, tell: Tell = l
     room, needed = _checked_room(merge, place)
     tell(needed)
     with journal.opened(place, _identity(asked, found, names, speeches), afresh=overwrite) as work:
-        joint = rival.trained(asked, work.folder / "joint", speeches) if asked.joint else None
-        lab, planned = _prepared(asked, found, speeches, names, work, room, tell)
-        ended = _searched(asked, lab, names)
-        release_memory()
-        tell(f"{len(lab.trials)} merges measured in {work.seconds():.0f} s; now the best ones transcribe")
-        choice = choosing.choose(lab, allowed, asked.finalists, planned)
-        release_memory()
+        with _tried_quietly():
+            joint = rival.trained(asked, work.folder / "joint", speeches) if asked.joint else None
+            lab, planned = _prepared(asked, found, speeches, names, work, room, tell)
+            ended = _searched(asked, lab, names)
+            release_memory()
+            tell(f"{len(lab.trials)} merges measured in {work.seconds():.0f} s; now the best ones transcribe")
+            choice = choosing.choose(lab, allowed, asked.finalists, planned)
+            release_memory()
         tell(f"chosen after {work.seconds():.0f} s: {choice.chosen.system.name}; now the clips that report")
         told = output.Told(asked, found, lab, choice, planned, ended, merge, joint)
         return output.write(told, place, overwrite=overwrite)
+
+
+@contextlib.contextmanager
+def _tried_quietly() -> Iterator[None]:
+    """Keep the warning of merges that are far too long to itself: many are tried, and a bad one has a bad loss."""
+    logger = logging.getLogger(lengths.__name__)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _models(asked: Request) -> Models:
