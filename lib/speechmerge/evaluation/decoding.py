@@ -188,9 +188,8 @@ class Decoder:
         for temperature in TEMPERATURES:
             if not found.runaway:
                 break
-            seed = int.from_bytes(hashlib.sha256(f"{clip.id}|{temperature}".encode()).digest()[:8], "big") >> 1
             with torch.random.fork_rng():
-                torch.manual_seed(seed)
+                torch.manual_seed(seed_of(f"{clip.id}|{temperature}"))
                 found = self._batch([clip], [language], task, temperature)[0]
         return found
 
@@ -231,6 +230,11 @@ class Decoder:
             **({"temperature": temperature} if temperature else {}),
             logits_processor=self.processors,
         )
+
+
+def seed_of(name: str) -> int:
+    """Return the seed of the random numbers that belong to a clip, or to a part of a recording."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:

@@ -6,7 +6,6 @@ what follows, so nothing is cut at that border.
 """
 
 import functools
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..audio import HOP, SAMPLE_RATE, WINDOW_SAMPLES, WINDOW_SECONDS, encode_fla
 from ..corpora import Clip
 from ..errors import CheckpointError, nearest
 from ..finetuning.packing import TASK_NAMES
-from .decoding import MAX_TOKENS, TEMPERATURES, Decoder, Prediction
+from .decoding import MAX_TOKENS, TEMPERATURES, Decoder, Prediction, seed_of
 from .recordings import Recording
 
 PART_SECONDS = 600  # of a long recording in memory at once
@@ -182,9 +181,8 @@ def _segments(
     first_time = decoder.model.generation_config.no_timestamps_token_id + 1
     guarded = {"temperature": (0.0, *TEMPERATURES), "compression_ratio_threshold": REPETITIVE}
     guarded |= {"logprob_threshold": UNLIKELY, "no_speech_threshold": SILENT}
-    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(seed_of(key))
         found = decoder.model.generate(
             _features(decoder, samples),
             **({"language": language, "task": TASK_NAMES[task]} if decoder.multilingual else {}),

@@ -74,7 +74,7 @@ def listener(
     device = best_device()
     bf16 = precision == "bf16" or (precision == "auto" and bf16_pays(device))
     whisper = models.load_model(base).to(device, torch.bfloat16 if bf16 else torch.float32)
-    windows = [sorted(pack(*part, None), key=_label_length) for part in speech]
+    windows = [sorted(pack(*part, None), key=label_length) for part in speech]
     given = [list(batches(base, own, torch.device("cpu"), size)) for own in windows]
 
     @torch.inference_mode()
@@ -82,18 +82,19 @@ def listener(
         whisper.load_state_dict(state, strict=False)  # all but the tied head
         found = []
         for (_, _, task), own in zip(speech, given, strict=True):
-            nats = -sum(float(log_likelihood(whisper, _moved(batch, whisper))) for batch in own)
+            nats = -sum(float(log_likelihood(whisper, moved(batch, whisper))) for batch in own)
             found.append(Loss(task, nats, sum(int((batch["labels"] != IGNORED).sum()) for batch in own)))
         return found
 
     return losses
 
 
-def _label_length(window: Window) -> int:
+def label_length(window: Window) -> int:
+    """Return how many characters a window's texts have: batches of alike lengths hold little padding."""
     return sum(map(len, window.texts))
 
 
-def _moved(batch: Mapping[str, Tensor], whisper: WhisperForConditionalGeneration) -> dict[str, Tensor]:
+def moved(batch: Mapping[str, Tensor], whisper: WhisperForConditionalGeneration) -> dict[str, Tensor]:
     """Return a batch on the model's device, its frames in the model's number format."""
     own = {key: value.to(whisper.device) for key, value in batch.items()}
     return own | {"input_features": own["input_features"].to(whisper.dtype)}

@@ -15,6 +15,7 @@ from ..evaluation import scoring
 from ..evaluation.decoding import Decoder, Decoding, Prediction
 from ..finetuning.packing import IGNORED, pack
 from ..merging.listening import batches, log_likelihood
+from ..merging.measuring import label_length, moved
 from .speech import CHOOSE, Speech, draw
 
 WINDOWS = 4  # that go through the model at once
@@ -85,14 +86,9 @@ class Ear:
         found = []
         for number in range(len(self.speeches)) if which is None else which:
             hearing = self.hearings[fidelity][number]
-            nats = -sum(float(log_likelihood(self.model, self._moved(batch))) for batch in hearing.batches)
+            nats = -sum(float(log_likelihood(self.model, moved(batch, self.model))) for batch in hearing.batches)
             found.append(nats / hearing.tokens)
         return found
-
-    def _moved(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a batch on the model's device, its frames in the model's number format."""
-        own = {key: value.to(self.model.device) for key, value in batch.items()}
-        return own | {"input_features": own["input_features"].to(self.model.dtype)}
 
     def transcribe(self, numbers: Sequence[int], part: str = CHOOSE) -> list[list[Prediction]]:
         """Decode the clips of some speeches that choose or report, together, for full batches take less time."""
@@ -115,7 +111,7 @@ def batch(model: WhisperForConditionalGeneration) -> int:
 
 def _hearing(base: Path, clips: Sequence[Clip], speech: Speech) -> Hearing:
     """Pack clips into windows, the shortest labels first, and read them."""
-    windows = sorted(pack(clips, speech.language, speech.task, None), key=lambda w: sum(map(len, w.texts)))
+    windows = sorted(pack(clips, speech.language, speech.task, None), key=label_length)
     read = list(batches(base, windows, torch.device("cpu"), WINDOWS))
     return Hearing(read, sum(int((batch["labels"] != IGNORED).sum()) for batch in read), len(windows))
 
