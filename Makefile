@@ -7,10 +7,10 @@
 #   make lint     ruff, linter and formatter
 #   make clean    remove everything that was built here (the cache of downloads stays)
 #
-# PYTHON=python3.12 chooses the interpreter, PROFILE=speech-base another profile, PIP_FLAGS="…" is given to pip.
+# PYTHON=python3.12 chooses the interpreter, PROFILE=speech-base one profile for all pages, PIP_FLAGS="…" is given to pip.
 
 PYTHON ?= python3
-PROFILE ?= speech
+PROFILE ?=
 PIP_FLAGS ?=
 WORKERS ?= 2
 VENV := .venv
@@ -53,15 +53,15 @@ book: $(STAMP)
 	$(SAY) "speech: the corpora"
 	@$(BIN)/speechmerge fetch corpora asterisk stamps
 	$(SAY) "book: notebooks, then pages"
-	@$(BIN)/speechmerge book --profile $(PROFILE)
+	@$(BIN)/speechmerge book $(PROFILE:%=--profile %)
 
 test: $(STAMP)
 	$(SAY) "tests"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -n $(WORKERS) --dist loadfile $(TESTS)
 
 study: $(STAMP)
-	$(SAY) "study: profile $(PROFILE)"
-	@$(BIN)/speechmerge study run --profile $(PROFILE)
+	$(SAY) "study: profile $(or $(PROFILE),speech)"
+	@$(BIN)/speechmerge study run --profile $(or $(PROFILE),speech)
 
 bench: $(STAMP)
 	$(SAY) "benchmarks"

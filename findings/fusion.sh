@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
+# mergekit's arcee_fusion chooses entries by rounding.
+#
 # mergekit 0.1.5 (torch 2.13.0), seen on 2026-11-29: `arcee_fusion` ranks a row by the Kullback-Leibler divergence of the
 # softmax of its weights, computed as a sum of p log(p / q) in the tensors' own precision. Where a fine-tuning has moved
 # weights by as little as fine-tunings do, that sum is rounding: in fp32 other entries are taken than in fp64, more of
 # them, and less than half of those taken belong there. With larger changes both agree.
+#
 # Exits with 1 if this is no longer so.
 set -euo pipefail
 place=$(mktemp -d)

@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# mergekit 0.1.5 (torch 2.13.0, transformers 5.x), seen on 2026-11-29, three things a recipe does not show:
+# Three things a recipe of mergekit does not show.
+#
+# mergekit 0.1.5 (torch 2.13.0, transformers 5.x), seen on 2026-11-29:
+#
 # 1. A base_model that is not listed among the models is added to them. For `karcher` and `linear` it then is one more
 #    model in the mean: two experts get a third each, and the update is a third shorter.
 # 2. Without a base_model, the model whose configuration and tokenizer the result gets is the first of a Python set, so

@@ -21,11 +21,12 @@ from made_up import (
     made_up_comparisons,
     made_up_directions,
     made_up_groups,
+    made_up_measures,
     made_up_rows,
     made_up_task_vectors,
 )
 
-from speechbook.study import experiments, store
+from speechbook.study import experiments, protocol, store
 from speechmerge.audio import SAMPLE_RATE, encode_flac
 from speechmerge.corpora import Clip
 
@@ -72,6 +73,9 @@ def made_up_folder(tmp_path_factory):
                     if changes := made_up_changes(plan):
                         store.write_statistics(profile, f"{name}.by_language", changes)
                     store.write_statistics(profile, f"{name}.chosen", made_up_choices(plan))
+                    if protocol.governs(plan.settings):
+                        for kind, lines in zip(("measures", "comparisons"), made_up_measures(plan), strict=True):
+                            store.write_statistics(profile, f"{name}.{kind}", lines)
                     if groups := made_up_groups(plan):
                         store.write_statistics(profile, f"{name}.groups", groups)
                     if described.describe:

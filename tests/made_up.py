@@ -4,12 +4,14 @@ import itertools
 
 import torch
 
-from speechbook.study import experiments, store
-from speechbook.study.plans import Plan, System
+from speechbook.study import experiments, measures, protocol, store
+from speechbook.study.plans import Plan, Step, System
+from speechmerge.evaluation.inference import EQUIVALENT, FAILS, HOLDS, OPEN
 from speechmerge.merging import engine, overlaps, task_vectors
 
 STAMP = {"library": "0.0.0", "hardware": "made up for tests", "date": "2001-01-01"}
 LOG = {"learning_rate": 1e-5, "minutes": 2.5, "best_epoch": 2, "epochs": 3, "windows": 30, "seconds": 10.0}
+LOG |= {"steps": 9, "best_step": 6, "update": 0.04, "in_table": 0.8, "in_unseen_rows": 0.7}
 
 
 def made_up_rows(plan: Plan) -> list[dict]:
@@ -41,7 +43,7 @@ def _score(task: str, number: int) -> dict:
 def _shared(plan: Plan, system: System) -> dict:
     """Fields that all rows of a system have in common."""
     needs = {need for step in system.decodes.values() for need in plan.steps[step].needs}
-    tuned = {name for need in needs if plan.steps[need].kind == "tune" for name in plan.steps[need].spec["grid"][0]}
+    tuned = {name for need in needs if plan.steps[need].kind == "tune" for name in _points(plan.steps[need])[0]}
     return dict.fromkeys(store.ROW_FIELDS) | STAMP | {
         "experiment": plan.name, "profile": plan.profile, "system": system.system, "variant": system.variant,
         "method": system.method, "experts": list(system.experts), "base": plan.settings.base, "split": "test",
@@ -80,10 +82,56 @@ def made_up_changes(plan: Plan) -> list[dict]:
 def made_up_choices(plan: Plan) -> list[dict]:
     """What was tried on dev for every choice of an experiment."""
     rows = []
-    for step in (step for step in plan.steps.values() if step.kind == "tune"):
-        tried = [point | {"wer": 0.3, "error": 0.3 + 0.01 * i} for i, point in enumerate(step.spec["grid"])]
+    for step in (step for step in plan.steps.values() if step.kind in ("rate", "tune")):
+        if step.kind == "rate":
+            tried = [{"learning_rate": rate, "dev_loss": 1 + rate} for rate in step.spec["rates"]]
+        else:
+            tried = [point | {"wer": 0.3, "error": 0.3 + 0.01 * i} for i, point in enumerate(_points(step))]
         rows.append({"step": step.name, "kind": step.kind, "tried": tried} | STAMP)
     return rows
+
+
+def _points(step: Step) -> list[dict]:
+    """Values that a tuning step tries."""
+    if search := step.spec.get("search"):
+        return [{search["parameter"]: value} for value in search["values"] or (0.2, 0.3)]
+    return step.spec["grid"]
+
+
+def made_up_measures(plan: Plan) -> tuple[list[dict], list[dict]]:
+    """Measures and comparisons by the protocol, on all and novel clips; verdicts of every kind in turn."""
+    rules, measured, compared, seeds = protocol.read(), [], [], {"seeds": [0, 1, 2]}
+    turn = itertools.cycle([(-0.05, HOLDS), (0.04, FAILS), (0.001, EQUIVALENT), (-0.01, OPEN)])
+    methods = {(system.system, system.variant): system.method for system in plan.systems}
+    groups = {measures.OWN: plan.cells} | {cell.name: (cell,) for cell in plan.cells}
+    places = [
+        (task, m)
+        for task in plan.experiment.tasks
+        for m in (rules.metrics[task].primary, *rules.metrics[task].secondary)
+    ]
+    for (task, metric), clips, group in itertools.product(places, (measures.ALL, measures.NOVEL), groups):
+        place = {"task": task, "clips": clips, "metric": metric, "group": group} | STAMP
+        for number, ((system, variant), method) in enumerate(methods.items()):
+            rate = 0.3 + 0.002 * (number * 37 % 100)
+            row = {"system": system, "variant": variant, "method": method, "value": rate, "runaway": 1, "n_cells": 1}
+            row |= {"by_seed": [rate - 0.01, rate, rate + 0.01], "n_clips": 20, "n_words": 90} | seeds
+            measured.append(place | row | _ends(rate))
+            for against in (other for other in plan.experiment.against if other != system):
+                difference, verdict = next(turn)
+                row = {"system": system, "variant": variant, "against": against, "against_variant": variant}
+                row |= {
+                    "difference": difference,
+                    "verdict": verdict,
+                    "p_value": 0.01,
+                    "margin": 0.01,
+                    "seeds": [0, 1, 2],
+                }
+                compared.append(place | row | _ends(difference))
+    return measured, compared
+
+
+def _ends(value: float) -> dict:
+    return {"ci_low": value - 0.02, "ci_high": value + 0.02, "wide_low": None, "wide_high": None}
 
 
 def made_up_groups(plan: Plan) -> list[dict]:

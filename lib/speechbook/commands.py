@@ -4,10 +4,14 @@ import functools
 import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from speechmerge.cli.groups import Group, example
+
+if TYPE_CHECKING:
+    from .study.plans import Plan
 
 logging.getLogger("speechbook").setLevel(logging.INFO)  # what a long run is at is said, as by the library's commands
 
@@ -45,13 +49,25 @@ def _study_options(command: Callable) -> Callable:
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
-def _plans(names: tuple, profile: str, systems: tuple, seeds: tuple) -> list:
-    from .study import experiments, plans
+def _plans(names: tuple, profile: str, systems: tuple, seeds: tuple, take: bool = False) -> list:
+    from .study import experiments
 
     if systems and not names:
         raise click.UsageError("--system needs --experiment, whose systems it chooses from.")
     wanted = names or tuple(experiments.runnable(profile))
-    return [plans.narrowed(experiments.plan(name, profile, list(seeds) or None), list(systems)) for name in wanted]
+    return [_plan(name, profile, systems, seeds, take) for name in wanted]
+
+
+def _plan(name: str, profile: str, systems: tuple, seeds: tuple, take: bool) -> "Plan":
+    """Plan an experiment, or a part of it; seeds that are not the profile's make a plan of their own."""
+    from .study import experiments, plans
+    from .study.study import take_choices
+
+    own = set(seeds) <= set(experiments.settings_of(profile, name).seeds)
+    made = experiments.plan(name, profile, None if own else list(seeds))
+    if take:
+        click.echo(f"{name} ({profile}): {take_choices(made)} committed choices taken over")
+    return plans.narrowed(made, systems, seeds if own else ())
 
 
 @study.command(epilog=example("speechmerge study plan --experiment table1"))
@@ -86,13 +102,20 @@ def _print_plan(title: str, steps: int, pending: Collection) -> None:
 @_study_options
 @click.option("--recompute", is_flag=True, help="Forget finished steps and do everything again.")
 @click.option(
+    "--take-choices",
+    is_flag=True,
+    help="Take committed choices on dev over, of the same steps: for seeds and systems that are still to be measured.",
+)
+@click.option(
     "--executor",
     default="local",
     show_default=True,
     type=click.Choice(["local", "ray"]),
     help="One step after another, or several at once: Ray, on this machine or its cluster.",
 )
-def study_run(names: tuple, profile: str, systems: tuple, seeds: tuple, recompute: bool, executor: str) -> None:
+def study_run(
+    names: tuple, profile: str, systems: tuple, seeds: tuple, recompute: bool, take_choices: bool, executor: str
+) -> None:
     """Train, merge, decode and score what is not done yet; write rows and predictions to results/PROFILE.
 
     Ends with how the new rows compare with the committed ones.
@@ -100,7 +123,7 @@ def study_run(names: tuple, profile: str, systems: tuple, seeds: tuple, recomput
     from .study.store import committed
     from .study.study import forget, run
 
-    for made in _plans(names, profile, systems, seeds):
+    for made in _plans(names, profile, systems, seeds, take_choices):
         if recompute:
             forget(made)
         _print_plan(f"{made.name} ({profile})", len(made.steps), made.pending())
@@ -196,8 +219,8 @@ def status(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
 @click.command(
     epilog=example("speechmerge book --profile speech"), short_help="Execute the notebooks and render the book."
 )
-@click.option("--profile", default="speech", show_default=True)
-def book(profile: str) -> None:
+@click.option("--profile", help="Whose rows the pages show (default: each page's own).")
+def book(profile: str | None) -> None:
     """Execute the notebooks that are not current, render the book, check it, and print its first page.
 
     A notebook that fails leaves a page that says so; the others are rendered, and the command ends with exit code 1.
@@ -205,26 +228,29 @@ def book(profile: str) -> None:
     from .pages.building import build_book
     from .study.experiments import settings_of
 
-    settings_of(profile)  # a misspelt name ends here, not in the first notebook
+    if profile:
+        settings_of(profile)  # a misspelt name ends here, not in the first notebook
     click.echo(build_book(profile))
 
 
 @click.command(epilog=example("speechmerge cards --update"))
 @click.option("--update", is_flag=True, help="Rewrite the generated numbers instead of only checking them.")
 def cards(update: bool) -> None:
-    """Check the numbers in data_cards/ against the fetched corpora, and the method cards against the registry."""
+    """Check the numbers in data_cards/ against the fetched corpora, and pages against registry and findings."""
     from speechmerge import corpora
 
-    from .pages import method_cards
+    from .pages import method_cards, surprises
     from .pages.cards import check_card, update_card
     from .study.store import project_root
 
     if update:
         for path in method_cards.update(project_root() / "book"):
             click.echo(f"{path.relative_to(project_root())}: updated")
+        click.echo(f"{surprises.PAGE}: {'updated' if surprises.update(project_root()) else 'current'}")
     else:
         method_cards.check(project_root() / "book")
-        click.echo("methods: current")
+        surprises.check(project_root())
+        click.echo("methods and findings: current")
     for name, declared in corpora.registry().items():
         if reason := corpora.skipped(declared):
             click.echo(f"{name}: not checked, because {reason}")

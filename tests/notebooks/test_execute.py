@@ -208,7 +208,7 @@ class TestBook:
 
     def test_rows_that_change_while_it_is_built_are_noticed(self, root):
         (root / "results" / "speech").mkdir(parents=True)
-        rows = root / "results" / "speech" / "rows.jsonl"
+        rows = root / "results" / "speech" / "rows.parquet"
         code = f"from pathlib import Path\nPath({str(rows)!r}).touch()"
         make(root / "notebooks", code, parameters="profile = 'speech'")
         with pytest.raises(BookError, match=r"page\.ipynb is out of date"):

@@ -8,7 +8,7 @@ from made_up import STAMP, made_up_rows
 
 from speechbook import claims
 from speechbook.claims import TESTS, curves, domains, measures
-from speechbook.claims.parts import FAILS, HOLDS, NOT_RUN, NOT_TESTABLE, OPEN, Part, lines, signed, verdict
+from speechbook.claims.parts import EQUIVALENT, FAILS, HOLDS, NOT_RUN, NOT_TESTABLE, OPEN, Part, lines, signed, verdict
 from speechbook.claims.results import NotTestableError, Results, student
 from speechbook.study import experiments, store, table_files
 from speechmerge.errors import StudyError
@@ -65,6 +65,35 @@ def test_a_conjunction_needs_all_and_falls_by_one():
     assert verdict([good, good]) == HOLDS
     assert verdict([good, unclear]) == OPEN
     assert verdict([good, unclear, bad]) == FAILS
+
+
+def test_parts_without_a_difference_that_counts_are_a_verdict_of_their_own():
+    good, bad, unclear = (Part("x", v, v - 1, v + 1, "WER", "above") for v in (2, -2, 0))
+    same = Part("x", 0.3, 0.1, 0.5, "WER", "above", same=True)
+    assert str(same).startswith("≈ x: +0.30 WER")
+    assert verdict([good, same]) == verdict([same]) == EQUIVALENT
+    assert verdict([same, unclear]) == OPEN
+    assert verdict([same, bad]) == FAILS
+
+
+def test_claims_measured_again_stand_beside_their_old_verdicts():
+    rows("table1", lambda row: 0.3)
+    paired("table1", ("Task Arithmetic", "Weight Averaging", "asr", 0.03, 0.01))
+    place = {"task": "asr", "metric": "capped_wer", "group": "own cells", "variant": "", "wide_low": None}
+    place |= {"wide_high": None, "seeds": [0, 1, 2]} | STAMP
+    scores, pairs = [], []
+    for clips, difference, said in (("all", -0.02, HOLDS), ("novel", 0.001, EQUIVALENT)):
+        ends = {"clips": clips, "ci_low": difference - 0.001, "ci_high": difference + 0.001}
+        pair = {"system": "Task Arithmetic", "against": "Weight Averaging", "difference": difference, "verdict": said}
+        pairs.append(place | ends | pair)
+        scores += [place | ends | {"system": pair[name], "value": 0.3} for name in ("system", "against")]
+    store.write_statistics("tiny", "table1.measures", scores)
+    store.write_statistics("tiny", "table1.comparisons", pairs)
+    shown = claims.changes("speech", "tiny").frame.to_dict("records")
+    assert [line["place"].partition("\n")[0] for line in shown] == ["L4"]
+    assert shown[0]["before"] == FAILS
+    assert shown[0]["now, on all clips"].startswith(f"{HOLDS}\n✓ Task Arithmetic − Weight Averaging: −2.00 WER")
+    assert shown[0]["on novel clips"].startswith(f"{EQUIVALENT}\n≈ Task Arithmetic − Weight Averaging: +0.10 WER")
 
 
 def test_many_parts_are_counted_and_the_hardest_shown():
@@ -375,7 +404,11 @@ def test_the_table_and_its_summary():
     shown = claims.table("speech", ["L4", "L2"])  # with a heading, three lines
     page = shown._repr_html_()
     assert list(shown.frame["place"]) == ["L4\nTable 1", "L2\nTable 1"]
-    assert page.count("font-weight: bold") == 2 and "<div>not run here</div>" in page and page.count("<tr>") == 3
+    assert (
+        page.count("font-weight: bold") == 2
+        and '<div style="font-weight: bold">not run here</div>' in page
+        and page.count("<tr>") == 3
+    )
     assert claims.summary("speech", ["L4", "L2", "G"]) == (
         "Of 6 claims 1 holds, 1 is not testable here and 4 are not run here."
     )

@@ -8,10 +8,27 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from speechbook.claims.judged import Judged
+from speechbook.claims.results import NotRunError
 from speechbook.commands import study as cli_study
-from speechbook.study import experiments, groups, kept, measures, protocol, rows, store, study, table_files, verdicts
+from speechbook.study import (
+    experiments,
+    groups,
+    kept,
+    measures,
+    plans,
+    protocol,
+    rows,
+    store,
+    study,
+    table_files,
+    verdicts,
+)  # fmt: skip
 from speechbook.study.experiment import Experiment, Profile
+from speechbook.study.plans import result
 from speechbook.study.steps import HYPOTHESES
+from speechbook.tables import evidence
+from speechmerge.errors import StudyError
 from speechmerge.evaluation.decoding import Prediction, write_predictions
 from speechmerge.evaluation.inference import EQUIVALENT, FAILS, HOLDS, Bootstrap
 from speechmerge.evaluation.resampling import RESAMPLES, interval
@@ -266,3 +283,72 @@ def test_what_trainings_did_stands_beside_every_expert(plan):
 def test_the_protocol_asks_for_the_bootstrap_there_is():
     found = protocol.read().inference
     assert (found.resamples, found.confidence) == (RESAMPLES, 0.95)
+
+
+def kept_line(kind, **place):
+    place = {"variant": "", "task": "asr", "group": measures.OWN, "metric": "capped_wer", "clips": "all"} | place
+    [line] = [row for row in store.lines("smoke", f"judged.{kind}") if place.items() <= row.items()]
+    return line
+
+
+@pytest.mark.parametrize("clips", ["all", "novel"])
+def test_pages_show_measures_in_points(plan, clips):
+    found = evidence.measured("smoke", "judged", metric="wer", clips=clips).set_index(["system", "language"])
+    assert list(dict.fromkeys(name for name, _ in found.index)) == ["Base", "Own", "Merged", "Merged again"]
+    for language, group in (("es", "es"), ("pooled", measures.OWN)):
+        line = kept_line("measures", system="Own", group=group, metric="wer", clips=clips)
+        shown = found.loc["Own", language]
+        assert [shown["score"], shown["low"], shown["high"]] == pytest.approx(
+            [100 * line[name] for name in ("value", "ci_low", "ci_high")]
+        )
+
+
+def test_pages_say_what_a_comparison_decides_from_either_side(plan):
+    line = kept_line("comparisons", system="Merged", against="Base")
+    assert line["verdict"] == HOLDS
+    assert evidence.verdict("smoke", "judged", "Merged", "Base").startswith("better (−")
+    assert evidence.verdict("smoke", "judged", "Own", "Merged").startswith("undecided (−")
+    assert evidence.verdict("smoke", "judged", "Base", "Merged").startswith("worse (+")
+    with pytest.raises(StudyError, match="'Base' was not compared with 'Nobody' in judged"):
+        evidence.verdict("smoke", "judged", "Base", "Nobody")
+    table = evidence.outcomes("smoke", "judged", "Base")
+    assert list(table.index) == ["Own", "Merged", "Merged again"]
+    assert table["all clips", "it is"]["Merged"] == "better"
+
+
+@pytest.mark.parametrize("clips", ["all", "novel"])
+def test_claims_read_comparisons_whichever_was_subtracted(plan, clips):
+    line = kept_line("comparisons", system="Merged", against="Base", clips=clips)
+    results = Judged("smoke", clips)
+    for pair, sign in ((("Merged", "Base"), 1), (("Base", "Merged"), -1)):
+        [row] = results.paired("judged", *pair, "asr").to_dict("records")
+        assert [row["difference"], row["low"], row["high"]] == pytest.approx(
+            [100 * sign * line["difference"], *sorted(100 * sign * line[end] for end in ("ci_low", "ci_high"))]
+        )
+    assert results.average("judged", "Base", "asr") == pytest.approx(
+        100 * kept_line("measures", system="Base", clips=clips)["value"]
+    )
+    assert list(results.languages("judged", "Own").index) == ["es", "it"]
+    assert results.group_paired("judged", "everything", "Merged", "Base")[0] < 0
+    assert results.margin("asr", 50.0) == 1.0
+    with pytest.raises(NotRunError, match="judged has no comparison of Own and Nobody"):
+        results.paired("judged", "Own", "Nobody", "asr")
+
+
+def test_other_seeds_go_on_from_committed_choices(plan, tmp_path, monkeypatch):
+    made = {name: result(step.folder) for name, step in plan.steps.items() if step.kind in ("rate", "tune")}
+    monkeypatch.setenv("SPEECHMERGE_CACHE", str(tmp_path))
+    assert study.take_choices(plan) == len(made) > 1
+    for name, found in made.items():
+        assert {key: found[key] for key in result(plan.steps[name].folder)} == result(plan.steps[name].folder)
+    later = plans.narrowed(plan, seeds=[1])
+    trained = [step.name for step in later.pending() if step.kind == "train"]
+    assert {system.seed for system in later.systems} == {1}
+    assert trained and all(name.endswith("seed 1") for name in trained)
+    assert study.take_choices(plan) == 0, "they are there"
+
+
+def test_choices_of_other_steps_are_not_taken_over(plan, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPEECHMERGE_CACHE", str(tmp_path))
+    steps = {name: replace(step, key=f"{step.key}0") for name, step in plan.steps.items()}
+    assert study.take_choices(replace(plan, steps=steps)) == 0

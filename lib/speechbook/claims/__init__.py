@@ -14,12 +14,15 @@ import pandas as pd
 
 from speechmerge.errors import StudyError, nearest
 
-from ..study import store
+from ..study import protocol, store
+from ..study.experiments import settings_of
+from ..tables import evidence
 from . import curves, domains, measures
-from .parts import FAILS, HOLDS, MARKS, NOT_RUN, NOT_TESTABLE, OPEN, VERDICTS, Part, lines, verdict
+from .judged import Judged
+from .parts import EQUIVALENT, FAILS, HOLDS, MARKS, NOT_RUN, NOT_TESTABLE, OPEN, SAME, VERDICTS, Part, lines, verdict
 from .results import NotRunError, NotTestableError, Results
 
-__all__ = ["TESTS", "experiments", "measure", "summary", "table", "verdicts"]
+__all__ = ["TESTS", "changes", "experiments", "measure", "results", "summary", "table", "verdicts"]
 
 BASE, EXPERT, JOINT, MULTI_TASK = "Pretrained", "Finetuned", "Multi-lingual training", "Multi-task training"
 WA, TA, MP, SVP, LORS = "Weight Averaging", "Task Arithmetic", "MP-Merging", "SVP-Merging", "LoRS-Merging"
@@ -118,17 +121,24 @@ class Table:
 
 def _cell(text: str) -> str:
     """A cell; its parts have a hanging indent, verdicts stand out."""
+    styles = dict.fromkeys(VERDICTS, ' style="font-weight: bold"')
     hanging = ' style="padding-left: 1.1em; text-indent: -1.1em; margin-bottom: 0.2em"'
-    styled = [(hanging if line[0] in MARKS.values() else "", html.escape(line)) for line in text.split("\n")]
-    weight = "; font-weight: bold" if text in VERDICTS else ""
-    shown = "".join(f"<div{style}>{line}</div>" for style, line in styled)
-    return f'<td style="text-align: left; vertical-align: top{weight}">{shown}</td>'
+    styles |= dict.fromkeys((*MARKS.values(), SAME), hanging)
+    styled = [(styles.get(line) or styles.get(line[:1], ""), line) for line in text.split("\n")]
+    shown = "".join(f"<div{style}>{html.escape(line)}</div>" for style, line in styled)
+    return f'<td style="text-align: left; vertical-align: top">{shown}</td>'
 
 
 def experiments() -> list[str]:
     """Return the names of the experiments that tests read, in the order of the claims."""
     named = [first for tests in TESTS.values() for _, first, *_ in tests]
     return list(dict.fromkeys(name for names in named for name in ([names] if isinstance(names, str) else names)))
+
+
+def results(profile: str, clips: str = evidence.ALL) -> Results:
+    """Return the results of a profile as the tests read them; only those of the protocol know novel clips."""
+    settings = settings_of(profile)
+    return Judged(profile, clips) if protocol.governs(settings) else Results(profile)
 
 
 def measure(results: Results, claim: str) -> tuple[str, list[str]]:
@@ -145,12 +155,13 @@ def measure(results: Results, claim: str) -> tuple[str, list[str]]:
     return verdict(parts), lines(parts)
 
 
-def verdicts(profile: str, ids: Sequence[str] | None = None) -> pd.DataFrame:
+def verdicts(profile: str, ids: Sequence[str] | None = None, *, clips: str = evidence.ALL) -> pd.DataFrame:
     """Return one line a claim: ``id, place, claim, published, measured, verdict``.
 
     Args:
         profile: whose committed results are asked.
         ids: of the claims, in order; ``"L"`` stands for all that begin so. None: all claims.
+        clips: ``all`` or ``novel``, where the profile is measured by the protocol.
 
     Raises:
         StudyError: there is no such claim.
@@ -162,8 +173,8 @@ def verdicts(profile: str, ids: Sequence[str] | None = None) -> pd.DataFrame:
         if not chosen:
             raise StudyError(f"there is no claim {name!r}.{nearest(name, known.index)}")
         wanted += chosen
-    results = Results(profile)
-    found = [measure(results, claim) for claim in wanted]
+    read = results(profile, clips)
+    found = [measure(read, claim) for claim in wanted]
     table = known.loc[wanted, ["place", "claim", "published"]].reset_index()
     return table.assign(measured=["\n".join(told) for _, told in found], verdict=[what for what, _ in found])
 
@@ -176,10 +187,27 @@ def table(profile: str, ids: Sequence[str] | None = None) -> Table:
     return Table(found[[*names, "verdict"]].rename(columns=names))
 
 
+def changes(before: str, after: str) -> Table:
+    """Return the claims that the protocol measured again: the verdict there was, and those on all and on novel clips.
+
+    Args:
+        before: profile of the rows there were.
+        after: profile that the protocol governs.
+    """
+    everything, novel = verdicts(after), verdicts(after, clips=evidence.NOVEL)
+    again = ~everything["verdict"].isin((NOT_RUN, NOT_TESTABLE))
+    shown = everything[again].assign(id=everything["id"] + "\n" + everything["place"], old=verdicts(before)["verdict"])
+    for title, found in (("all", everything), ("novel", novel)):
+        shown[title] = found["verdict"] + "\n" + found["measured"]
+    names = {"id": "place", "claim": "claim", "old": "before", "all": "now, on all clips", "novel": "on novel clips"}
+    return Table(shown[list(names)].rename(columns=names))
+
+
 def summary(profile: str, ids: Sequence[str] | None = None) -> str:
     """Return a sentence that counts the verdicts; arguments as for :func:`verdicts`."""
     found = Counter(verdicts(profile, ids)["verdict"])
     words = {HOLDS: ("holds", "hold"), FAILS: ("does not hold", "do not hold")}
+    words[EQUIVALENT] = tuple(f"{verb} {EQUIVALENT}" for verb in ("shows", "show"))
     other = {OPEN: OPEN, NOT_TESTABLE: NOT_TESTABLE, NOT_RUN: NOT_RUN}
     words |= {name: (f"is {text}", f"are {text}") for name, text in other.items()}
     told = [f"{found[name]} {words[name][found[name] != 1]}" for name in VERDICTS if found[name]]

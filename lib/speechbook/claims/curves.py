@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..tables.series import SWEPT, number
 from .parts import Part
-from .results import LEVEL, SIDES, SIGN, UNITS, NotRunError, NotTestableError, Results, student
+from .results import LEVEL, SIDES, SIGN, NotRunError, NotTestableError, Results, student
 
 UNPRUNED = "Finetuned"
 STRONG = 0.5  # a pruning that keeps at most this share is a strong one
@@ -25,7 +25,7 @@ def paired_by_size(results: Results, experiment: str, system: str, against: str,
     found = found[found["seed"] == found["seed"].min()]
     by_size = found.groupby(found["variant"].map(position))[["difference", "low", "high"]].mean()
     return [
-        Part(f"{system} − {against}, {size:g} languages", *map(float, row), UNITS[task], SIDES["better"][task])
+        Part(f"{system} − {against}, {size:g} languages", *map(float, row), results.unit(task), SIDES["better"][task])
         for size, row in zip(by_size.index, by_size.to_numpy(), strict=True)
     ]
 
@@ -54,7 +54,7 @@ def trend(results: Results, experiment: str, system: str, against: str | None = 
     scores, what = results.languages(experiment, system, task), system
     if against:
         scores, what = scores - results.languages(experiment, against, task), f"{system} − {against}"
-    return [Part(f"{what}, {_step(scores)}", *student(slopes(scores)), UNITS[task], SIDES["worse"][task])]
+    return [Part(f"{what}, {_step(scores)}", *student(slopes(scores)), results.unit(task), SIDES["worse"][task])]
 
 
 def _step(scores: pd.DataFrame) -> str:
@@ -68,7 +68,7 @@ def step_worse(results: Results, experiment: str, system: str, tasks: Sequence[s
     for task in tasks:
         means = _means(results.languages(experiment, system, task))
         steps += [(task, -SIGN[task] * means[[a, b]].diff(axis=1)[b]) for a, b in itertools.pairwise(means.columns)]
-    found = [(*student(change, LEVEL / len(steps)), UNITS[task]) for task, change in steps]
+    found = [(*student(change, LEVEL / len(steps)), results.unit(task)) for task, change in steps]
     value, _, _, unit = max(found)
     ends = (max(f[i] for f in found) for i in (1, 2))
     return [Part(f"{system}, largest loss of {len(steps)} steps (of {unit})", value, *ends, "points", "above")]
@@ -97,7 +97,7 @@ def _gains(results: Results, experiment: str, method: str, task: str) -> pd.Data
 def pruning(results: Results, experiment: str, method: str, task: str = "asr") -> list[Part]:
     """Gain of the best strong pruning over the whole expert, averaged over the variants."""
     gains = _gains(results, experiment, method, task)
-    return [Part(f"gain by {method}, {UNITS[task]}", *student(gains.mean(axis=1)), "%", "above")]
+    return [Part(f"gain by {method}, {results.unit(task)}", *student(gains.mean(axis=1)), "%", "above")]
 
 
 def pruning_trend(results: Results, experiment: str, method: str, task: str = "asr") -> list[Part]:
@@ -109,5 +109,5 @@ def pruning_trend(results: Results, experiment: str, method: str, task: str = "a
 def pruning_more(results: Results, experiment: str, first: tuple[str, str], second: tuple[str, str]) -> list[Part]:
     """Difference of the gains of two pairs of method and task."""
     other, one = (_gains(results, experiment, *which).mean(axis=1) for which in (second, first))
-    names = [f"{method}, {UNITS[task]}" for method, task in (first, second)]
+    names = [f"{method}, {results.unit(task)}" for method, task in (first, second)]
     return [Part(f"gain by {names[0]} − by {names[1]}", *student(one - other), "%", "above")]

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from .measures import MARGIN
 from .parts import Part
 from .results import SIDES, NotRunError, Results, gain
 
@@ -16,7 +15,7 @@ def paired(
     """
     difference = results.group_paired(experiment, group, system, against)
     scores = [results.group_average(experiment, group, name) for name in (system, against)]
-    bound = MARGIN * scores[1] if claimed == "equal" else -least
+    bound = results.margin("asr", scores[1]) if claimed == "equal" else -least
     told = f"; margin {bound:.1f}" if claimed == "equal" else f"; at least {least:g} claimed" if least else ""
     note = f"; {scores[0]:.1f} and {scores[1]:.1f}{told}"
     what = f"{system} − {against}, {group}"

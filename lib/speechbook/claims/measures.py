@@ -10,9 +10,7 @@ import pandas as pd
 from ..figures.curves import signed
 from ..tables.transfer import FEWEST, rank_correlation
 from .parts import Part
-from .results import LEVEL, SIDES, UNITS, Z95, NotTestableError, Results, gain
-
-MARGIN = 0.04  # of the score: a smaller change counts as none, for the paper's abstract calls 4 % of BLEU a gain
+from .results import LEVEL, SIDES, Z95, NotTestableError, Results, gain
 
 
 def paired(
@@ -20,7 +18,7 @@ def paired(
 ) -> list[Part]:
     """Difference of two systems on the same utterances; ``claimed`` is ``better``, ``worse`` or ``equal``.
 
-    Equal means that the interval lies within :data:`MARGIN` of the second system's score.
+    Equal means that the interval lies within the margin that the results know for the second system's score.
     """
     found = results.paired(experiment, system, against, task).sort_values("seed")
     row = found.iloc[0]
@@ -28,13 +26,14 @@ def paired(
     note = f"; {scores[0]:.1f} and {scores[1]:.1f}"
     bound = 0.0
     if claimed == "equal":
-        bound = MARGIN * scores[1]
+        bound = results.margin(task, scores[1])
         note += f"; margin {bound:.1f}"
     if len(others := found["difference"].iloc[1:]):
         note += f"; {sum(others * row.difference > 0)} of {len(others)} other seeds agree"
-    return [
-        Part(f"{system} − {against}", row.difference, row.low, row.high, UNITS[task], SIDES[claimed][task], bound, note)
-    ]
+    same = claimed != "equal" and bool(row.get("same", False))
+    side = SIDES[claimed][task]
+    ends = row.difference, row.low, row.high
+    return [Part(f"{system} − {against}", *ends, results.unit(task), side, bound, note, same)]
 
 
 def relative(
@@ -44,7 +43,7 @@ def relative(
     pick = max if task == "st" else min
     system = pick(systems, key=lambda name: results.average(experiment, name, task))
     value, low, high = _relative(results, experiment, system, against, task)
-    return [Part(f"gain of {system} over {against} in {UNITS[task]}", value, low, high, "%", "above", least)]
+    return [Part(f"gain of {system} over {against} in {results.unit(task)}", value, low, high, "%", "above", least)]
 
 
 def _relative(results: Results, experiment: str, system: str, against: str, task: str) -> tuple[float, float, float]:

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from speechmerge.evaluation.inference import EQUIVALENT, FAILS, HOLDS, OPEN
+
 from ..figures.curves import signed
 
-HOLDS, FAILS, OPEN = "holds", "does not hold", "inconclusive"
 NOT_TESTABLE, NOT_RUN = "not testable here", "not run here"
-VERDICTS = (HOLDS, FAILS, OPEN, NOT_TESTABLE, NOT_RUN)
+VERDICTS = (HOLDS, FAILS, EQUIVALENT, OPEN, NOT_TESTABLE, NOT_RUN)
 MARKS = {1: "✓", -1: "✗", 0: "○"}  # a part for the claim, against it, undecided
+SAME = "≈"  # a difference was claimed, and there is none larger than the margin
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Part:
         claimed: ``"below"`` or ``"above"`` the bound, or ``"within"`` the bound on either side of zero.
         bound: see ``claimed``.
         note: what else a reader should know, put behind the interval.
+        same: a difference is claimed, and the protocol's verdict is that there is none larger than the margin.
     """
 
     what: str
@@ -34,10 +37,13 @@ class Part:
     claimed: str
     bound: float = 0.0
     note: str = ""
+    same: bool = False
 
     @property
     def outcome(self) -> int:
         """1 if the interval lies where the claim says, -1 if it lies wholly where the claim denies it, else 0."""
+        if self.same:
+            return 0
         if self.claimed == "within":
             inside = -self.bound <= self.low and self.high <= self.bound
             return 1 if inside else -int(self.low > self.bound or self.high < -self.bound)
@@ -54,15 +60,21 @@ class Part:
     def __str__(self) -> str:
         digits = 1 if self.high - self.low >= 1 else 2
         value, low, high = (signed(number, digits) for number in (self.value, self.low, self.high))
-        return f"{MARKS[self.outcome]} {self.what}: {value} {self.unit} ({low} to {high}){self.note}"
+        mark = SAME if self.same else MARKS[self.outcome]
+        return f"{mark} {self.what}: {value} {self.unit} ({low} to {high}){self.note}"
 
 
 def verdict(parts: Sequence[Part]) -> str:
-    """A claim holds if all its parts do; it does not hold if one interval lies wholly on the other side."""
+    """A claim holds if all its parts do; it does not hold if one interval lies wholly on the other side.
+
+    If it fails only by parts without a difference larger than the margin, that is the verdict.
+    """
     outcomes = [part.outcome for part in parts]
     if all(outcome == 1 for outcome in outcomes):
         return HOLDS
-    return FAILS if -1 in outcomes else OPEN
+    if -1 in outcomes:
+        return FAILS
+    return EQUIVALENT if all(part.same or part.outcome == 1 for part in parts) else OPEN
 
 
 def lines(parts: Sequence[Part], *, most: int = 6) -> list[str]:

@@ -28,6 +28,7 @@ SIDES = {  # where a difference lies if the first system is what is claimed
     "equal": {"asr": "within", "st": "within"},
 }
 LEVEL = 0.05
+MARGIN = 0.04  # of the score: a smaller change counts as none, for the paper's abstract calls 4 % of BLEU a gain
 COLUMNS = (*store.IDENTITY, "wer", "bleu", "ci_low", "ci_high")  # of rows, that claims are about
 Z95 = NormalDist().inv_cdf(0.975)
 
@@ -45,7 +46,7 @@ class Results:
 
     def __init__(self, profile: str) -> None:
         self.profile = profile
-        self._read: dict[str | tuple[str, str], pd.DataFrame] = {}  # statistics by name, rows by experiment and task
+        self._read: dict[str | tuple[str, ...], pd.DataFrame] = {}  # statistics by name, rows by experiment and task
 
     @cached_property
     def _tasks(self) -> dict[str, list[str]]:
@@ -64,14 +65,25 @@ class Results:
         """
         if (experiment, task) in self._read:
             return self._read[experiment, task]
-        if task not in self._tasks[experiment]:
-            raise NotTestableError(f"{experiment} is not run with {'translation' if task == 'st' else 'transcription'}")
+        self._check_task(experiment, task)
         found = self._rows[(self._rows["experiment"] == experiment) & (self._rows["task"] == task)]
         if found.empty:
             raise NotRunError(f"{experiment} has no rows")
         found = with_scores(found[found["seed"] == found["seed"].min()])
         self._read[experiment, task] = found.astype({"score": float, "low": float, "high": float})
         return self._read[experiment, task]
+
+    def _check_task(self, experiment: str, task: str) -> None:
+        if task not in self._tasks[experiment]:
+            raise NotTestableError(f"{experiment} is not run with {'translation' if task == 'st' else 'transcription'}")
+
+    def unit(self, task: str) -> str:
+        """Return the unit of a task's score."""
+        return UNITS[task]
+
+    def margin(self, task: str, score: float) -> float:
+        """Return the difference, in points, below which a system counts as equal to one with this score."""
+        return MARGIN * score
 
     def average(self, experiment: str, system: str, task: str) -> float:
         """Return a system's score over all languages: pooled over words, or the mean BLEU."""
@@ -141,7 +153,8 @@ class Results:
         Raises:
             NotRunError: the two were not compared.
         """
-        found = _paired(self.groups(experiment).query("kind == 'paired' and group == @group"), system, against)
+        found = self.groups(experiment).query("kind == 'paired' and group == @group")
+        found = paired_rows(_in_points(found), system, against)
         if len(found) != 1:
             raise NotRunError(f"{experiment} has no paired comparison of {system} and {against}, {group}")
         [(value, low, high)] = found[["difference", "low", "high"]].astype(float).itertuples(index=False)
@@ -154,19 +167,24 @@ class Results:
             NotRunError: the two were not compared.
         """
         found = self._statistics(f"{experiment}.paired")
-        found = _paired(found[found["task"] == task], system, against)
+        found = paired_rows(_in_points(found[found["task"] == task]), system, against)
         if found.empty:
             raise NotRunError(f"{experiment} has no paired comparison of {system} and {against}")
         return found
 
 
-def _paired(found: pd.DataFrame, system: str, against: str) -> pd.DataFrame:
-    """Return the comparisons of two systems, ``difference, low, high`` in points, whichever was subtracted."""
-    own, sign = found[(found["system"] == system) & (found["against"] == against)], 100
-    if own.empty:
-        own, sign = found[(found["system"] == against) & (found["against"] == system)], -100
-    ends = sign * own[["ci_low", "ci_high"]]
-    return own.assign(difference=sign * own["difference"], low=ends.min(axis=1), high=ends.max(axis=1))
+def _in_points(found: pd.DataFrame) -> pd.DataFrame:
+    """Return comparisons with ``difference, low, high`` in points."""
+    return found.assign(difference=100 * found["difference"], low=100 * found["ci_low"], high=100 * found["ci_high"])
+
+
+def paired_rows(found: pd.DataFrame, system: str, against: str) -> pd.DataFrame:
+    """Return the comparisons of two systems, whichever was subtracted: ``difference, low, high`` are of the first."""
+    own = found[(found["system"] == system) & (found["against"] == against)]
+    if not own.empty:
+        return own
+    own = found[(found["system"] == against) & (found["against"] == system)]
+    return own.assign(difference=-own["difference"], low=-own["high"], high=-own["low"])
 
 
 def gain(difference: Sequence[float], score: float, task: str = "asr") -> tuple[float, float, float]:

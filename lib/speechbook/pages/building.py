@@ -52,12 +52,12 @@ def _waits(source: Path, results: Path) -> bool:
     return not any((own / f"{kind}.parquet").is_file() for kind in ("rows", "statistics"))
 
 
-def check_current(root: Path, profile: str, unmade: Collection[str] = ()) -> None:
+def check_current(root: Path, profile: str | None = None, unmade: Collection[str] = ()) -> None:
     """Raise unless the copy of every notebook was made from what is there now.
 
     Args:
         root: the folder that holds ``_config.yml``.
-        profile: the study whose rows the pages show.
+        profile: the study whose rows the pages show; None: each page's own.
         unmade: names of notebooks whose place is known to be taken by a page that says so.
 
     Raises:
@@ -68,27 +68,28 @@ def check_current(root: Path, profile: str, unmade: Collection[str] = ()) -> Non
             continue
         executed = root / rendering.EXECUTED / source.name
         values = _values(source, profile)
-        if notebooks.recorded(executed).get("key") != notebooks.key(source, values, results_folder(profile)):
+        if notebooks.recorded(executed).get("key") != notebooks.key(source, values, results_folder()):
             state = "is out of date" if executed.exists() else "is missing"
             raise BookError(
-                f"{executed} {state}: {source.name}, the rows in results/{profile} or the library changed while the "
+                f"{executed} {state}: {source.name}, the rows in results/ or the library changed while the "
                 "book was being built. Run `speechmerge book` again."
             )
 
 
-def _values(source: Path, profile: str) -> dict:
-    """The parameters the book gives a notebook: the profile, where it has one and another as its default."""
-    return {"profile": profile} if notebooks.declared_parameters(source).get("profile", profile) != profile else {}
+def _values(source: Path, profile: str | None) -> dict:
+    """The parameters the book gives a notebook: the profile, where one is asked for that is not its default."""
+    own = notebooks.declared_parameters(source).get("profile")
+    return {"profile": profile} if profile and own not in (None, profile) else {}
 
 
-def build_book(profile: str = "speech", *, root: Path | None = None) -> Path:
+def build_book(profile: str | None = None, *, root: Path | None = None) -> Path:
     """Execute what is out of date, render the book, check it, and return its first page.
 
     A chapter that cannot be made costs no other: its page says so, the book is rendered with it, and only then is the
     error raised. The next build tries it again.
 
     Args:
-        profile: the study whose rows the pages show.
+        profile: the study whose rows the pages show; None: that of each notebook's own default.
         root: the folder that holds ``_config.yml``; the project's own if not given.
 
     Raises:
@@ -118,7 +119,7 @@ def _listed(unmade: dict[str, str]) -> str:
     return "".join(f"\n  {name} could not be made: {why}" for name, why in unmade.items())
 
 
-def _unmade(root: Path, profile: str, sources: list[Path]) -> dict[str, str]:
+def _unmade(root: Path, profile: str | None, sources: list[Path]) -> dict[str, str]:
     """Bring all executed copies up to date, live ones alone and first; return those that failed, and why."""
     ordered = sorted(sources, key=lambda source: not _is_live(source))
     alone = sum(map(_is_live, sources))
@@ -138,12 +139,12 @@ def _is_live(source: Path) -> bool:
         return False
 
 
-def _make(root: Path, profile: str, left: Iterator[int], source: Path, title: str) -> str:
+def _make(root: Path, profile: str | None, left: Iterator[int], source: Path, title: str) -> str:
     """Bring one executed copy up to date or put a page in its place; return why it could not be made."""
     output, start, why = root / rendering.EXECUTED / source.name, time.perf_counter(), ""
     try:
         values = _values(source, profile)
-        made_of = notebooks.key(source, values, results_folder(profile))
+        made_of = notebooks.key(source, values, results_folder())
         if notebooks.recorded(output).get("key") == made_of:
             log.info("%s is up to date; %d left", title, next(left))
             return why

@@ -10,8 +10,11 @@ from speechmerge.corpora import SPLITS, Clip
 from speechmerge.errors import BookError
 from speechmerge.files import atomic_file
 
+from ..study import protocol
+
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
 NOT_COUNTED = "*Not run here:* the clips are drawn on a machine that reaches the hub, or that has the files."
+FEWEST = 60  # dev or test clips that a cell of the study should have
 COLUMNS = {  # heading: field of a row of statistics(), format
     "language": ("language", "{}"),
     "split": ("split", "{}"),
@@ -73,6 +76,39 @@ def domain_table(corpus: str) -> list[str]:
     return lines
 
 
+def near_table(corpus: str) -> list[str]:
+    """Write the sizes of the splits that keep near sentences apart beside the others, as lines of a Markdown table.
+
+    A corpus without packages has none: its clips are not among those that were compared. Cells with fewer than
+    :data:`FEWEST` dev or test clips are named below the table.
+    """
+    declared = corpora.find(corpus)
+    if not any(map(declared.packages, declared.languages)):
+        return []
+    names = " | ".join(SPLITS)
+    lines = ["", f"| near sentences kept apart | {names} | novel in test | before: {names} |", "|---|" + "--:|" * 7]
+    few = []
+    for language in declared.languages:
+        near, equal = (corpora.load(corpus, language, kept_apart=rule) for rule in ("near", "equal"))
+        for domain in declared.domains or (None,):
+            own, before = ([c for c in clips if domain in (None, c.domain)] for clips in (near, equal))
+            name, sizes = domain or language, _sizes(own)
+            lines.append(f"| {name} | {' | '.join(map(str, (*sizes, _novel(own), *_sizes(before))))} |")
+            few += [name] if min(sizes[1:]) < FEWEST else []
+    return [*lines, "", f"With fewer than {FEWEST} dev or test clips: {', '.join(few)}."] if few else lines
+
+
+def _sizes(clips: list[Clip]) -> list[int]:
+    """Count the clips of each split."""
+    return [sum(clip.split == split for clip in clips) for split in SPLITS]
+
+
+def _novel(clips: list[Clip]) -> int:
+    """Count the test clips that the protocol calls novel."""
+    threshold = protocol.read().splits.novel
+    return sum(clip.split == "test" and clip.similarity < threshold for clip in clips)
+
+
 def dropped(corpus: str) -> dict[str, dict[str, int]]:
     """Return, for each reason, how many recordings of each language were left out when the corpus was built."""
     declared = corpora.find(corpus)
@@ -97,6 +133,7 @@ def render(corpus: str) -> str:
     ]
     if declared.domains:
         kept += ["", *domain_table(corpus)]
+    kept += near_table(corpus)
     languages = declared.languages
     left_out = ["Nothing was left out."]
     if counts := dropped(corpus):

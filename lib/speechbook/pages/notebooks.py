@@ -27,7 +27,7 @@ SILENT = ["--IPKernelApp.log_level=50"]  # else every kernel reports the interru
 PACKAGES = ("speechmerge", "speechbook")  # whose code can change an output
 METADATA = "speechmerge"  # where an executed copy keeps its key
 TOOLS = ("ipykernel", "matplotlib", "numpy", "pandas", "torch", "transformers")  # whose versions can change an output
-NOT_READ = ("figures/*", "*/predictions.parquet")  # in results/PROFILE: what pages do not read
+NOT_READ = "predictions.parquet"  # in results/: what pages do not read
 
 
 def read(source: Path) -> nbformat.NotebookNode:
@@ -155,18 +155,17 @@ def key(source: Path, parameters: dict, results: Path) -> str:
     Args:
         source: the notebook.
         parameters: the values it is run with.
-        results: the folder of the profile's committed results; it may be missing.
+        results: the folder of the committed results; it may be missing.
     """
     notebook = nbformat.read(source, as_version=4)
     cells = [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebook.cells]
     code = [Path(place) for package in PACKAGES for place in import_module(package).__path__]
-    files = [file for file in results.rglob("*") if not any(file.match(f"{results}/{one}") for one in NOT_READ)]
+    files = [file for file in results.rglob("*.parquet") if file.name != NOT_READ]
     return digest(
         {
             "cells": cells,
             "parameters": parameters,
             "results": _hashes(files, results),
-            "timings": _hashes(list((results.parent / "bench").rglob("*.parquet")), results.parent),
             "library": [_hashes(list(package.rglob("*.py")), package) for package in code],
             "versions": [(name, version(name)) for name in TOOLS],
         }

@@ -5,7 +5,7 @@ A step's key is the hash of its specification and of the keys it needs, so every
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,24 +201,27 @@ def described(cells: tuple[Cell, ...]) -> list[dict]:
     return [{k: v for k, v in asdict(cell).items() if v != "equal"} | {"corpora": list(cell.corpora)} for cell in cells]
 
 
-def narrowed(made: Plan, systems: list[str] | None) -> Plan:
-    """Keep only the named systems and the steps they need.
+def narrowed(made: Plan, systems: Collection[str] = (), seeds: Collection[int] = ()) -> Plan:
+    """Keep only some systems, by name, seed of their trainings or both, and the steps they need.
 
     Raises:
         StudyError: a name that is not in the experiment.
     """
-    if not systems:
+    if not systems and not seeds:
         return made
     known = {s.system for s in made.systems}
     for name in systems:
         if name not in known:
             raise StudyError(f"experiment {made.name!r} has no system {name!r}.{nearest(name, known)}")
-    kept = [s for s in made.systems if s.system in systems]
+    kept = [s for s in made.systems if s.system in (systems or known) and s.seed in (seeds or (s.seed,))]
     wanted = set(_ancestors(made, {step for s in kept for step in s.decodes.values()}))
     return replace(made, steps={n: s for n, s in made.steps.items() if n in wanted}, systems=kept, whole=made)
 
 
 def _ancestors(made: Plan, names: set[str]) -> Iterator[str]:
+    """Yield steps and those they need; what a choice that is there was made from is not needed."""
     for name in names:
         yield name
-        yield from _ancestors(made, set(made.steps[name].needs))
+        step = made.steps[name]
+        if not (step.kind in ("rate", "tune") and step.done):
+            yield from _ancestors(made, set(step.needs))

@@ -64,7 +64,7 @@ def collect(plan: Plan) -> list[dict]:
         for step in plan.steps.values()
         if step.kind in ("tune", "choose", "rate") and "tried" in result(step.folder)
     ]
-    chosen = [{"step": s.name, "kind": s.kind, "tried": result(s.folder)["tried"]} | stamp for s in tuned]
+    chosen = [{"step": s.name, "kind": s.kind, "key": s.key, "tried": result(s.folder)["tried"]} | stamp for s in tuned]
     store.write_statistics(plan.profile, f"{plan.name}.chosen", chosen, identity=("step",))
     return made
 

@@ -251,6 +251,19 @@ def _searched(spec: dict, inputs: Inputs) -> dict:
     }
 
 
+def _tuned_as(spec: dict, tried: list[dict]) -> dict:
+    """Return the result of a tuning that tried this: of the values that were decoded, the one with the lowest error."""
+    names = [spec["search"]["parameter"]] if "search" in spec else list(spec["grid"][0])
+    best = min((one for one in tried if one.get("error") is not None), key=lambda one: one["error"])
+    return {"params": {name: best[name] for name in names}, "error": best["error"], "tried": tried}
+
+
+def _rated_as(_: dict, tried: list[dict]) -> dict:
+    """Return the result of a choice between learning rates that tried this."""
+    best = min(tried, key=lambda one: one["dev_loss"])
+    return {"learning_rate": best["learning_rate"], "tried": tried}
+
+
 def _match(spec: dict, inputs: Inputs, folder: Path) -> None:
     """Find the λ that makes the update of a merge as long as another's, whose parameters are ``reference``."""
     base, params = models.base_model(spec["base"]), _resolved(spec["model"]["params"], inputs)
@@ -284,3 +297,4 @@ ACTIONS: dict[str, Callable[[dict, Inputs, Path], None]] = {
     "match": _match,
     "describe": _describe,
 }
+CHOSEN: dict[str, Callable[[dict, list[dict]], dict]] = {"rate": _rated_as, "tune": _tuned_as}  # results from a record

@@ -45,8 +45,8 @@ def project_root() -> Path:
     )
 
 
-def results_folder(profile: str, results: Path | None = None) -> Path:
-    """Results of a profile: below a folder, or the committed ones; ``$SPEECHMERGE_RESULTS`` moves these."""
+def results_folder(profile: str = "", results: Path | None = None) -> Path:
+    """Results of a profile, or of all: below a folder, or the committed ones; ``$SPEECHMERGE_RESULTS`` moves these."""
     return Path(results or os.environ.get("SPEECHMERGE_RESULTS") or project_root() / "results") / profile
 
 

@@ -14,7 +14,7 @@ from speechmerge.errors import StudyError
 from speechmerge.files import atomic_folder
 from speechmerge.finetuning import training
 
-from . import steps
+from . import steps, store
 from .plans import Plan, Step, chosen, reads
 from .rows import collect
 
@@ -122,6 +122,20 @@ def execute(batch: list[Step], known: dict[str, Step]) -> None:
         with atomic_folder(first.folder) as folder:
             steps.ACTIONS[first.kind](first.spec, inputs, folder)
     log.info("%s: %.0f s", ", ".join(step.name for step in batch), time.perf_counter() - started)
+
+
+def take_choices(plan: Plan) -> int:
+    """Take over committed choices on dev that the plan's own steps made elsewhere; return how many.
+
+    So the trainings and decodings behind a choice need not be there, and other seeds go on where the first one was
+    measured on another machine. A choice whose step would have another key today is made again.
+    """
+    known = {row["key"]: row["tried"] for row in store.lines(plan.profile, f"{plan.name}.chosen") if row.get("key")}
+    wanted = [step for step in plan.steps.values() if step.kind in steps.CHOSEN and step.key in known and not step.done]
+    for step in wanted:
+        with atomic_folder(step.folder) as folder:
+            steps.write(folder, steps.CHOSEN[step.kind](step.spec, known[step.key]))
+    return len(wanted)
 
 
 def forget(plan: Plan) -> None:
