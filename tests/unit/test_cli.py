@@ -8,7 +8,7 @@ import pytest
 from cli_calls import Caller
 from click.testing import CliRunner
 
-from speechbook.study import experiments
+from speechbook.study import experiments, plans
 from speechmerge import cli
 from speechmerge.merging.methods import FAMILIES, registry
 from speechmerge.whisper import models
@@ -168,13 +168,16 @@ def test_plan_and_status_tell_and_do_nothing(run, tmp_path, monkeypatch):
     steps = len(experiments.plan("table1", "smoke").steps)
     code, out, _ = run("study", "plan", *chosen)
     assert code == 0 and out.startswith(f"table1 (smoke): 0 of {steps} steps done; to do: ")
-    assert "6 train" in out and "3 choose" in out
+    assert "11 train, 2 rate, 9 choose" in out
     code, out, _ = run("study", "status", *chosen)
     assert code == 0 and out == f"table1 (smoke): 0 committed rows; 0 of {steps} steps in this cache\n"
     code, out, _ = run("study", "plan", *chosen, "--system", "Pretrained")
     assert "0 of 2 steps done; to do: 2 decode" in out
     code, out, _ = run("study", "plan", *chosen, "--seed", "0", "--seed", "1")
-    assert f"of {len(experiments.plan('table1', 'smoke', [0, 1]).steps)} steps" in out
+    some = plans.narrowed(experiments.plan("table1", "smoke"), seeds=[0, 1])
+    assert f"of {len(some.steps)} steps" in out and len(some.steps) < steps
+    code, out, _ = run("study", "plan", *chosen, "--seed", "7")
+    assert f"of {len(experiments.plan('table1', 'smoke', [7]).steps)} steps" in out
     code, out, _ = run("study", "plan", *chosen, "--experiment", "table7")
     keys = {step.key for name in ("table1", "table7") for step in experiments.plan(name, "smoke").steps.values()}
     assert f"together (smoke), shared steps once: 0 of {len(keys)} steps done" in out

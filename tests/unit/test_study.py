@@ -38,6 +38,9 @@ def folders(tmp_path_factory):
         patch.setenv("SPEECHMERGE_RESULTS", str(tmp_path_factory.mktemp("results")))
         for module in (study, training):  # a third of the time of so small a study, for memory it does not need
             patch.setattr(module, "release_memory", lambda: None)
+        known = experiments.profiles()
+        plain = {"smoke": known["smoke"].model_copy(update={"of": {}})}  # one seed; test_measures has the protocol's
+        patch.setattr(experiments, "profiles", lambda: known | plain)
         yield
 
 
