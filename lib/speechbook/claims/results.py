@@ -51,10 +51,6 @@ class Results:
     def _tasks(self) -> dict[str, list[str]]:
         return {name: described.tasks for name, described in experiments.experiments().items()}
 
-    @cached_property
-    def _rows(self) -> pd.DataFrame:
-        return pd.DataFrame(store.committed(self.profile), columns=list(COLUMNS))
-
     def rows(self, experiment: str, task: str) -> pd.DataFrame:
         """Return the rows of one task and of the first seed, with ``score, low, high`` in points.
 
@@ -66,7 +62,8 @@ class Results:
             return self._read[experiment, task]
         if task not in self._tasks[experiment]:
             raise NotTestableError(f"{experiment} is not run with {'translation' if task == 'st' else 'transcription'}")
-        found = self._rows[(self._rows["experiment"] == experiment) & (self._rows["task"] == task)]
+        found = pd.DataFrame(store.measured(self.profile, experiment), columns=list(COLUMNS))
+        found = found[found["task"] == task]
         if found.empty:
             raise NotRunError(f"{experiment} has no rows")
         found = with_scores(found[found["seed"] == found["seed"].min()])

@@ -109,12 +109,6 @@ def _said(row: dict) -> str:
     return digest({field: float(v) if type(v) is int else v for field, v in told.items()})
 
 
-def committed(profile: str, results: Path | None = None) -> list[dict]:
-    """Return all rows of a profile in the order of their identities: the committed ones, or a folder of results'."""
-    paths = results_folder(profile, results).glob("*/rows.parquet")
-    return sorted((row for path in sorted(paths) for row in table_files.read(path)), key=identity)
-
-
 def measured(profile: str, experiment: str, results: Path | None = None) -> list[dict]:
     """Return the committed rows of one experiment; none where it was not measured."""
     return table_files.read(table_path(profile, f"{experiment}.rows", results))
