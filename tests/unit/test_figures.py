@@ -91,8 +91,8 @@ def test_languages_have_a_panel_each_and_no_averages(rows, two_tasks):
 
 def test_the_best_system_of_a_language_has_few_errors_or_a_high_bleu(two_tasks):
     own = two_tasks[two_tasks["language"] == "es"].set_index("system")
-    fewest = own[own["task"] == "asr"]["score"]
-    highest = own[own["task"] == "st"]["score"]
+    fewest = own[own["task"] == "asr"]["value"]
+    highest = own[own["task"] == "st"]["value"]
     alt = plots.languages(two_tasks).alt
     assert f"Spanish, word error rate, %: {fewest.idxmin()} {fewest.min():.1f};" in alt
     assert f"Spanish, BLEU: {highest.idxmax()} {highest.max():.1f};" in alt

@@ -28,7 +28,7 @@ def _dots(axes: Axes, table: pd.DataFrame, order: Sequence[str], size: float = 7
     for row in table.itertuples():
         family = style.family(row.method)
         axes.errorbar(
-            row.score, order.index(row.system), xerr=[[row.score - row.low], [row.high - row.score]],
+            row.value, order.index(row.system), xerr=[[row.value - row.low], [row.high - row.value]],
             fmt=style.MARKERS[family], color=style.COLOURS[family], markersize=size, markeredgecolor="white",
             markeredgewidth=0.6, elinewidth=1.6, capsize=2.5,
         )  # fmt: skip
@@ -46,7 +46,7 @@ def systems(measured: pd.DataFrame, published: pd.DataFrame | None = None) -> Fi
     """Draw the score of each system over all languages, beside the published values where there are any.
 
     Args:
-        measured: columns ``system, method, task, language, score, low, high``, in the order to be shown; the average
+        measured: columns ``system, method, task, language, value, low, high``, in the order to be shown; the average
             of each task is drawn, a line of panels a task.
         published: columns ``system, task, language, published``; in panels and axes of their own.
     """
@@ -79,7 +79,7 @@ def _told(joined: pd.DataFrame, tasks: Sequence[str]) -> tuple[str, str]:
     alt, both = "Dot chart of systems over all languages with 95 % intervals, measured here.", "published" in joined
     for task in tasks:
         own = joined[joined["task"] == task]
-        told = [f"{r.system} {r.score:.1f} ({r.low:.1f} to {r.high:.1f})" for r in own.itertuples()]
+        told = [f"{r.system} {r.value:.1f} ({r.low:.1f} to {r.high:.1f})" for r in own.itertuples()]
         alt += f" {_upper(SCORES[task])}: {', '.join(told)}."
         if both:
             told = [f"{r.system} {r.published:.1f}" for r in own.dropna(subset="published").itertuples()]
@@ -98,7 +98,7 @@ def languages(measured: pd.DataFrame) -> Figured:
     """Draw the score of each system in each language, one panel a language and task.
 
     Args:
-        measured: columns ``system, method, task, language, score, low, high``, in the order to be shown; rows over all
+        measured: columns ``system, method, task, language, value, low, high``, in the order to be shown; rows over all
             languages are left out.
     """
     measured = measured[~measured["language"].isin(AVERAGE.values())]
@@ -123,8 +123,8 @@ def languages(measured: pd.DataFrame) -> Figured:
             fig.supxlabel(f"{SCORES[cells[0][0]]} (95 % interval)", fontsize=9.5)
     told = []
     for (task, code), own in measured.groupby(["task", "language"], sort=False):
-        best = own.loc[own["score"].idxmin() if task == "asr" else own["score"].idxmax()]
-        told.append(f"{style.language_name(code)}, {SCORES[task]}: {best['system']} {best['score']:.1f}")
+        best = own.loc[own["value"].idxmin() if task == "asr" else own["value"].idxmax()]
+        told.append(f"{style.language_name(code)}, {SCORES[task]}: {best['system']} {best['value']:.1f}")
     alt = f"Dot charts of {len(order)} systems, one panel a language and score. Best: {'; '.join(told)}."
     caption = "The same systems in each language. Every panel has its own axis; bars are 95 % bootstrap intervals."
     return Figured(fig, caption, alt, measured)

@@ -7,7 +7,7 @@ import json
 import operator
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -150,9 +150,9 @@ def choices(profile: str, experiment: str) -> dict[str, list[dict]]:
     return {row["step"]: row["tried"] for row in lines(profile, f"{experiment}.chosen")}
 
 
-def lines(profile: str, name: str) -> list[dict]:
-    """Return the rows of a committed table as they stand in its file; none where it was not measured."""
-    return table_files.read(table_path(profile, name))
+def lines(profile: str, name: str, columns: Collection[str] | None = None) -> list[dict]:
+    """Return the rows of a committed table, of all its columns or some; none where it was not measured."""
+    return table_files.read(table_path(profile, name), columns)
 
 
 def unlike(profile: str, name: str, found: Iterable[dict]) -> list[dict]:
