@@ -6,7 +6,7 @@ import pytest
 import torch
 from made_up import made_up_choices, made_up_directions, made_up_groups, made_up_rows
 
-from speechbook.study import experiments, groups, steps
+from speechbook.study import comparisons, experiments, steps
 from speechbook.tables import choices, directions, domains, growth, leaders, results, sweeps
 from speechmerge.corpora import Clip, find
 from speechmerge.errors import StudyError
@@ -123,7 +123,7 @@ def test_groups_average_cells_and_compare_pairs(plans):
     scores = [
         {cell: counts(rate) for cell in system.decodes} for system, rate in zip(plan.systems, (0.5, 0.1), strict=True)
     ]
-    table = pd.DataFrame(groups.grouped(plan, scores))
+    table = pd.DataFrame(comparisons.grouped(plan, scores))
     means = table[(table["kind"] == "average") & (table["group"] == "in domain")].set_index("system")
     assert means.loc["Full-FT", "wer"] == pytest.approx(0.1, abs=0.03)
     assert (means["ci_low"] < means["wer"]).all() and (means["wer"] < means["ci_high"]).all()
@@ -143,7 +143,7 @@ def test_one_runaway_hypothesis_leads_no_capped_average():
         {cell: _counts(words, errors) for cell in system.decodes}
         for system, errors in zip(plan.systems, (steady, wild), strict=True)
     ]
-    found = pd.DataFrame(groups.grouped(plan, scores))
+    found = pd.DataFrame(comparisons.grouped(plan, scores))
     frames = [results.tidy(groups=found, capped=capped) for capped in (False, True)]
     plain, capped = (results.averages(table).set_index(["system", "place"])["value"] for table in frames)
     assert plain["Full-FT", "in domain"] == pytest.approx(100 * (9 * 2 + 86) / 60)
@@ -314,7 +314,7 @@ def test_a_system_is_compared_with_itself_before_it_grew():
     plan = experiments.plan("domain_count", "smoke")
     words, errors = np.full(10, 6), {"first 1": 3, "first 2": 2}
     scores = [{cell: _counts(words, np.full(10, errors[s.variant])) for cell in s.decodes} for s in plan.systems]
-    found = pd.DataFrame(groups.grouped(plan, scores))
+    found = pd.DataFrame(comparisons.grouped(plan, scores))
     grown = found[(found["kind"] == "grown") & (found["system"] == "Full-FT")].set_index("group")
     assert set(grown["variant"]) == {"first 2"} and set(grown["against"]) == {"first 1"}
     assert list(grown.loc[["first 1", "added last"], "difference"]) == pytest.approx([-1 / 6] * 2)

@@ -9,7 +9,18 @@ import pytest
 from click.testing import CliRunner
 
 from speechbook.commands import study as cli_study
-from speechbook.study import experiments, groups, kept, measures, protocol, rows, store, study, table_files, verdicts
+from speechbook.study import (
+    comparisons,
+    experiments,
+    kept,
+    measures,
+    protocol,
+    rows,
+    store,
+    study,
+    table_files,
+    verdicts,
+)
 from speechbook.study.experiment import Experiment, Profile
 from speechbook.study.steps import HYPOTHESES
 from speechmerge.evaluation.decoding import Prediction, write_predictions
@@ -59,7 +70,7 @@ def plan(tmp_path_factory, rules):
             patch.setattr(module, "release_memory", lambda: None)
         patch.setattr(experiments, "profiles", lambda: {"smoke": profile})
         patch.setattr(experiments, "experiments", lambda: {"judged": table})
-        patch.setattr(groups, "grouped", lambda *_: [])  # knows error rates only
+        patch.setattr(comparisons, "grouped", lambda *_: [])  # knows error rates only
         patch.setattr(protocol, "read", lambda: rules)
         patch.setattr(kept, "clips_of", compared)
         made = experiments.plan("judged", "smoke")

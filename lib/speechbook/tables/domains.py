@@ -1,6 +1,6 @@
 """Tables and figures of the chapters about domains: averages over groups of domains, and differences.
 
-They read frames (:mod:`.results`), whose groups are those of :mod:`speechbook.study.groups`, and rows.
+They read frames (:mod:`.results`), whose groups are those of :mod:`speechbook.study.comparisons`, and rows.
 """
 
 from collections.abc import Iterator

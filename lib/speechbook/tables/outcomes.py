@@ -17,6 +17,7 @@ from ..study import experiments, store
 from ..study.plans import Plan, System
 from .results import first_seed, with_values
 
+
 def measured(rows: pd.DataFrame, *, seed: int | None = None) -> pd.DataFrame:
     """Return the rows of one seed in the order of the experiment's plan: systems, tasks, languages, averages.
 

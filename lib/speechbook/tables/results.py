@@ -19,7 +19,7 @@ from speechmerge.errors import StudyError
 
 from ..figures.style import AVERAGE
 from ..study import store
-from ..study.by_language import OTHERS
+from ..study.comparisons import OTHERS
 
 KINDS = ("rows", "paired", "by_language", "groups")  # of tables, whose numbers a frame holds
 SAME = ["system", "variant", "seed", "task", "place", "against", "before"]  # what tells the lines of a frame apart
@@ -162,9 +162,7 @@ def in_panels(
     return kept.sort_values(list(keys), key=lambda own: own.map(keys[own.name].index), kind="stable", ignore_index=True)
 
 
-def pair(
-    found: pd.DataFrame, system: str, against: str, task: str = "asr", place: str | None = None
-) -> pd.DataFrame:
+def pair(found: pd.DataFrame, system: str, against: str, task: str = "asr", place: str | None = None) -> pd.DataFrame:
     """Return the differences of two systems at one place, one line a variant and seed; an average if none is named."""
     same = (found["system"] == system) & (found["against"] == against) & found["before"].isna()
     return found[same & (found["task"] == task) & (found["place"] == (place or AVERAGE[task]))]
