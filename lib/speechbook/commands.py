@@ -120,14 +120,14 @@ def study_run(
 
     Ends with how the new rows compare with the committed ones.
     """
-    from .study.store import committed
+    from .study.store import measured
     from .study.study import forget, run
 
     for made in _plans(names, profile, systems, seeds, take_choices):
         if recompute:
             forget(made)
         _print_plan(f"{made.name} ({profile})", len(made.steps), made.pending())
-        before = committed(profile)
+        before = measured(profile, made.name)
         _print_changes(made.name, "written", before, run(made, executor=executor))
 
 
@@ -139,11 +139,11 @@ def rescore(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
     Fetches the test speech it needs. Ends with exit code 1 if a row differs.
     """
     from .study.rows import judged, rescored
-    from .study.store import committed, unlike
+    from .study.store import measured, unlike
 
     differ = 0
     for made in (made for made in _plans(names, profile, systems, seeds) if made.systems):
-        differ += _print_changes(made.name, "scored", committed(profile), rescored(made))
+        differ += _print_changes(made.name, "scored", measured(profile, made.name), rescored(made))
         for name, found in judged(made).items():
             other = unlike(profile, name, found)
             click.echo(f"{name}: {len(found)} rows; {len(found) - len(other)} as committed, {len(other)} differ")

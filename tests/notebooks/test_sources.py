@@ -8,11 +8,12 @@ import nbformat
 import pytest
 
 from speechbook.pages import rendering
-from speechbook.pages.notebooks import declared_parameters
+from speechbook.pages.notebooks import declared_parameters, page_of, pages
 from speechbook.study.store import project_root
 
 ROOT = project_root()
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PAGES = {page: source for source in SOURCES for page in pages(source)}
 
 
 def code_cells(notebook):
@@ -27,14 +28,19 @@ def test_there_are_notebooks():
     assert len(SOURCES) >= 4
 
 
-@pytest.fixture(params=SOURCES, ids=lambda path: path.stem)
-def source(request):
+@pytest.fixture(params=PAGES)
+def page(request):
     return request.param
 
 
 @pytest.fixture
-def notebook(source):
-    return nbformat.read(source, as_version=4)
+def source(page):
+    return PAGES[page]
+
+
+@pytest.fixture
+def notebook(page):
+    return page_of(PAGES[page], page)
 
 
 def test_it_is_valid_and_has_no_outputs(notebook):
@@ -49,11 +55,11 @@ def test_it_starts_with_one_heading_of_the_first_level(notebook):
     assert [text for text in others if re.search(r"(?m)^# ", text)] == []
 
 
-def test_links_of_a_chapter_lead_to_pages_of_the_contents(source, notebook):
+def test_links_of_a_chapter_lead_to_pages_of_the_contents(page, notebook):
     contents = {str(page) for page in rendering.table_of_contents(ROOT)}
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     links = {posixpath.normpath(f"book/executed/{link}") for link in re.findall(r"\]\(([\w./-]+)\)", text)}
-    if f"book/executed/{source.stem}" in contents:  # others wait for their rows, and so may what they link to
+    if f"book/executed/{page}" in contents:  # others wait for their rows, and so may what they link to
         assert links <= contents
 
 
@@ -87,6 +93,23 @@ def test_its_first_output_is_a_stamp(notebook):
 
 def test_its_parameters_are_plain_and_include_the_profile(source):
     assert declared_parameters(source)["profile"] == "speech"
+    assert all(set(values) <= set(declared_parameters(source)) for values in pages(source).values())
+
+
+def test_cells_of_one_page_alone_name_a_page_of_the_notebook():
+    for source in SOURCES:
+        tags = {tag for cell in nbformat.read(source, as_version=4).cells for tag in cell.metadata.get("tags", [])}
+        assert {tag for tag in tags if tag.startswith("only-")} <= {f"only-{page}" for page in pages(source)}
+
+
+def test_pages_of_one_notebook_share_its_code_and_differ_in_their_text():
+    first, second = (page_of(PAGES[page], page) for page in ("table3", "table9"))
+    assert PAGES["table3"] == PAGES["table9"]
+    assert first.cells[0].source.startswith("# Two tasks, one") and second.cells[0].source.startswith(
+        "# Two tasks, five"
+    )
+    here, there = (str([cell.source for cell in code_cells(one)]) for one in (first, second))
+    assert here != there and here.replace("table3", "table9") == there
 
 
 def test_every_key_it_shows_is_glued_in_it(notebook):

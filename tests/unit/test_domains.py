@@ -6,8 +6,8 @@ import pytest
 import torch
 from made_up import made_up_choices, made_up_directions, made_up_groups, made_up_rows
 
-from speechbook.study import experiments, groups, steps
-from speechbook.tables import choices, directions, domains, growth, leaders, outcomes, sweeps
+from speechbook.study import comparisons, experiments, steps
+from speechbook.tables import choices, directions, domains, growth, leaders, results, sweeps
 from speechmerge.corpora import Clip, find
 from speechmerge.errors import StudyError
 from speechmerge.evaluation import scoring
@@ -22,9 +22,14 @@ def plans():
     return {name: experiments.plan(name, "speech") for name in STUDY}
 
 
+def frame(plan):
+    rows, groups = pd.DataFrame(made_up_rows(plan)), pd.DataFrame(made_up_groups(plan))
+    return results.tidy(rows=rows, groups=groups)
+
+
 @pytest.fixture(scope="module")
 def found(plans):
-    return pd.DataFrame(made_up_groups(plans["domains"]))
+    return frame(plans["domains"])
 
 
 def test_the_study_fits_six_hours(plans):
@@ -118,7 +123,7 @@ def test_groups_average_cells_and_compare_pairs(plans):
     scores = [
         {cell: counts(rate) for cell in system.decodes} for system, rate in zip(plan.systems, (0.5, 0.1), strict=True)
     ]
-    table = pd.DataFrame(groups.grouped(plan, scores))
+    table = pd.DataFrame(comparisons.grouped(plan, scores))
     means = table[(table["kind"] == "average") & (table["group"] == "in domain")].set_index("system")
     assert means.loc["Full-FT", "wer"] == pytest.approx(0.1, abs=0.03)
     assert (means["ci_low"] < means["wer"]).all() and (means["wer"] < means["ci_high"]).all()
@@ -138,14 +143,13 @@ def test_one_runaway_hypothesis_leads_no_capped_average():
         {cell: _counts(words, errors) for cell in system.decodes}
         for system, errors in zip(plan.systems, (steady, wild), strict=True)
     ]
-    found = pd.DataFrame(groups.grouped(plan, scores))
-    plain, capped = (
-        domains.averages(table).set_index(["system", "group"])["value"] for table in (found, domains.capped(found))
-    )
+    found = pd.DataFrame(comparisons.grouped(plan, scores))
+    frames = [results.tidy(groups=found, capped=capped) for capped in (False, True)]
+    plain, capped = (results.averages(table).set_index(["system", "place"])["value"] for table in frames)
     assert plain["Full-FT", "in domain"] == pytest.approx(100 * (9 * 2 + 86) / 60)
     assert capped["Full-FT", "in domain"] == pytest.approx(100 * (9 * 2 + 6) / 60)
     assert capped["Zero-shot", "in domain"] == plain["Zero-shot", "in domain"]
-    [pair] = domains.differences(domains.capped(found), "Zero-shot", ["in domain"]).itertuples()
+    [pair] = results.in_panels(results.differences(frames[1], "Zero-shot"), ["in domain"]).itertuples()
     assert pair.value == pytest.approx(100 * 4 / 60)
 
 
@@ -165,15 +169,14 @@ def _counts(words, errors):
 
 
 def test_verdicts_follow_the_interval(found):
-    first = found["kind"] == "paired"
-    for row in found[first].head(4).to_dict("records"):
-        words = domains.verdict(found, row["system"], row["against"], row["group"])
-        assert words == outcomes.VERDICTS["asr"][0 if row["ci_high"] < 0 else 2 if row["ci_low"] > 0 else 1]
-    assert domains.verdict(found, "TIES", "TIES", "in domain") == outcomes.VERDICTS["asr"][1]
+    for row in found[found["against"].notna()].head(4).to_dict("records"):
+        words = results.verdict(found, row["system"], row["against"], place=row["place"])
+        assert words == results.VERDICTS["asr"][0 if row["high"] < 0 else 2 if row["low"] > 0 else 1]
+    assert results.verdict(found, "TIES", "TIES", place="in domain") == results.VERDICTS["asr"][1]
 
 
 def test_tables_hold_every_system_and_leave_out_what_was_not_tested(found, plans):
-    means = domains.averages(found)
+    means = results.averages(found)
     table = domains.overview(means, pd.DataFrame(made_up_rows(plans["domains"])))
     assert list(table.index) == [s.system for s in plans["domains"].systems]
     assert table.loc["Own expert", "out of domain"] == "" and table.loc["TIES", "λ"] == "0.2"
@@ -195,7 +198,7 @@ def test_prices_name_the_data_that_a_merge_needs():
 def test_dots_that_nearly_touch_share_a_label():
     places = {"a": (10.0, 30.0), "b": (10.5, 29.5), "c": (20.0, 10.0), "beaten": (40.0, 40.0)}
     means = pd.DataFrame(
-        {"system": system, "method": "ties", "group": group, "value": value}
+        {"system": system, "method": "ties", "place": group, "value": value}
         for system, place in places.items()
         for group, value in zip(("in domain", "other English"), place, strict=True)
     )
@@ -241,24 +244,24 @@ def test_the_border_holds_what_nothing_beats():
 
 
 def test_a_sweep_is_a_line_for_each_system(plans):
-    means = domains.averages(pd.DataFrame(made_up_groups(plans["beta"])))
-    table = sweeps.averages(means)
+    means = results.averages(frame(plans["beta"]))
+    table = sweeps.lines(means)
     lines = ["Zero-shot", *(entry.system for entry in plans["beta"].experiment.systems[2:])]
     assert [system for _, system in dict.fromkeys(zip(table["panel"], table["system"], strict=True))] == lines * 4
     line = table[(table["panel"] == "in domain") & (table["system"] == "all values")]
     assert list(line["x"]) == [0.1, 0.2, 0.3, 0.5, 0.8]
-    own = means[(means["system"] == "all values boost=0.3") & (means["group"] == "in domain")]
+    own = means[(means["system"] == "all values boost=0.3") & (means["place"] == "in domain")]
     assert line["value"].iloc[2] == own["value"].iloc[0]
 
 
 def test_paired_differences_of_a_sweep_end_in_zero_and_clear_ones_are_named(plans):
-    found = pd.DataFrame(made_up_groups(plans["beta"]))
+    found = frame(plans["beta"])
     plain = "TSV-M (Newton-Schulz)"
     table = sweeps.differences(found, plain, at=1.0)
     line = table[(table["panel"] == "in domain") & (table["system"] == "all values")]
     assert list(line["x"]) == [0.1, 0.2, 0.3, 0.5, 0.8, 1.0] and line["value"].iloc[-1] == 0
-    paired = found[(found["kind"] == "paired") & (found["group"] == "in domain")].set_index("system")
-    assert line["value"].iloc[1] == pytest.approx(100 * paired.loc["all values boost=0.2", "difference"])
+    paired = results.pair(found, "all values boost=0.2", plain, place="in domain")
+    assert line["value"].iloc[1] == paired["value"].item()
     level = table[table["system"] == plain]
     assert level["x"].isna().all() and (level["value"] == 0).all() and len(level) == len(plans["beta"].groups)
     told = sweeps.clear_points(table, "all values")
@@ -273,7 +276,8 @@ def test_growth_is_told_on_a_fixed_set_of_domains(plans):
         "first 2": 2, "first 9": 9, "first 10": 10, "added last": 1,
     }  # fmt: skip
     rows, found = pd.DataFrame(made_up_rows(plan)), pd.DataFrame(made_up_groups(plan))
-    table = growth.by_count(found)
+    told = frame(plan)
+    table = growth.by_count(told)
     assert list(dict.fromkeys(table["panel"])) == ["the first 2", "all 10"]
     line = table[(table["panel"] == "the first 2") & (table["system"] == "Task Arithmetic")]
     assert list(line["x"]) == [2, 4, 6, 8, 9, 10]
@@ -285,7 +289,7 @@ def test_growth_is_told_on_a_fixed_set_of_domains(plans):
     assert list(chosen.columns) == [2, 4, 6, 8, 9, 10] and "Model Soups" not in chosen.index
     own = rows[(rows["system"] == "Task Arithmetic") & (rows["variant"] == "first 4")]
     assert float(chosen.loc["Task Arithmetic", 4]) == own["params"].iloc[0]["scaling"]
-    changes = growth.changes(found).set_index(["of", "system"])
+    changes = growth.changes(told).set_index(["of", "system"])
     grown = found[(found["kind"] == "grown") & (found["variant"] == "first 10") & (found["system"] == "Full-FT")]
     grown = 100 * grown.set_index(["group", "against"])["difference"]
     assert changes.loc["old", "Full-FT"]["value"] == pytest.approx(grown["first 9", "first 9"])
@@ -294,7 +298,7 @@ def test_growth_is_told_on_a_fixed_set_of_domains(plans):
         list(table[(table["panel"] == "the first 2") & (table["system"] == "Full-FT")]["value"].iloc[[0, -1]])
     )
     assert "Own expert" not in changes.index.get_level_values("system")
-    taken = growth.costs(found, rows)
+    taken = growth.costs(rows)
     assert taken.loc["Task Arithmetic", "windows"] == 30 and taken.loc["Task Arithmetic", "seconds"] == 10.5
     assert list(growth.readable(changes.reset_index(), taken).index) == list(taken.index)
 
@@ -310,7 +314,7 @@ def test_a_system_is_compared_with_itself_before_it_grew():
     plan = experiments.plan("domain_count", "smoke")
     words, errors = np.full(10, 6), {"first 1": 3, "first 2": 2}
     scores = [{cell: _counts(words, np.full(10, errors[s.variant])) for cell in s.decodes} for s in plan.systems]
-    found = pd.DataFrame(groups.grouped(plan, scores))
+    found = pd.DataFrame(comparisons.grouped(plan, scores))
     grown = found[(found["kind"] == "grown") & (found["system"] == "Full-FT")].set_index("group")
     assert set(grown["variant"]) == {"first 2"} and set(grown["against"]) == {"first 1"}
     assert list(grown.loc[["first 1", "added last"], "difference"]) == pytest.approx([-1 / 6] * 2)

@@ -91,8 +91,8 @@ def test_languages_have_a_panel_each_and_no_averages(rows, two_tasks):
 
 def test_the_best_system_of_a_language_has_few_errors_or_a_high_bleu(two_tasks):
     own = two_tasks[two_tasks["language"] == "es"].set_index("system")
-    fewest = own[own["task"] == "asr"]["score"]
-    highest = own[own["task"] == "st"]["score"]
+    fewest = own[own["task"] == "asr"]["value"]
+    highest = own[own["task"] == "st"]["value"]
     alt = plots.languages(two_tasks).alt
     assert f"Spanish, word error rate, %: {fewest.idxmin()} {fewest.min():.1f};" in alt
     assert f"Spanish, BLEU: {highest.idxmax()} {highest.max():.1f};" in alt
@@ -101,7 +101,7 @@ def test_the_best_system_of_a_language_has_few_errors_or_a_high_bleu(two_tasks):
 def test_the_cosine_map_is_symmetric_and_names_the_extremes():
     pairs = pd.DataFrame([("es", "it", 0.3), ("es", "ru", 0.1), ("it", "ru", 0.2)], columns=["a", "b", "cosine"])
     figure = plots.cosines(pairs)
-    values = figure.fig.axes[0].images[0].get_array().filled(np.nan)
+    values = figure.fig.axes[0].collections[0].get_array().filled(np.nan)
     assert np.allclose(values, values.T, equal_nan=True)
     assert values[0, 1] == 0.3
     assert "highest: Spanish and Italian 0.30, lowest: Spanish and Russian 0.10" in figure.alt

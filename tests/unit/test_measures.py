@@ -12,8 +12,8 @@ from speechbook.claims.judged import Judged
 from speechbook.claims.results import NotRunError
 from speechbook.commands import study as cli_study
 from speechbook.study import (
+    comparisons,
     experiments,
-    groups,
     kept,
     measures,
     plans,
@@ -23,7 +23,7 @@ from speechbook.study import (
     study,
     table_files,
     verdicts,
-)  # fmt: skip
+)
 from speechbook.study.experiment import Experiment, Profile
 from speechbook.study.plans import result
 from speechbook.study.steps import HYPOTHESES
@@ -76,7 +76,7 @@ def plan(tmp_path_factory, rules):
             patch.setattr(module, "release_memory", lambda: None)
         patch.setattr(experiments, "profiles", lambda: {"smoke": profile})
         patch.setattr(experiments, "experiments", lambda: {"judged": table})
-        patch.setattr(groups, "grouped", lambda *_: [])  # knows error rates only
+        patch.setattr(comparisons, "grouped", lambda *_: [])  # knows error rates only
         patch.setattr(protocol, "read", lambda: rules)
         patch.setattr(kept, "clips_of", compared)
         made = experiments.plan("judged", "smoke")
@@ -298,7 +298,7 @@ def test_pages_show_measures_in_points(plan, clips):
     for language, group in (("es", "es"), ("pooled", measures.OWN)):
         line = kept_line("measures", system="Own", group=group, metric="wer", clips=clips)
         shown = found.loc["Own", language]
-        assert [shown["score"], shown["low"], shown["high"]] == pytest.approx(
+        assert [shown["value"], shown["low"], shown["high"]] == pytest.approx(
             [100 * line[name] for name in ("value", "ci_low", "ci_high")]
         )
 
@@ -321,18 +321,18 @@ def test_claims_read_comparisons_whichever_was_subtracted(plan, clips):
     line = kept_line("comparisons", system="Merged", against="Base", clips=clips)
     results = Judged("smoke", clips)
     for pair, sign in ((("Merged", "Base"), 1), (("Base", "Merged"), -1)):
-        [row] = results.paired("judged", *pair, "asr").to_dict("records")
-        assert [row["difference"], row["low"], row["high"]] == pytest.approx(
+        [row] = results.paired("judged", *pair).to_dict("records")
+        assert [row["value"], row["low"], row["high"]] == pytest.approx(
             [100 * sign * line["difference"], *sorted(100 * sign * line[end] for end in ("ci_low", "ci_high"))]
         )
-    assert results.average("judged", "Base", "asr") == pytest.approx(
+    assert results.score("judged", "Base") == pytest.approx(
         100 * kept_line("measures", system="Base", clips=clips)["value"]
     )
     assert list(results.languages("judged", "Own").index) == ["es", "it"]
-    assert results.group_paired("judged", "everything", "Merged", "Base")[0] < 0
+    assert results.paired("judged", "Merged", "Base", place="everything")["value"].iloc[0] < 0
     assert results.margin("asr", 50.0) == 1.0
-    with pytest.raises(NotRunError, match="judged has no comparison of Own and Nobody"):
-        results.paired("judged", "Own", "Nobody", "asr")
+    with pytest.raises(NotRunError, match="judged has no paired comparison of Own and Nobody"):
+        results.paired("judged", "Own", "Nobody")
 
 
 def test_other_seeds_go_on_from_committed_choices(plan, tmp_path, monkeypatch):

@@ -4,10 +4,11 @@ import dataclasses
 import shutil
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 
-from speechbook.figures import method_pictures, svg
+from speechbook.figures import figured, method_pictures
 from speechbook.pages import cards, method_cards
 from speechbook.study.store import project_root
 from speechmerge.errors import BookError
@@ -20,7 +21,7 @@ BOOK = project_root() / "book"
 def written(tmp_path_factory):
     """A folder of empty pages, and what writing the cards into it changed."""
     book = tmp_path_factory.mktemp("book")
-    (book / "methods" / "pictures").mkdir(parents=True)
+    (book / "methods").mkdir(parents=True)
     shutil.copy(BOOK / "references.bib", book)
     for name in ("methods.md", *(f"methods/{family}.md" for family in FAMILIES)):
         (book / name).write_text(f"# Prose\n\nBefore.\n\n{cards.BEGIN}\n{cards.END}\n\nAfter.\n", encoding="utf-8")
@@ -31,9 +32,7 @@ def written(tmp_path_factory):
 def book(written, tmp_path, monkeypatch):
     """A copy of the written folder, compared with what was generated once."""
     generated = {name: text for name, text in written_blocks(written[0]).items()}
-    pictures = {f"methods/pictures/{p.name}": p.read_text() for p in (written[0] / "methods/pictures").iterdir()}
     monkeypatch.setattr(method_cards, "blocks", lambda _: generated)
-    monkeypatch.setattr(method_cards, "pictures", lambda: pictures)
     return shutil.copytree(written[0], tmp_path / "book")
 
 
@@ -43,9 +42,9 @@ def written_blocks(book):
     return {name: text.split(cards.BEGIN)[1].split(cards.END)[0].strip("\n") for name, text in texts.items()}
 
 
-def test_every_page_and_picture_is_written_and_prose_is_left_alone(written):
+def test_every_page_is_written_and_prose_is_left_alone(written):
     book, changed = written
-    assert len(changed) == 1 + len(FAMILIES) + len(registry())
+    assert len(changed) == 1 + len(FAMILIES)
     text = (book / "methods" / "sparse.md").read_text(encoding="utf-8")
     assert text.startswith("# Prose\n\nBefore.\n\n") and text.endswith("\n\nAfter.\n")
     assert "## TIES-Merging" in text and "## LoRS" not in text
@@ -64,24 +63,6 @@ def test_a_stale_card_is_found_with_its_line(book):
     ):
         method_cards.check(book)
     assert method_cards.update(book) == [page]
-
-
-@pytest.mark.parametrize(("fault", "message"), [("change", "is not what the method gives"), ("remove", "is missing")])
-def test_a_stale_picture_is_found(book, fault, message):
-    picture = book / "methods" / "pictures" / "ties.svg"
-    picture.unlink() if fault == "remove" else picture.write_text("<svg/>")
-    with pytest.raises(BookError, match=rf"ties\.svg {message}"):
-        method_cards.check(book)
-    assert method_cards.update(book) == [picture]
-
-
-def test_a_picture_of_no_method_is_found_and_removed(book):
-    stray = book / "methods" / "pictures" / "gone.svg"
-    stray.touch()
-    with pytest.raises(BookError, match=r"gone\.svg belongs to no method"):
-        method_cards.check(book)
-    assert method_cards.update(book) == [stray]
-    assert not stray.exists()
 
 
 def test_a_missing_page_is_named(book):
@@ -120,13 +101,11 @@ def test_what_a_method_sees(name, sees):
 
 
 @pytest.mark.parametrize("name", list(registry()))
-def test_a_picture_is_small_whole_and_described(name):
+def test_a_picture_is_whole_and_described(name):
     picture = method_pictures.draw(find(name))
-    drawn = ElementTree.fromstring(picture.svg)
-    assert drawn.tag.endswith("svg") and len(drawn) > 5
-    assert len(picture.svg) < 15_000
-    assert "nan" not in picture.svg
-    assert len(picture.alt) > 80 and picture.alt.endswith(".") and "\n" not in picture.alt
+    drawn = ElementTree.fromstring(figured.rendered(picture.fig, "svg"))
+    assert drawn.tag.endswith("svg") and len(list(drawn.iter())) > 50
+    assert len(picture.alt) > 80 and picture.alt.endswith(".") and "\n" not in picture.alt and "nan" not in picture.alt
 
 
 def test_a_picture_draws_what_the_method_returns():
@@ -134,10 +113,23 @@ def test_a_picture_draws_what_the_method_returns():
     rows = torch.tensor(method_pictures.ENTRIES).double()[:, None] / 10
     merged = method_pictures._merge(find("ties"), ties.options, rows)
     assert f"in which {int((merged == 0).sum())} are zero" in ties.alt
-    assert ties.svg.count('fill="#fff"') == int((merged == 0).sum() + (rows == 0).sum())
+    [cells] = ties.fig.axes[0].collections
+    assert np.allclose(cells.get_array(), torch.cat([rows[:, 0], merged]))
 
 
 def test_cells_are_white_only_at_zero_and_stop_at_full_strength():
-    one, two, three, four = svg.grid(torch.tensor([[0.0, 1e-9, -0.9, -9.0]]), 0, 0, 10, 0.9)[1:-1]
-    assert 'fill="#fff"' in one and 'fill="#fff"' not in two
-    assert three[-11:] == four[-11:]
+    _, [axes] = method_pictures._figure(1, 1)
+    method_pictures._grid(axes, torch.tensor([[0.0, 0.1, -0.9, -9.0]]), 0.9)
+    zero, some, full, more = axes.collections[0].to_rgba(axes.collections[0].get_array()).reshape(4, 4)
+    assert min(zero) > 0.99 and min(some) < 0.99 and list(full) == list(more)
+
+
+def test_pictures_are_drawn_once_for_a_state_of_the_library(tmp_path, monkeypatch):
+    drawn, states = [], iter("aab")
+    monkeypatch.setattr(method_cards, "registry", lambda: {"ties": find("ties")})
+    monkeypatch.setattr(method_cards, "draw", lambda method: drawn.append(method) or method_pictures.draw(method))
+    monkeypatch.setattr(method_cards.notebooks, "library_key", lambda: next(states))
+    for count in (1, 1, 2):
+        method_cards.draw_pictures(tmp_path)
+        assert len(drawn) == count
+    assert (tmp_path / "methods" / "pictures" / "ties.svg").stat().st_size > 1000

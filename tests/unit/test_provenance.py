@@ -23,7 +23,7 @@ def test_coverage_counts_rows_and_shows_experiments_that_were_not_run(made_up_re
 
 
 def test_what_an_experiment_was_not_measured_on_yet_is_named(made_up_results, monkeypatch, tmp_path):
-    rows = [r for r in store.committed("speech") if r["experiment"] == "table1" and r["system"] != "SVP-Merging"]
+    rows = [row for row in store.measured("speech", "table1") if row["system"] != "SVP-Merging"]
     monkeypatch.setenv("SPEECHMERGE_RESULTS", str(tmp_path))
     store.append_rows("speech", rows)
     assert provenance.coverage("speech").set_index("experiment").loc["table1", provenance.WAITING] == "SVP-Merging"

@@ -151,7 +151,7 @@ def test_choices_are_the_lowest_on_dev_and_the_first_of_equals(plan):
 
 def test_kept_predictions_give_the_rows_again_without_a_model(plan, monkeypatch):
     monkeypatch.setattr(study, "execute", lambda *_: pytest.fail("a step was run"))
-    committed = {store.identity(row): row for row in store.committed("smoke")}
+    committed = {store.identity(row): row for row in store.measured("smoke", "table1")}
     again = rows_module.rescored(plan)
     assert len(again) == len(committed) > 0
     assert all(row == committed[store.identity(row)] for row in again)
@@ -162,7 +162,7 @@ def test_predictions_that_are_not_the_rows_are_noticed(plan):
     before = store.predictions("smoke", "table1")
     perfect = [replace(p, text=said[p.id]) for p in before[SPOKEN]]
     store.keep_predictions("smoke", "table1", {SPOKEN: perfect})
-    changed = differing(store.committed("smoke"), rows_module.rescored(plan))
+    changed = differing(store.measured("smoke", "table1"), rows_module.rescored(plan))
     store.keep_predictions("smoke", "table1", before)
     assert {row["language"] for _, row, _ in changed} == {"es", "pooled", "macro"}
 
@@ -333,7 +333,7 @@ def measured_again(results, **changed):
     """The committed rows in another folder, measured elsewhere; ``changed`` is added to the averages' fields."""
     shutil.copytree(store.results_folder("smoke"), results / "smoke")
     elsewhere = {"library": "9.9", "hardware": "another", "date": "2099-01-01"}
-    rows = [row | elsewhere for row in store.committed("smoke", results)]
+    rows = [row | elsewhere for row in store.measured("smoke", "table1", results)]
     rows = [row | {f: row[f] + more for f, more in changed.items() if row["domain"] == "all"} for row in rows]
     table_files.write(store.table_path("smoke", "table1.rows", results), rows)
     return results

@@ -9,7 +9,7 @@ import pytest
 from made_up import made_up_comparisons, made_up_rows
 
 from speechbook.study import experiments
-from speechbook.tables import outcomes
+from speechbook.tables import outcomes, results
 from speechmerge.errors import StudyError
 from speechmerge.evaluation.scoring import Counts
 
@@ -27,7 +27,7 @@ def two_tasks():
 
 
 def comparisons(name, seeds=None):
-    return pd.DataFrame(made_up_comparisons(experiments.plan(name, "speech", seeds)))
+    return results.tidy(paired=pd.DataFrame(made_up_comparisons(experiments.plan(name, "speech", seeds))))
 
 
 def test_rows_come_in_the_order_of_the_experiment(rows):
@@ -39,8 +39,8 @@ def test_rows_come_in_the_order_of_the_experiment(rows):
 
 def test_scores_are_in_the_units_that_are_shown(two_tasks):
     asr, st = (two_tasks[two_tasks["task"] == task] for task in ("asr", "st"))
-    assert np.allclose(asr["score"], 100 * asr["wer"]) and np.allclose(asr["high"], 100 * asr["ci_high"])
-    assert np.allclose(st["score"], st["bleu"]) and np.allclose(st["low"], st["ci_low"])
+    assert np.allclose(asr["value"], 100 * asr["wer"]) and np.allclose(asr["high"], 100 * asr["ci_high"])
+    assert np.allclose(st["value"], st["bleu"]) and np.allclose(st["low"], st["ci_low"])
     assert list(st["language"].unique()) == ["ca", "es", "fr", "it", "ru", "macro"]
 
 
@@ -56,7 +56,7 @@ def test_one_seed_is_shown_and_the_base_belongs_to_every_seed(rows):
 def test_a_gap_is_named(rows):
     gap = rows[~((rows["system"] == "SVP-Merging") & (rows["language"] == "ru"))]
     with pytest.raises(
-        StudyError, match=r"lacks 1 of 56 rows, the first of 'SVP-Merging' in 'ru' \(asr\).*speechmerge study run"
+        StudyError, match=r"lacks 1 of 56 rows of seed 0, the first of SVP-Merging asr ru; run `speechmerge study run"
     ):
         outcomes.measured(gap)
 
@@ -117,7 +117,7 @@ def test_paired_differences_are_shown_in_points_with_a_sign():
 
 def test_paired_differences_tell_how_many_seeds_agree():
     found = comparisons("table1", [0])
-    seeds = pd.concat([found, found.assign(seed=1), found.assign(seed=2, ci_low=0.1, ci_high=0.2)])
+    seeds = pd.concat([found, found.assign(seed=1), found.assign(seed=2, low=10, high=20)])
     shown = outcomes.paired(seeds, "Task Arithmetic")["seeds that agree"]
     assert list(shown[["Pretrained", "Finetuned", "LoRS-Merging"]]) == ["2 of 3", "3 of 3", "2 of 3"]
 
@@ -141,31 +141,31 @@ def test_paired_differences_of_two_tasks_are_groups():
     ],
 )
 def test_the_verdict_says_no_more_than_the_intervals_of_all_seeds(ends, asr, st):
-    found = pd.DataFrame(
-        [{"system": "a", "against": "b", "task": t, "ci_low": ends[0], "ci_high": ends[1]} for t in ("asr", "st")]
-    )
-    assert outcomes.verdict(found, "a", "b") == asr
-    assert outcomes.verdict(found, "a", "b", "st") == st
-    unsure = pd.concat([found, found.assign(ci_low=-1.0, ci_high=1.0)])
-    assert outcomes.verdict(unsure, "a", "b").startswith("neither")
+    line = {"system": "a", "against": "b", "variant": "", "seed": 0, "difference": 0, "p_value": 0.5}
+    line |= {"ci_low": ends[0], "ci_high": ends[1]}
+    found = results.tidy(paired=pd.DataFrame([line | {"task": task} for task in ("asr", "st")]))
+    assert results.verdict(found, "a", "b") == asr
+    assert results.verdict(found, "a", "b", "st") == st
+    unsure = pd.concat([found, found.assign(low=-1.0, high=1.0)])
+    assert results.verdict(unsure, "a", "b").startswith("neither")
 
 
 def test_systems_are_sorted_by_verdict():
     found = comparisons("table1", [0])
-    said = outcomes.verdicts(found, SYSTEMS, "Task Arithmetic")
+    said = results.verdicts(found, SYSTEMS, "Task Arithmetic")
     assert said == (
         "Pretrained makes fewer word errors than Task Arithmetic; Finetuned makes more word errors than it; "
         "Multi-lingual training and Weight Averaging cannot be told apart from it"
     )
     three = ["Weight Averaging", "MP-Merging", "LoRS-Merging"]
-    better = comparisons("table2").assign(ci_low=0.1, ci_high=0.2)
-    said = outcomes.verdicts(better, three, "Task Arithmetic", "st")
+    better = comparisons("table2").assign(low=10, high=20)
+    said = results.verdicts(better, three, "Task Arithmetic", "st")
     assert said == "Weight Averaging, MP-Merging and LoRS-Merging have a higher BLEU than Task Arithmetic"
 
 
 def test_a_verdict_on_systems_that_were_not_compared_is_refused():
     with pytest.raises(StudyError, match="'Finetuned' was not compared with 'SVP-Merging' in task 'asr'"):
-        outcomes.verdict(comparisons("table1", [0]), "Finetuned", "SVP-Merging")
+        results.verdict(comparisons("table1", [0]), "Finetuned", "SVP-Merging")
 
 
 def counts(errors, words):

@@ -17,7 +17,7 @@ from speechmerge.errors import StudyError, nearest
 from ..study import protocol, store
 from ..study.experiments import settings_of
 from ..tables import evidence
-from . import curves, domains, measures
+from . import curves, measures
 from .judged import Judged
 from .parts import EQUIVALENT, FAILS, HOLDS, MARKS, NOT_RUN, NOT_TESTABLE, OPEN, SAME, VERDICTS, Part, lines, verdict
 from .results import NotRunError, NotTestableError, Results
@@ -81,25 +81,25 @@ TESTS: dict[str, list[Test]] = {
     "L21": [(curves.pruning_trend, "figure5", method) for method in ("MP", "SVP")],
     "L22": [(curves.pruning_more, "figure5", ("MP", "asr"), ("SVP", "asr"))],
     "L23": [(curves.pruning_more, "figure5", (method, "asr"), (method, "st")) for method in ("MP", "SVP")],
-    "B1": [(domains.paired, "domains", FULL, ZERO, group, "worse") for group in KEPT],
-    "B2": [(domains.best, "domains", SUBSPACE, [*WEIGHTS, *VECTORS], INSIDE)],
-    "B3": [(domains.best, "domains", WEIGHTS, [*SUBSPACE, *VECTORS], group) for group in KEPT],
-    "B4": [(domains.paired, "domains", BOOSTED, TSVM, INSIDE)],
-    "B5": [(domains.paired, "domains", BOOSTED, TSVM, group, "worse") for group in KEPT],
-    "B6": [(domains.paired, "domains", BOOSTED, FULL, "full average")],
-    "B7": [(domains.paired, "domains", system, FULL, OUTSIDE) for system in (TSVM, BOOSTED)],
+    "B1": [(measures.paired, "domains", FULL, ZERO, "asr", "worse", group) for group in KEPT],
+    "B2": [(measures.best, "domains", SUBSPACE, [*WEIGHTS, *VECTORS], INSIDE)],
+    "B3": [(measures.best, "domains", WEIGHTS, [*SUBSPACE, *VECTORS], group) for group in KEPT],
+    "B4": [(measures.paired, "domains", BOOSTED, TSVM, "asr", "better", INSIDE)],
+    "B5": [(measures.paired, "domains", BOOSTED, TSVM, "asr", "worse", group) for group in KEPT],
+    "B6": [(measures.paired, "domains", BOOSTED, FULL, "asr", "better", "full average")],
+    "B7": [(measures.paired, "domains", system, FULL, "asr", "better", OUTSIDE) for system in (TSVM, BOOSTED)],
     "B8": [
-        (domains.swept, "beta", "kept values", TSVM, INSIDE, "better"),
-        (domains.swept, "beta", "kept values", TSVM, OUTSIDE, "worse"),
+        (measures.swept, "beta", "kept values", TSVM, INSIDE, "better"),
+        (measures.swept, "beta", "kept values", TSVM, OUTSIDE, "worse"),
     ],
     "B9": [
-        (domains.swept, "rank", "Procrustes", "Procrustes rank_ratio=0.5", INSIDE, "worse", True),
-        (domains.swept, "rank", "Newton-Schulz", "Newton-Schulz rank_ratio=0.5", INSIDE, "equal", True),
+        (measures.swept, "rank", "Procrustes", "Procrustes rank_ratio=0.5", INSIDE, "worse", True),
+        (measures.swept, "rank", "Newton-Schulz", "Newton-Schulz rank_ratio=0.5", INSIDE, "equal", True),
     ],
-    "B10": [(domains.paired, "domains", "TIES", ZERO, "other English", "worse")],
-    "G1": [(domains.paired, "every_method", "Learned average", "Model Soups", TRAINED, "better", 1)],
-    "G2": [(domains.relative, "every_method", "Fisher", "Model Soups", TRAINED, 2)],
-    "G3": [(domains.paired, "every_method", "RegMean", JOINT, TRAINED, "equal")],
+    "B10": [(measures.paired, "domains", "TIES", ZERO, "asr", "worse", "other English")],
+    "G1": [(measures.paired, "every_method", "Learned average", "Model Soups", "asr", "better", TRAINED, 1)],
+    "G2": [(measures.relative, "every_method", ["Fisher"], "Model Soups", "asr", 2, TRAINED)],
+    "G3": [(measures.paired, "every_method", "RegMean", JOINT, "asr", "equal", TRAINED)],
 }
 ABSENT = {  # verdict and reason of claims without a test, by the letter they begin with
     "G": (NOT_TESTABLE, "that something may not help is nothing a measurement could deny"),

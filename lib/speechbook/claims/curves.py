@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from ..tables.results import first_seed
 from ..tables.series import SWEPT, number
 from .parts import Part
 from .results import LEVEL, SIDES, SIGN, NotRunError, NotTestableError, Results, student
@@ -21,9 +22,8 @@ STRONG = 0.5  # a pruning that keeps at most this share is a strong one
 
 def paired_by_size(results: Results, experiment: str, system: str, against: str, task: str = "asr") -> list[Part]:
     """Mean paired difference over the subsets of each size, its ends averaged, for the subsets share utterances."""
-    found = results.paired(experiment, system, against, task)
-    found = found[found["seed"] == found["seed"].min()]
-    by_size = found.groupby(found["variant"].map(position))[["difference", "low", "high"]].mean()
+    found = first_seed(results.paired(experiment, system, against, task))
+    by_size = found.groupby(found["variant"].map(position))[["value", "low", "high"]].mean()
     return [
         Part(f"{system} − {against}, {size:g} languages", *map(float, row), results.unit(task), SIDES["better"][task])
         for size, row in zip(by_size.index, by_size.to_numpy(), strict=True)
@@ -80,7 +80,7 @@ def _gains(results: Results, experiment: str, method: str, task: str) -> pd.Data
     The share kept is the one that is best for the other languages, so that choosing it on the test clips does not
     flatter the gain.
     """
-    names = results.rows(experiment, task)["system"].unique()
+    names = results.scores(experiment, task)["system"].unique()
     found = [(name, match) for name in names if (match := SWEPT.fullmatch(name)) and match["system"] == method]
     kept = [results.languages(experiment, name, task) for name, match in found if float(match["x"]) <= STRONG]
     if not kept:

@@ -8,47 +8,73 @@ import numpy as np
 import pandas as pd
 
 from ..figures.curves import signed
+from ..tables.series import SWEPT
 from ..tables.transfer import FEWEST, rank_correlation
 from .parts import Part
-from .results import LEVEL, SIDES, Z95, NotTestableError, Results, gain
+from .results import LEVEL, SIDES, Z95, NotRunError, NotTestableError, Results, gain
 
 
 def paired(
-    results: Results, experiment: str, system: str, against: str, task: str = "asr", claimed: str = "better"
-) -> list[Part]:
+    results: Results, experiment: str, system: str, against: str, task: str = "asr", claimed: str = "better",
+    place: str | None = None, least: float = 0,
+) -> list[Part]:  # fmt: skip
     """Difference of two systems on the same utterances; ``claimed`` is ``better``, ``worse`` or ``equal``.
 
-    Equal means that the interval lies within the margin that the results know for the second system's score.
+    It is that of the average, or of a group of places. Equal means that the interval lies within the margin
+    that the results know for the second system's score; better may be claimed by ``least`` so many points of error.
     """
-    found = results.paired(experiment, system, against, task).sort_values("seed")
+    found = results.paired(experiment, system, against, task, place)
     row = found.iloc[0]
-    scores = [results.average(experiment, name, task) for name in (system, against)]
+    scores = [results.score(experiment, name, task, place) for name in (system, against)]
+    bound = results.margin(task, scores[1]) if claimed == "equal" else -least
     note = f"; {scores[0]:.1f} and {scores[1]:.1f}"
-    bound = 0.0
-    if claimed == "equal":
-        bound = results.margin(task, scores[1])
-        note += f"; margin {bound:.1f}"
-    if len(others := found["difference"].iloc[1:]):
-        note += f"; {sum(others * row.difference > 0)} of {len(others)} other seeds agree"
-    same = claimed != "equal" and bool(row.get("same", False))
-    side = SIDES[claimed][task]
-    ends = row.difference, row.low, row.high
-    return [Part(f"{system} − {against}", *ends, results.unit(task), side, bound, note, same)]
+    note += f"; margin {bound:.1f}" if claimed == "equal" else f"; at least {least:g} claimed" if least else ""
+    if len(others := found["value"].iloc[1:]):
+        note += f"; {sum(others * row.value > 0)} of {len(others)} other seeds agree"
+    what = f"{system} − {against}" + (f", {place}" if place else "")
+    same = claimed != "equal" and not least and bool(row.get("same", False))
+    return [Part(what, row.value, row.low, row.high, results.unit(task), SIDES[claimed][task], bound, note, same)]
 
 
 def relative(
-    results: Results, experiment: str, systems: Sequence[str], against: str, task: str, least: float
-) -> list[Part]:
+    results: Results, experiment: str, systems: Sequence[str], against: str, task: str, least: float,
+    place: str | None = None,
+) -> list[Part]:  # fmt: skip
     """Relative gain, in per cent, of the best of some systems over another; claimed to be at least ``least``."""
-    pick = max if task == "st" else min
-    system = pick(systems, key=lambda name: results.average(experiment, name, task))
-    value, low, high = _relative(results, experiment, system, against, task)
-    return [Part(f"gain of {system} over {against} in {results.unit(task)}", value, low, high, "%", "above", least)]
+    pick, [system, *others] = max if task == "st" else min, systems
+    if others:
+        system = pick(systems, key=lambda name: results.score(experiment, name, task, place))
+    found = _relative(results, experiment, system, against, task, place)
+    where = f", {place}" if place else f" in {results.unit(task)}"
+    return [Part(f"gain of {system} over {against}{where}", *found, "%", "above", least)]
 
 
-def _relative(results: Results, experiment: str, system: str, against: str, task: str) -> tuple[float, float, float]:
-    row = results.paired(experiment, system, against, task).sort_values("seed").iloc[0]
-    return gain(row[["difference", "low", "high"]], results.average(experiment, against, task), task)
+def _relative(
+    results: Results, experiment: str, system: str, against: str, task: str, place: str | None = None
+) -> tuple[float, float, float]:
+    row = results.paired(experiment, system, against, task, place).iloc[0]
+    return gain(row[["value", "low", "high"]], results.score(experiment, against, task, place), task)
+
+
+def best(results: Results, experiment: str, systems: Sequence[str], others: Sequence[str], place: str) -> list[Part]:
+    """Tests that the best of some systems beats all merges named ``others``; the best is chosen on the same clips."""
+    winner = min(systems, key=lambda name: results.score(experiment, name, "asr", place))
+    return [part for other in others for part in paired(results, experiment, winner, other, place=place)]
+
+
+def swept(
+    results: Results, experiment: str, sweep: str, against: str, place: str, claimed: str, last: bool = False
+) -> list[Part]:
+    """The same for the first (or last) value of a sweep, whose systems are called ``SWEEP NAME=VALUE``."""
+    found = [(float(name["x"]), name[0]) for name in map(SWEPT.fullmatch, _systems(results, experiment))
+             if name and name["system"] == sweep]  # fmt: skip
+    if not found:
+        raise NotRunError(f"{experiment} has no rows of {sweep}")
+    return paired(results, experiment, (max if last else min)(found)[1], against, "asr", claimed, place)
+
+
+def _systems(results: Results, experiment: str) -> list[str]:
+    return list(results.scores(experiment)["system"].unique())
 
 
 def gain_by_task(results: Results, experiment: str, system: str, against: str) -> list[Part]:
@@ -77,6 +103,6 @@ def worse_somewhere(results: Results, tables: Sequence[str], system: str, agains
     """Largest rise of the error in any language; intervals are widened, for the largest of many is looked at."""
     found = pd.concat([results.changes(table, system, against) for table in tables])
     wider = NormalDist().inv_cdf(1 - LEVEL / 2 / len(found)) / Z95
-    ends = [found["difference"] + wider * (found[end] - found["difference"]) for end in ("low", "high")]
-    what = f"{system} − {against}, worst of {len(found)} languages ({found['difference'].idxmax()})"
-    return [Part(what, found["difference"].max(), ends[0].max(), ends[1].max(), "WER", "above")]
+    ends = [found["value"] + wider * (found[end] - found["value"]) for end in ("low", "high")]
+    what = f"{system} − {against}, worst of {len(found)} languages ({found['value'].idxmax()})"
+    return [Part(what, found["value"].max(), ends[0].max(), ends[1].max(), "WER", "above")]

@@ -4,9 +4,9 @@ Points are per cent of WER and BLEU from 0 to 100, and differences keep their ow
 errors, or a better translation.
 """
 
+import functools
 import math
 from collections.abc import Sequence
-from functools import cached_property
 from statistics import NormalDist
 
 import numpy as np
@@ -17,8 +17,8 @@ from speechmerge.errors import StudyError
 from speechmerge.evaluation.scoring import METRICS
 
 from ..figures.style import AVERAGE
-from ..study import experiments, store
-from ..tables.outcomes import with_scores
+from ..study import experiments
+from ..tables import results
 
 UNITS = {task: metric.upper() for task, metric in METRICS.items()}
 SIGN = {"asr": -1, "st": 1}  # of a change of the score for the better
@@ -29,7 +29,6 @@ SIDES = {  # where a difference lies if the first system is what is claimed
 }
 LEVEL = 0.05
 MARGIN = 0.04  # of the score: a smaller change counts as none, for the paper's abstract calls 4 % of BLEU a gain
-COLUMNS = (*store.IDENTITY, "wer", "bleu", "ci_low", "ci_high")  # of rows, that claims are about
 Z95 = NormalDist().inv_cdf(0.975)
 
 
@@ -42,40 +41,17 @@ class NotTestableError(StudyError):
 
 
 class Results:
-    """The committed results of a profile, as the tests read them; trainings of the first seed."""
+    """The committed results of a profile, as the tests read them."""
 
     def __init__(self, profile: str) -> None:
         self.profile = profile
-        self._read: dict[str | tuple[str, ...], pd.DataFrame] = {}  # statistics by name, rows by experiment and task
+        self._frame = functools.cache(self._frame)
 
-    @cached_property
-    def _tasks(self) -> dict[str, list[str]]:
-        return {name: described.tasks for name, described in experiments.experiments().items()}
-
-    @cached_property
-    def _rows(self) -> pd.DataFrame:
-        return pd.DataFrame(store.committed(self.profile), columns=list(COLUMNS))
-
-    def rows(self, experiment: str, task: str) -> pd.DataFrame:
-        """Return the rows of one task and of the first seed, with ``score, low, high`` in points.
-
-        Raises:
-            NotTestableError: the experiment has no such task.
-            NotRunError: there are no such rows.
-        """
-        if (experiment, task) in self._read:
-            return self._read[experiment, task]
-        self._check_task(experiment, task)
-        found = self._rows[(self._rows["experiment"] == experiment) & (self._rows["task"] == task)]
-        if found.empty:
-            raise NotRunError(f"{experiment} has no rows")
-        found = with_scores(found[found["seed"] == found["seed"].min()])
-        self._read[experiment, task] = found.astype({"score": float, "low": float, "high": float})
-        return self._read[experiment, task]
-
-    def _check_task(self, experiment: str, task: str) -> None:
-        if task not in self._tasks[experiment]:
-            raise NotTestableError(f"{experiment} is not run with {'translation' if task == 'st' else 'transcription'}")
+    def _frame(self, experiment: str) -> pd.DataFrame:
+        try:
+            return results.read(self.profile, experiment)
+        except StudyError as error:
+            raise NotRunError(f"{experiment} has no rows") from error
 
     def unit(self, task: str) -> str:
         """Return the unit of a task's score."""
@@ -85,13 +61,32 @@ class Results:
         """Return the difference, in points, below which a system counts as equal to one with this score."""
         return MARGIN * score
 
-    def average(self, experiment: str, system: str, task: str) -> float:
-        """Return a system's score over all languages: pooled over words, or the mean BLEU."""
-        rows = self.rows(experiment, task)
-        whole = rows[(rows["system"] == system) & (rows["language"] == AVERAGE[task])]
-        if len(whole) != 1:
-            raise NotRunError(f"{experiment} has no average of {system}")
-        return float(whole["score"].iloc[0])
+    def scores(self, experiment: str, task: str = "asr") -> pd.DataFrame:
+        """Return the scores of one task and of the first seed.
+
+        Raises:
+            NotTestableError: the experiment has no such task.
+            NotRunError: there are no such scores.
+        """
+        if task not in experiments.experiments()[experiment].tasks:
+            raise NotTestableError(f"{experiment} is not run with {'translation' if task == 'st' else 'transcription'}")
+        found = self._frame(experiment)
+        found = found[(found["task"] == task) & found["against"].isna()]
+        if found.empty:
+            raise NotRunError(f"{experiment} has no rows")
+        return results.first_seed(found)
+
+    def score(self, experiment: str, system: str, task: str = "asr", place: str | None = None) -> float:
+        """Return a system's score at a place, or over all languages: pooled over words, or the mean BLEU.
+
+        Raises:
+            NotRunError: there is none.
+        """
+        found = self.scores(experiment, task)
+        found = found[(found["system"] == system) & (found["place"] == (place or AVERAGE[task]))]
+        if len(found) != 1:
+            raise NotRunError(f"{experiment} has no average of {system}" + (f", {place}" if place else ""))
+        return float(found["value"].iloc[0])
 
     def languages(self, experiment: str, system: str, task: str = "asr") -> pd.DataFrame:
         """Return a system's scores by language (index) and variant (columns), averages left out.
@@ -99,92 +94,41 @@ class Results:
         Raises:
             NotRunError: there are none.
         """
-        rows = self.rows(experiment, task)
-        rows = rows[(rows["system"] == system) & (rows["domain"] != "all")]
-        if rows.empty:
+        found = self.scores(experiment, task)
+        found = found[(found["system"] == system) & (found["of"] == "place")]
+        if found.empty:
             raise NotRunError(f"{experiment} has no rows of {system}")
-        return rows.pivot(index="language", columns="variant", values="score")
-
-    def _statistics(self, name: str) -> pd.DataFrame:
-        if name not in self._read:
-            found = store.lines(self.profile, name)
-            if not found:
-                raise NotRunError(f"there are no comparisons {name}")
-            self._read[name] = pd.DataFrame(found)
-        return self._read[name]
+        return found.pivot(index="place", columns="variant", values="value")
 
     def changes(self, experiment: str, system: str, against: str, task: str = "asr") -> pd.DataFrame:
-        """Return paired differences in each language, in points: index language, columns ``difference, low, high``.
+        """Return paired differences in each language, in points: index language, columns ``value, low, high``.
 
         Raises:
             NotRunError: the two were not compared language by language.
         """
-        found = self._statistics(f"{experiment}.by_language")
+        found = self._frame(experiment)
         found = found[(found["system"] == system) & (found["against"] == against) & (found["task"] == task)]
-        found = found[(found["seed"] == found["seed"].min()) & ~found["language"].isin(["pooled", "others"])]
+        found = results.first_seed(found[found["of"] == "place"])
         if found.empty:
             raise NotRunError(f"{experiment} has no comparison of {system} and {against} by language")
-        points = 100 * found.set_index("language")[["difference", "ci_low", "ci_high"]]
-        return points.rename(columns={"ci_low": "low", "ci_high": "high"})
+        return found.set_index("place")[["value", "low", "high"]]
 
-    def groups(self, experiment: str) -> pd.DataFrame:
-        """Return averages over groups of cells and their paired differences, of the first seed.
-
-        Raises:
-            NotRunError: there are none.
-        """
-        found = self._statistics(f"{experiment}.groups")
-        return found[found["seed"] == found["seed"].min()]
-
-    def group_average(self, experiment: str, group: str, system: str) -> float:
-        """Return a system's mean error over a group of cells.
-
-        Raises:
-            NotRunError: there is no such row.
-        """
-        found = self.groups(experiment).query("kind == 'average' and group == @group and system == @system")
-        if len(found) != 1:
-            raise NotRunError(f"{experiment} has no average of {system}, {group}")
-        return 100 * float(found["wer"].iloc[0])
-
-    def group_paired(self, experiment: str, group: str, system: str, against: str) -> tuple[float, float, float]:
-        """Return the paired difference of two systems over a group and its interval, whichever was subtracted.
+    def paired(
+        self, experiment: str, system: str, against: str, task: str = "asr", place: str | None = None
+    ) -> pd.DataFrame:
+        """Return paired differences ``value, low, high``, a line a variant and seed, whichever was subtracted.
 
         Raises:
             NotRunError: the two were not compared.
         """
-        found = self.groups(experiment).query("kind == 'paired' and group == @group")
-        found = paired_rows(_in_points(found), system, against)
-        if len(found) != 1:
-            raise NotRunError(f"{experiment} has no paired comparison of {system} and {against}, {group}")
-        [(value, low, high)] = found[["difference", "low", "high"]].astype(float).itertuples(index=False)
-        return value, low, high
-
-    def paired(self, experiment: str, system: str, against: str, task: str) -> pd.DataFrame:
-        """Return paired differences in points, a line a variant and seed, whichever of the two was subtracted.
-
-        Raises:
-            NotRunError: the two were not compared.
-        """
-        found = self._statistics(f"{experiment}.paired")
-        found = paired_rows(_in_points(found[found["task"] == task]), system, against)
+        frame = self._frame(experiment)
+        found, turned = (results.pair(frame, *two, task, place) for two in ((system, against), (against, system)))
         if found.empty:
-            raise NotRunError(f"{experiment} has no paired comparison of {system} and {against}")
-        return found
-
-
-def _in_points(found: pd.DataFrame) -> pd.DataFrame:
-    """Return comparisons with ``difference, low, high`` in points."""
-    return found.assign(difference=100 * found["difference"], low=100 * found["ci_low"], high=100 * found["ci_high"])
-
-
-def paired_rows(found: pd.DataFrame, system: str, against: str) -> pd.DataFrame:
-    """Return the comparisons of two systems, whichever was subtracted: ``difference, low, high`` are of the first."""
-    own = found[(found["system"] == system) & (found["against"] == against)]
-    if not own.empty:
-        return own
-    own = found[(found["system"] == against) & (found["against"] == system)]
-    return own.assign(difference=-own["difference"], low=-own["high"], high=-own["low"])
+            found = turned.assign(value=-turned["value"], low=-turned["high"], high=-turned["low"])
+        if found.empty:
+            where = f", {place}" if place else ""
+            raise NotRunError(f"{experiment} has no paired comparison of {system} and {against}{where}")
+        return found.sort_values("seed", kind="stable")
 
 
 def gain(difference: Sequence[float], score: float, task: str = "asr") -> tuple[float, float, float]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -65,7 +66,7 @@ def change(row: pd.Series) -> str:
     return f"{signed(row.value)} ({_interval(row)})"
 
 
-def _panels(names: Sequence[str], columns: int, height: float, **shared: bool) -> tuple[Figure, dict[str, Axes]]:
+def titled_panels(names: Sequence[str], columns: int, height: float, **shared: bool) -> tuple[Figure, dict[str, Axes]]:
     """A figure of page width with one titled panel a name."""
     columns = min(columns, len(names))
     lines = -(-len(names) // columns)
@@ -100,7 +101,7 @@ def lines(
     labels = y if isinstance(y, dict) else dict.fromkeys(names, y)
     dodge = 0 if table["low"].isna().all() else DODGE
     with style.applied():
-        fig, panels = _panels(names, columns, 2.5 if columns > 1 else 3.4, sharey=shared)
+        fig, panels = titled_panels(names, columns, 2.5 if columns > 1 else 3.4, sharey=shared)
         for number, (name, axes) in enumerate(panels.items()):
             inside = table[table["panel"] == name]
             ticks = sorted(inside["x"].dropna().unique())
@@ -162,29 +163,30 @@ def matrix(table: pd.DataFrame, *, down: str, across: str, unit: str, caption: s
         unit: of the changes.
         caption: of the figure.
     """
-    rows, columns = (list(dict.fromkeys(table[name])) for name in ("row", "column"))
-    grid = table.pivot(index="row", columns="column", values="value").loc[rows, columns]
+    order = [list(dict.fromkeys(table[name])) for name in ("row", "column")]
+    drawn = table.assign(top=table["value"].map(signed), clear=(table["low"] > 0) | (table["high"] < 0))
+    narrow = len(order[1]) > MOST_WIDE  # the bounds of an interval stand below each other
+    share, size, gap, turned = (1.0, 6.5, " to\n", 45) if narrow else (0.85, 7, " to ", 0)
+    drawn["below"] = [_interval(cell, gap) for cell in table.itertuples()]
+    named = {"index": style.language_name, "columns": style.language_name}
+    grid, top, below, clear = (
+        drawn.pivot(index="row", columns="column", values=values).loc[*order].rename(**named)
+        for values in ("value", "top", "below", "clear")
+    )
     strongest = float(np.abs(grid.to_numpy()).max()) or 1.0
-    narrow = len(columns) > MOST_WIDE  # the bounds of an interval stand below each other
-    share, raised, size, gap, turned = (1.0, 10, 6.5, " to\n", 45) if narrow else (0.85, 4, 7, " to ", 0)
     with style.applied():
-        fig = Figure(figsize=(share * style.WIDTH, 0.9 + 0.62 * len(rows)), layout="constrained")
+        fig = Figure(figsize=(share * style.WIDTH, 0.9 + 0.62 * len(grid)), layout="constrained")
         axes = fig.subplots()
-        image = axes.imshow(grid, cmap="PuOr_r", vmin=-strongest, vmax=strongest, aspect="auto")
-        for cell in table.itertuples():
-            clear = cell.low > 0 or cell.high < 0
-            shade = "white" if abs(cell.value) > 0.62 * strongest else "black"
-            place = (columns.index(cell.column), rows.index(cell.row))
-            axes.annotate(signed(cell.value), place, (0, raised), textcoords="offset points", ha="center", va="center",
-                          color=shade, fontweight="bold" if clear else "normal")  # fmt: skip
-            axes.annotate(_interval(cell, gap), place, (0, -8), textcoords="offset points",
-                          ha="center", va="center", color=shade, fontsize=size)  # fmt: skip
-        axes.set_xticks(range(len(columns)), [style.language_name(code) for code in columns], rotation=turned)
-        axes.set_yticks(range(len(rows)), [style.language_name(code) for code in rows])
+        look = {"cmap": "PuOr_r", "vmin": -strongest, "vmax": strongest, "fmt": "", "ax": axes}
+        sns.heatmap(grid, annot=top, annot_kws={"va": "bottom", "size": 9.5}, cbar_kws={"label": unit}, **look)
+        for text, bold in zip(axes.texts, clear.to_numpy().flat, strict=True):
+            text.set_fontweight("bold" if bold else "normal")
+        sns.heatmap(grid, annot=below, annot_kws={"va": "top", "size": size}, cbar=False, **look)
+        for text, value in zip(axes.texts, 2 * list(grid.to_numpy().flat), strict=True):
+            text.set_color("white" if abs(value) > 0.62 * strongest else "black")
         axes.set(xlabel=across, ylabel=down)
-        axes.grid(visible=False)
-        axes.spines[:].set_visible(False)
-        fig.colorbar(image, ax=axes, shrink=0.85, label=unit)
+        axes.tick_params("x", rotation=turned)
+        axes.tick_params("y", rotation=0)
     name = style.language_name
     told = [f"{name(c.row)} on {name(c.column)} {change(c)}" for c in table.itertuples()]
     return Figured(fig, caption, f"Heat map of the {unit}, one line for each {down}: " + "; ".join(told) + ".", table)
@@ -201,7 +203,7 @@ def changes(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) -
     """
     looks, names, order = _looks(table), list(dict.fromkeys(table["panel"])), list(dict.fromkeys(table["system"]))
     with style.applied():
-        fig, panels = _panels(names, columns, 0.6 + 0.22 * len(order), sharex=True)
+        fig, panels = titled_panels(names, columns, 0.6 + 0.22 * len(order), sharex=True)
         for number, (name, axes) in enumerate(panels.items()):
             for row in table[table["panel"] == name].itertuples():
                 spread = [[row.value - row.low], [row.high - row.value]]

@@ -18,6 +18,13 @@ from . import style
 SHORTEST_ALT = 40  # characters; anything shorter cannot say what a figure shows
 
 
+def rendered(fig: Figure, kind: str) -> bytes:
+    """Return a drawing as a file of a kind, ``svg`` or ``png``; the same one whenever it is made."""
+    with style.applied(), io.BytesIO() as stream:
+        fig.savefig(stream, format=kind, metadata={"Date": None} if kind == "svg" else {})
+        return stream.getvalue()
+
+
 @dataclass(frozen=True)
 class Figured:
     """A figure with all that belongs to it.
@@ -46,13 +53,8 @@ class Figured:
             self.fig.draw_without_rendering()
             self.fig.set_layout_engine("none")  # else every saving moves things a little
 
-    def _image(self, kind: str) -> bytes:
-        with style.applied(), io.BytesIO() as stream:
-            self.fig.savefig(stream, format=kind, metadata={"Date": None} if kind == "svg" else {})
-            return stream.getvalue()
-
     def _repr_html_(self) -> str:
-        image = base64.b64encode(self._image("svg")).decode()
+        image = base64.b64encode(rendered(self.fig, "svg")).decode()
         alt = html.escape(self.alt)
         return f'<img class="figured" alt="{alt}" src="data:image/svg+xml;base64,{image}" style="max-width: 100%">'
 
@@ -60,7 +62,7 @@ class Figured:
         """Write ``NAME.svg``, ``NAME.png`` and the numbers as ``NAME.csv``; return the path of the SVG."""
         for kind in ("png", "svg"):
             with atomic_file(Path(folder) / f"{name}.{kind}") as file:
-                file.write_bytes(self._image(kind))
+                file.write_bytes(rendered(self.fig, kind))
         with atomic_file(Path(folder) / f"{name}.csv") as file:
             self.data.to_csv(file, index=False, float_format="%.6g")
         return Path(folder) / f"{name}.svg"

@@ -1,6 +1,7 @@
 """A figure of merges so small that every entry shows: what the experts say, and what each version makes of it."""
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,13 +25,15 @@ def entries(rows: pd.DataFrame, experts: int) -> Figured:
         _cells(panels[1], below, strongest)
         tensors = list(rows.columns.get_level_values(0))
         starts = {tensor: tensors.index(tensor) for tensor in dict.fromkeys(tensors)}
-        panels[0].set_xticks([start - 0.4 for start in starts.values()], list(starts), ha="left", fontweight="bold")
+        panels[0].set_xticks([start + 0.1 for start in starts.values()], list(starts), ha="left", fontweight="bold")
         panels[0].xaxis.tick_top()
-        panels[1].set_xticks(range(len(tensors)), rows.columns.get_level_values(1))
+        panels[1].set_xticks(
+            [place + 0.5 for place in range(len(tensors))], rows.columns.get_level_values(1), rotation=0
+        )
         for axes in panels:
             axes.tick_params(length=0)
             for start in list(starts.values())[1:]:
-                axes.axvline(start - 0.5, color="white", linewidth=6)
+                axes.axvline(start, color="white", linewidth=6)
     told = []
     for name, line in below.iterrows():
         kept = line[line != 0]
@@ -48,13 +51,8 @@ def entries(rows: pd.DataFrame, experts: int) -> Figured:
 
 def _cells(axes: Axes, rows: pd.DataFrame, strongest: float) -> None:
     """Draw one block of cells; the colour stops at twice the strongest entry of an expert."""
-    axes.imshow(rows, cmap="PuOr_r", vmin=-2 * strongest, vmax=2 * strongest, aspect="auto")
-    for i, line in enumerate(rows.to_numpy()):
-        for j, value in enumerate(line):
-            if value:
-                shade = "white" if abs(value) > 1.2 * strongest else "black"
-                axes.text(j, i, f"{value:g}".replace("-", "−"), ha="center", va="center", color=shade, fontsize=8.5)
-    axes.set_yticks(range(len(rows)), rows.index)
-    axes.set_xticks(())
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
+    told = rows.map(lambda value: f"{value:g}".replace("-", "−") if value else "")
+    look = {"cmap": "PuOr_r", "vmin": -2 * strongest, "vmax": 2 * strongest, "cbar": False, "annot_kws": {"size": 8.5}}
+    sns.heatmap(rows, annot=told, fmt="", ax=axes, **look)
+    axes.set(xlabel="", ylabel="", xticks=())
+    axes.tick_params("y", rotation=0)

@@ -1,7 +1,6 @@
 """Small pictures for the method cards: what a method does to a few vectors, to signs and sizes, or to a spectrum.
 
-Every picture is the output of the method itself on a made-up model that fits on a page. The SVG is written by hand and
-rounded to tenths of a pixel, so that the same picture comes out on every machine.
+Every picture is the output of the method itself on a made-up model that fits on a page.
 """
 
 import math
@@ -9,16 +8,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Arc, Circle, Ellipse
 from torch import Tensor
 
 from speechmerge.merging.engine import merge_state_dicts
 from speechmerge.merging.methods import Method
 
-from . import style, svg
+from . import style
 
 NAME = "model.encoder.layers.{}.fc1.weight"
 LINEAR = NAME.format(0)
 TARGET = torch.tensor([2.9, 1.1], dtype=torch.float64)  # where the made-up development loss is least
+GREY, PALE = "#777777", "#dddddd"
+SIGNS = LinearSegmentedColormap.from_list("signs", ["#2166ac", "white", "#c2571a"])  # below zero, zero, above
 DRAWN = {  # parameters a picture is drawn with where the defaults would show little on so small a model
     "task_arithmetic": {"scaling": 0.5},
     "ties": {"density": 0.4},
@@ -49,9 +54,9 @@ ENTRIES = (  # task vectors of three experts, in tenths
 
 @dataclass(frozen=True)
 class Picture:
-    """A small picture: its SVG, what it shows in words, the parameters it was drawn with."""
+    """A small picture: the drawing, what it shows in words, the parameters it was drawn with."""
 
-    svg: str
+    fig: Figure
     alt: str
     options: Mapping
 
@@ -59,7 +64,17 @@ class Picture:
 def draw(method: Method) -> Picture:
     """Merge a made-up model and draw what came of it."""
     kind = KINDS["depth" if "depth" in method.needs else method.family]
-    return kind(method, dict(DRAWN.get(method.name, {})))
+    with style.applied():
+        return kind(method, dict(DRAWN.get(method.name, {})))
+
+
+def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of bare panels side by side, sizes in inches."""
+    fig = Figure(figsize=(width, height), layout="constrained")
+    found = list(fig.subplots(1, panels, squeeze=False).flat)
+    for axes in found:
+        axes.set_axis_off()
+    return fig, found
 
 
 def _merge(method: Method, options: Mapping, rows: Tensor, **extras: object) -> Tensor:
@@ -95,33 +110,45 @@ def _plane(method: Method, options: dict) -> Picture:
     known = _statistics(points)
     used = {key: known[key] for key in method.data}
     found = _merge(method, options, points[:, None], **used)[0]
-    unit, origin, colour, body = 56, (96, 172), style.COLOURS[method.family], []
-
-    def place(point: Tensor) -> tuple[float, float]:
-        return origin[0] + unit * point[0].item(), origin[1] - unit * point[1].item()
-
+    fig, [axes] = _figure(3.4, 2.0)
+    axes.set(aspect="equal", xlim=(-1.3, 4.2), ylim=(-0.5, 3.1))
     for name in ("grams", "fishers"):
         shapes = [next(iter(item.values())) for item in used.get(name, ())]
         for point, shape in zip(points, shapes, strict=bool(shapes)):
-            body.append(svg.ellipse(place(point), shape if name == "grams" else shape[0].diag(), unit))
+            axes.add_patch(_ellipse(point, shape if name == "grams" else shape[0].diag()))
     if method.fit:
-        x, y = place(TARGET)
-        body += [svg.circle((x, y), radius, stroke=svg.PALE) for radius in (14, 30, 46)]
-        body += [svg.text(x, y + 4, "×", "middle"), svg.text(x, y - 52, "least error on dev", "middle")]
+        for radius in (0.25, 0.54, 0.82):
+            axes.add_patch(Circle(TARGET.tolist(), radius, fill=False, color=PALE))
+        axes.text(*TARGET, "×", ha="center", va="center")
+        axes.text(TARGET[0], TARGET[1] + 0.9, "least error on dev", ha="center", fontsize=8)
     for number, point in enumerate(points, start=1):
-        body += svg.arrow((*origin, *place(point)), svg.GREY, 1.2)
-        x, y = place(point * (1 + 0.2 / point.norm()))
-        body.append(svg.text(x, y + 4, "θ", "middle", svg.GREY, index=str(number)))
+        _arrow(axes, point, GREY, 1.2)
+        axes.text(*(point * (1 + 0.3 / point.norm())), f"$\\theta_{number}$", color=GREY, ha="center", va="center")
     if "space" in method.parameters:  # it has a sphere
-        body.append(svg.arc(found.norm().item() * unit, origin))
-    body += [*svg.arrow((*origin, *place(found)), colour, 3), svg.circle(origin, 3, fill=svg.DARK)]
-    body.append(svg.text(origin[0] - 7, origin[1] + 14, "θ", "end", index="0"))
+        length = 2 * found.norm().item()
+        axes.add_patch(Arc((0, 0), length, length, theta1=-3, theta2=112, color=GREY, linestyle="--"))
+    _arrow(axes, found, style.COLOURS[method.family], 2.5)
+    axes.plot(0, 0, ".", color="black")
+    axes.text(-0.1, -0.1, r"$\theta_0$", ha="right", va="top")
     told = ", ".join(f"({x:.1f}, {y:.1f})" for x, y in points.tolist())
     alt = f"Arrows from the base at the origin to experts at {told}, and to their merge at "
     alt += f"({found[0]:.2f}, {found[1]:.2f})."
     if method.fit:
         alt += f" The error on dev is least at ({TARGET[0]:.1f}, {TARGET[1]:.1f})."
-    return Picture(svg.document(330, 194, body), alt, options)
+    return Picture(fig, alt, options)
+
+
+def _arrow(axes: Axes, to: Tensor, colour: str, width: float) -> None:
+    look = {"arrowstyle": "-|>", "color": colour, "linewidth": width, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", to.tolist(), (0, 0), arrowprops=look)
+
+
+def _ellipse(centre: Tensor, shape: Tensor) -> Ellipse:
+    """The curve around a centre on which a quadratic form, ``shape`` ``[2, 2]``, has one value."""
+    values, vectors = torch.linalg.eigh(shape)
+    width, height = (0.8 / values.sqrt()).tolist()
+    turn = math.degrees(math.atan2(vectors[1, 0], vectors[0, 0]))
+    return Ellipse(centre.tolist(), width, height, angle=turn, facecolor=PALE, edgecolor=GREY, alpha=0.6)
 
 
 def _entries(method: Method, options: dict) -> Picture:
@@ -130,21 +157,38 @@ def _entries(method: Method, options: dict) -> Picture:
     if method.scale == "sum":
         options = {"scaling": round(1 / len(rows), 2), **options}
     found = _merge(method, options, rows[:, None])[0]
-    cell, left, below, colour = 18, 62, 12 + 18 * len(rows), style.COLOURS[method.family]
-    body = [svg.text(left - 6, 14 + cell * i, f"expert {i + 1}", "end") for i in range(len(rows))]
-    label = "task 1" if method.family == "per_task" else "merged"
-    body.append(svg.text(left - 6, below + 12, label, "end", colour))
-    body += [*svg.grid(rows, left, 2, cell, 0.9), *svg.grid(found[None], left, below, cell, 0.9)]
+    shown = {f"expert {number}": row for number, row in enumerate(rows, start=1)}
+    shown["task 1" if method.family == "per_task" else "merged"] = found
     alt = f"Three rows of {len(found)} signed entries, one an expert, and a row of what is made of them, in which "
     if method.experts == 1:  # what it leaves out says as much
-        below += cell + 10
-        body.append(svg.text(left - 6, below + 12, "left out", "end"))
-        body += svg.grid(rows - found, left, below, cell, 0.9)
+        shown["left out"] = rows[0] - found
         alt = (
             f"A row of {len(found)} signed entries, a row of what is taken of them, and one of the rest; in the second "
         )
+    fig, [axes] = _figure(4.4, 0.2 + 0.2 * len(shown))
+    _grid(axes, torch.stack(list(shown.values())), 0.9)
+    for place, name in enumerate(shown):
+        made = name in ("task 1", "merged")
+        colour = style.COLOURS[method.family] if made else "black"
+        axes.text(-0.8, place, name, ha="right", va="center", fontsize=8, color=colour)
+    axes.axhline(len(rows) - 0.5, color="white", linewidth=6)
     alt += f"{int((found == 0).sum())} are zero."
-    return Picture(svg.document(left + cell * len(found) + 4, below + cell + 4, body), alt, options)
+    return Picture(fig, alt, options)
+
+
+def _grid(axes: Axes, values: Tensor, scale: float) -> None:
+    """Cells of a matrix: orange above zero, blue below, darker for larger, white for exactly zero."""
+    edges = [[place - 0.5 for place in range(size + 1)] for size in reversed(values.shape)]
+    look = {"cmap": SIGNS, "vmin": -scale, "vmax": scale, "edgecolors": PALE, "linewidth": 0.5}
+    axes.pcolormesh(*edges, values.numpy(), **look)
+    axes.set(aspect="equal", ylim=(len(values) - 0.5, -0.5))
+
+
+def _bars(axes: Axes, before: Tensor, after: Tensor, colour: str) -> None:
+    """Two spectra in one frame: the one before as outlines, the one after as bars."""
+    axes.bar(range(len(after)), after.tolist(), 0.7, color=colour)
+    axes.bar(range(len(before)), before.tolist(), 0.95, fill=False, edgecolor="black", linewidth=0.8)
+    axes.axhline(0, color=GREY, linewidth=1)
 
 
 def _matrices(count: int, size: int = 12) -> Tensor:
@@ -165,21 +209,17 @@ def _pruned(method: Method, options: dict) -> Picture:
     spikes[[1, 4, 6, 8, 9], [7, 2, 9, 5, 0]] = torch.tensor([0.9, -0.8, 0.8, -0.9, 0.7]).double()
     matrix = matrix + spikes
     found = _merge(method, options, matrix[None])
-    cell, colour = 13, style.COLOURS[method.family]
-    scale = matrix.abs().max().item()
-    width = cell * len(matrix)
-    body = [*svg.grid(matrix, 4, 20, cell, scale), *svg.grid(found, 24 + width, 20, cell, scale)]
     before, after = torch.linalg.svdvals(matrix), torch.linalg.svdvals(found)
-    body += svg.bars(before, after, 2 * width + 52, 130, 20 + width, colour)
-    body += [
-        svg.text(4, 12, "task matrix"),
-        svg.text(24 + width, 12, "kept", fill=colour),
-        svg.text(2 * width + 52, 12, "singular values"),
-    ]
+    fig, panels = _figure(4.6, 1.6, 3)
+    for axes, values, name in zip(panels, (matrix, found), ("task matrix", "kept"), strict=False):
+        _grid(axes, values, matrix.abs().max().item())
+        axes.set_title(name, fontsize=8, fontweight="normal")
+    _bars(panels[2], before, after, style.COLOURS[method.family])
+    panels[2].set_title("singular values", fontsize=8, fontweight="normal")
     rank, kept = int((after > 1e-9).sum()), int((found != 0).sum())
     alt = f"A task matrix of {found.numel()} entries beside what is kept of it: {kept} entries are not zero, and the "
     alt += f"rank is {rank} of {len(matrix)}."
-    return Picture(svg.document(2 * width + 190, 20 + width + 2, body), alt, options)
+    return Picture(fig, alt, options)
 
 
 def _spectrum(method: Method, options: dict) -> Picture:
@@ -188,11 +228,15 @@ def _spectrum(method: Method, options: dict) -> Picture:
     found = _merge(method, options, deltas)
     before, after = torch.linalg.svdvals(deltas.sum(0)), torch.linalg.svdvals(found)
     colour = style.COLOURS[method.family]
-    body = [*svg.bars(before, after, 8, 320, 132, colour), svg.text(328, 12, "outlines: the sum of the experts", "end")]
-    body += [svg.text(328, 27, "bars: merged", "end", colour), svg.text(8, 147, "singular values, largest first")]
+    fig, [axes] = _figure(3.4, 1.7)
+    _bars(axes, before, after, colour)
+    where = {"transform": axes.transAxes, "ha": "right", "va": "top", "fontsize": 8}
+    axes.text(1, 1, "outlines: the sum of the experts", **where)
+    axes.text(1, 0.88, "bars: merged", color=colour, **where)
+    axes.set_title("singular values, largest first", y=-0.15, fontsize=8, fontweight="normal")
     alt = f"Bars of {len(after)} singular values of the merged matrix, from {after[0]:.2f} down to {after[-1]:.2f}, "
     alt += f"beside outlines of those of the experts' sum, from {before[0]:.2f} down to {before[-1]:.2f}."
-    return Picture(svg.document(336, 152, body), alt, options)
+    return Picture(fig, alt, options)
 
 
 def _depth(method: Method, options: dict) -> Picture:
@@ -202,16 +246,16 @@ def _depth(method: Method, options: dict) -> Picture:
     experts = [{name: torch.ones(1, 1, dtype=torch.float64) for name in names}] * 3
     merged = merge_state_dicts(method.name, base, experts, **options)
     share = [merged[name].item() / len(experts) for name in names]
-    body, colour = [svg.line((70, 128, 320, 128), svg.GREY, 1)], style.COLOURS[method.family]
-    for i, value in enumerate(share):
-        x, height = 74 + 41 * i, 105 * value
-        body.append(svg.box(x, 128 - height, 30, height, fill=colour))
-        body.append(svg.text(x + 15, 124 - height, f"{value:.2f}", "middle"))
-        body.append(svg.text(x + 15, 142, str(i + 1) if i else "layer 1", "middle"))
-    body += [svg.text(4, 124, "share of", fill=svg.GREY), svg.text(4, 138, "the sum", fill=svg.GREY)]
+    fig, [axes] = _figure(3.4, 1.7)
+    bars = axes.bar(["layer 1", *map(str, range(2, 7))], share, 0.75, color=style.COLOURS[method.family])
+    axes.bar_label(bars, fmt="%.2f", fontsize=8)
+    axes.set(ylabel="share of the sum", yticks=())
+    axes.set_axis_on()
+    axes.grid(visible=False)
+    axes.spines["left"].set_visible(False)
     alt = "Bars of the share of the summed task vectors that each layer of a stack of six gets: "
     alt += ", ".join(f"{value:.2f}" for value in share) + "."
-    return Picture(svg.document(330, 150, body), alt, options)
+    return Picture(fig, alt, options)
 
 
 KINDS: dict[str, Callable[[Method, dict], Picture]] = {

@@ -3,19 +3,20 @@
 No metric is computed here; a figure only chooses where a number stands.
 """
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from . import curves, style
 from .figured import Figured
 from .style import AVERAGE, UNITS
 
 SCORES = {"asr": "word error rate, %", "st": "BLEU"}
+DRAWN = ["system", "method", "task", "language", "value", "low", "high"]
 MEANS = {"asr": "word error rate over all languages, words pooled", "st": "BLEU, mean of the languages"}
 
 
@@ -28,7 +29,7 @@ def _dots(axes: Axes, table: pd.DataFrame, order: Sequence[str], size: float = 7
     for row in table.itertuples():
         family = style.family(row.method)
         axes.errorbar(
-            row.score, order.index(row.system), xerr=[[row.score - row.low], [row.high - row.score]],
+            row.value, order.index(row.system), xerr=[[row.value - row.low], [row.high - row.value]],
             fmt=style.MARKERS[family], color=style.COLOURS[family], markersize=size, markeredgecolor="white",
             markeredgewidth=0.6, elinewidth=1.6, capsize=2.5,
         )  # fmt: skip
@@ -36,17 +37,27 @@ def _dots(axes: Axes, table: pd.DataFrame, order: Sequence[str], size: float = 7
     axes.grid(axis="y", visible=False)
 
 
-def _lines(count: int) -> list[dict]:
-    """Colour, dashes and width of each of ``count`` lines."""
-    pairs = zip(itertools.cycle(style.LINES), itertools.cycle(style.DASHES), strict=False)
-    return [{"color": c, "linestyle": d, "linewidth": 1.4} for c, d in itertools.islice(pairs, count)]
+def _lines(axes: Axes, table: pd.DataFrame, **how: object) -> None:
+    """Draw a line an expert, colour and dashes its own."""
+    named = table.assign(expert=table["expert"].map(style.language_name))
+    colours = style.LINES[: named["expert"].nunique()]
+    sns.lineplot(named, hue="expert", style="expert", palette=colours, errorbar=None, linewidth=1.4, ax=axes, **how)
+
+
+def _named_below(fig: Figure, panels: Iterable[Axes]) -> None:
+    """Put one legend below the figure in the place of those of its panels."""
+    for axes in panels:
+        legend = axes.get_legend()
+        legend.remove()
+    names = [text.get_text() for text in legend.texts]
+    fig.legend(legend.legend_handles, names, loc="outside lower center", ncols=min(6, len(names)))
 
 
 def systems(measured: pd.DataFrame, published: pd.DataFrame | None = None) -> Figured:
     """Draw the score of each system over all languages, beside the published values where there are any.
 
     Args:
-        measured: columns ``system, method, task, language, score, low, high``, in the order to be shown; the average
+        measured: columns ``system, method, task, language, value, low, high``, in the order to be shown; the average
             of each task is drawn, a line of panels a task.
         published: columns ``system, task, language, published``; in panels and axes of their own.
     """
@@ -71,7 +82,7 @@ def systems(measured: pd.DataFrame, published: pd.DataFrame | None = None) -> Fi
                 line[1].set(title="published", xlabel=SCORES[task], ylim=line[0].get_ylim())
                 line[1].set_yticks(range(len(order)), [])
                 line[1].grid(axis="y", visible=False)
-    return Figured(fig, *_told(joined, tasks), joined)
+    return Figured(fig, *_told(joined, tasks), joined[[*DRAWN, *["published"][: 1 * both]]])
 
 
 def _told(joined: pd.DataFrame, tasks: Sequence[str]) -> tuple[str, str]:
@@ -79,7 +90,7 @@ def _told(joined: pd.DataFrame, tasks: Sequence[str]) -> tuple[str, str]:
     alt, both = "Dot chart of systems over all languages with 95 % intervals, measured here.", "published" in joined
     for task in tasks:
         own = joined[joined["task"] == task]
-        told = [f"{r.system} {r.score:.1f} ({r.low:.1f} to {r.high:.1f})" for r in own.itertuples()]
+        told = [f"{r.system} {r.value:.1f} ({r.low:.1f} to {r.high:.1f})" for r in own.itertuples()]
         alt += f" {_upper(SCORES[task])}: {', '.join(told)}."
         if both:
             told = [f"{r.system} {r.published:.1f}" for r in own.dropna(subset="published").itertuples()]
@@ -98,7 +109,7 @@ def languages(measured: pd.DataFrame) -> Figured:
     """Draw the score of each system in each language, one panel a language and task.
 
     Args:
-        measured: columns ``system, method, task, language, score, low, high``, in the order to be shown; rows over all
+        measured: columns ``system, method, task, language, value, low, high``, in the order to be shown; rows over all
             languages are left out.
     """
     measured = measured[~measured["language"].isin(AVERAGE.values())]
@@ -123,11 +134,11 @@ def languages(measured: pd.DataFrame) -> Figured:
             fig.supxlabel(f"{SCORES[cells[0][0]]} (95 % interval)", fontsize=9.5)
     told = []
     for (task, code), own in measured.groupby(["task", "language"], sort=False):
-        best = own.loc[own["score"].idxmin() if task == "asr" else own["score"].idxmax()]
-        told.append(f"{style.language_name(code)}, {SCORES[task]}: {best['system']} {best['score']:.1f}")
+        best = own.loc[own["value"].idxmin() if task == "asr" else own["value"].idxmax()]
+        told.append(f"{style.language_name(code)}, {SCORES[task]}: {best['system']} {best['value']:.1f}")
     alt = f"Dot charts of {len(order)} systems, one panel a language and score. Best: {'; '.join(told)}."
     caption = "The same systems in each language. Every panel has its own axis; bars are 95 % bootstrap intervals."
-    return Figured(fig, caption, alt, measured)
+    return Figured(fig, caption, alt, measured[DRAWN])
 
 
 def cosines(table: pd.DataFrame) -> Figured:
@@ -136,26 +147,21 @@ def cosines(table: pd.DataFrame) -> Figured:
     Args:
         table: columns ``a, b, cosine``, every pair of experts once; order as it is to be shown.
     """
-    names = list(dict.fromkeys([*table["a"], *table["b"]]))
-    grid = np.full((len(names), len(names)), np.nan)
-    for row in table.itertuples():
-        i, j = names.index(row.a), names.index(row.b)
-        grid[i, j] = grid[j, i] = row.cosine
+    named = table.assign(a=table["a"].map(style.language_name), b=table["b"].map(style.language_name))
+    names = list(dict.fromkeys([*named["a"], *named["b"]]))
+    both = pd.concat([named, named.rename(columns={"a": "b", "b": "a"})])
+    grid = both.pivot(index="a", columns="b", values="cosine").loc[names, names]
     with style.applied():
         fig = Figure(figsize=(0.62 * style.WIDTH, 0.52 * style.WIDTH), layout="constrained")
         axes = fig.subplots()
-        image = axes.imshow(grid, cmap="cividis", vmin=min(0, table["cosine"].min()))
-        labels = [style.language_name(name) for name in names]
-        axes.set_xticks(range(len(names)), labels, rotation=35, ha="right")
-        axes.set_yticks(range(len(names)), labels)
-        axes.grid(visible=False)
-        axes.spines[:].set_visible(False)
-        middle = np.mean(image.get_clim())
-        for i, j in np.ndindex(grid.shape):
-            value = grid[i, j]
-            shade = "#777777" if i == j else ("white" if value < middle else "black")
-            axes.text(j, i, "1" if i == j else f"{value:.2f}", ha="center", va="center", color=shade, fontsize=8.5)
-        fig.colorbar(image, ax=axes, shrink=0.8, label="cosine")
+        sns.heatmap(
+            grid, cmap="cividis", vmin=min(0, table["cosine"].min()), square=True, annot=True, fmt=".2f",
+            annot_kws={"size": 8.5}, cbar_kws={"label": "cosine", "shrink": 0.8}, ax=axes,
+        )  # fmt: skip
+        axes.set(xlabel="", ylabel="")
+        axes.grid(visible=False)  # not where an expert meets itself
+        axes.tick_params("x", rotation=35)
+        axes.tick_params("y", rotation=0)
     extremes = table.loc[[table["cosine"].idxmax(), table["cosine"].idxmin()]]
     told = [f"{style.language_name(r.a)} and {style.language_name(r.b)} {r.cosine:.2f}" for r in extremes.itertuples()]
     alt = f"Heat map of the cosines between {len(names)} task vectors; highest: {told[0]}, lowest: {told[1]}."
@@ -169,26 +175,15 @@ def norms(table: pd.DataFrame) -> Figured:
     Args:
         table: columns ``expert, part, layer, relative_norm``; one panel a part, layers from the input up.
     """
-    parts, names = list(dict.fromkeys(table["part"])), list(dict.fromkeys(table["expert"]))
-    columns = min(3, len(parts))
-    lines = -(-len(parts) // columns)
+    parts = list(dict.fromkeys(table["part"]))
+    drawn = table.assign(update=100 * table["relative_norm"])
     with style.applied():
-        fig = Figure(figsize=(style.WIDTH, 2.3 * lines), layout="constrained")
-        panels = fig.subplots(lines, columns, squeeze=False, sharey=True)
-        for axes, part in zip(panels.flat, parts, strict=False):
-            for name, line in zip(names, _lines(len(names)), strict=True):
-                own = table[(table["part"] == part) & (table["expert"] == name)]
-                axes.plot(own["layer"], 100 * own["relative_norm"], marker=".", label=style.language_name(name), **line)
-            axes.set(
-                title=part.replace("mlp", "MLP"),
-                xlabel="layer",
-                xticks=sorted(table[table["part"] == part]["layer"].unique()),
-            )
-        for axes in panels.flat[len(parts) :]:
-            axes.set_axis_off()
-        for line in panels:
-            line[0].set_ylabel("relative update, %")
-        fig.legend(*panels.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(names)))
+        fig, panels = curves.titled_panels(parts, 3, 2.1, sharey=True)
+        for number, (part, axes) in enumerate(panels.items()):
+            _lines(axes, drawn[drawn["part"] == part], x="layer", y="update", marker="o", markersize=4)
+            axes.set(title=part.replace("mlp", "MLP"), ylabel="" if number % 3 else "relative update, %")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _named_below(fig, panels.values())
     top = table.loc[table["relative_norm"].idxmax()]
     alt = (
         f"Line charts of the relative size of the update by layer, one panel each for {', '.join(parts)}, one line an "
@@ -206,24 +201,18 @@ def spectra(values: pd.DataFrame, energy: pd.DataFrame) -> Figured:
         values: columns ``expert, share_of_rank, ratio``: singular value over the largest, averaged over matrices.
         energy: columns ``expert, share_of_rank, energy``: share of the squared norm in the leading directions.
     """
-    names = list(dict.fromkeys(values["expert"]))
+    asked = {
+        "singular values": ("ratio", values, {"ylabel": "relative to the largest", "yscale": "log"}),
+        "energy": ("energy", energy, {"ylabel": "share of squared norm", "ylim": (0, 1)}),
+    }
+    across = ("index, % of full rank", "directions kept, % of full rank")
     with style.applied():
-        fig = Figure(figsize=(style.WIDTH, 3.3), layout="constrained")
-        panels = fig.subplots(1, 2)
-        for axes, table, column, marker in ((panels[0], values, "ratio", None), (panels[1], energy, "energy", ".")):
-            for name, line in zip(names, _lines(len(names)), strict=True):
-                own = table[table["expert"] == name]
-                axes.plot(
-                    100 * own["share_of_rank"], own[column], marker=marker, label=style.language_name(name), **line
-                )
-        panels[0].set(
-            title="singular values", ylabel="relative to the largest", xlabel="index, % of full rank", yscale="log"
-        )
-        panels[1].set(
-            title="energy", ylabel="share of squared norm", xlabel="directions kept, % of full rank", ylim=(0, 1)
-        )
-        panels[0].set_ylim(bottom=max(1e-4, values["ratio"].min() / 2))  # the last value of a merge may be nought
-        curves.legend(fig, panels)
+        fig, panels = curves.titled_panels(list(asked), 2, 2.8)
+        for axes, (y, table, told), x in zip(panels.values(), asked.values(), across, strict=True):
+            _lines(axes, table.assign(share=100 * table["share_of_rank"]), x="share", y=y)
+            axes.set(xlabel=x, **told)
+        panels["singular values"].set_ylim(bottom=max(1e-4, values["ratio"].min() / 2))  # a merge's last may be nought
+        _named_below(fig, panels.values())
     kept = energy["share_of_rank"].iloc[(energy["share_of_rank"] - 0.05).abs().argmin()]
     near = energy[energy["share_of_rank"] == kept]
     told = [f"{style.language_name(r.expert)} {_percent(r.energy)}" for r in near.itertuples()]

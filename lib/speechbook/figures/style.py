@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Iterator
 
 import matplotlib as mpl
+import seaborn as sns
 
 from speechmerge.merging.methods import registry
 
@@ -53,8 +54,7 @@ LABELS = {
     "per_task": "a model per task",
 }
 LINES = ["#332288", "#CC6677", "#117733", "#882255", "#88CCEE", "#999933", "#44AA99", "#AA4499", "#DDCC77", "#111111"]
-DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)), (0, (4, 1, 1, 1, 1, 1)), "-"]
-SETTINGS = {
+SETTINGS = {  # over those of seaborn's style
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
     "axes.titlesize": 10,
@@ -63,20 +63,12 @@ SETTINGS = {
     "axes.labelsize": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#555555",
-    "axes.axisbelow": True,
-    "axes.grid": True,
     "grid.color": "#e2e2e2",
     "grid.linewidth": 0.7,
     "xtick.labelsize": 8.5,
     "ytick.labelsize": 8.5,
-    "xtick.color": "#333333",
-    "ytick.color": "#333333",
-    "ytick.major.size": 0,
     "legend.fontsize": 8.5,
     "legend.frameon": False,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
     "savefig.bbox": "tight",
     "savefig.dpi": 200,
     "svg.fonttype": "path",
@@ -104,7 +96,7 @@ LANGUAGES = {
 @contextlib.contextmanager
 def applied() -> Iterator[None]:
     """Draw and save figures inside this context; nothing outside it changes."""
-    with mpl.rc_context(SETTINGS):
+    with mpl.rc_context(sns.axes_style("whitegrid") | SETTINGS):
         yield
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from speechmerge.errors import BookError
 
 from ..study.store import project_root, results_folder
-from . import notebooks, rendering
+from . import method_cards, notebooks, rendering
 from .unmade import unmade_page
 
 log = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ WORKERS = 4  # most kernels at a time; each has the library's packages in memory
 LIVE = "budget"  # the parameter of a notebook that computes, in seconds; such a one has the machine to itself
 
 
-def listed_sources(root: Path) -> list[Path]:
-    """Return the notebooks of the book's contents, once sources and contents are known to agree.
+def listed_sources(root: Path) -> dict[str, Path]:
+    """Return the executed pages of the book's contents and their notebooks, once both are known to agree.
 
     Only a notebook about an experiment without committed rows may be left out of the contents; it waits for them.
 
@@ -31,7 +31,8 @@ def listed_sources(root: Path) -> list[Path]:
     """
     listed = rendering.table_of_contents(root)
     executed = {Path(page).name for page in listed if Path(page).parent == rendering.EXECUTED}
-    sources = {source.stem: source for source in sorted((root / "notebooks").glob("*.ipynb"))}
+    found = sorted((root / "notebooks").glob("*.ipynb"))
+    sources = {page: source for source in found for page in notebooks.pages(source)}
     missing = sorted(executed - sources.keys()) + [
         page for page in listed if Path(page).parent != rendering.EXECUTED and not list(root.glob(f"{page}.*"))
     ]
@@ -40,7 +41,7 @@ def listed_sources(root: Path) -> list[Path]:
     for name, source in sources.items():
         if name not in executed and not _waits(source, root / "results"):
             raise BookError(f"_toc.yml lacks book/executed/{name}, whose notebook exists; add it.")
-    return [sources[name] for name in sorted(executed)]
+    return {name: sources[name] for name in sorted(executed)}
 
 
 def _waits(source: Path, results: Path) -> bool:
@@ -58,17 +59,17 @@ def check_current(root: Path, profile: str | None = None, unmade: Collection[str
     Args:
         root: the folder that holds ``_config.yml``.
         profile: the study whose rows the pages show; None: each page's own.
-        unmade: names of notebooks whose place is known to be taken by a page that says so.
+        unmade: pages that are known to say that they could not be made.
 
     Raises:
         BookError: a copy is missing, or a notebook, a result file or the library changed after it was made.
     """
-    for source in listed_sources(root):
-        if source.stem in unmade:
+    for page, source in listed_sources(root).items():
+        if page in unmade:
             continue
-        executed = root / rendering.EXECUTED / source.name
-        values = _values(source, profile)
-        if notebooks.recorded(executed).get("key") != notebooks.key(source, values, results_folder()):
+        executed = root / rendering.EXECUTED / f"{page}.ipynb"
+        values = _values(page, source, profile)
+        if notebooks.recorded(executed).get("key") != notebooks.key(source, values, results_folder(), page):
             state = "is out of date" if executed.exists() else "is missing"
             raise BookError(
                 f"{executed} {state}: {source.name}, the rows in results/ or the library changed while the "
@@ -76,10 +77,10 @@ def check_current(root: Path, profile: str | None = None, unmade: Collection[str
             )
 
 
-def _values(source: Path, profile: str | None) -> dict:
-    """The parameters the book gives a notebook: the profile, where one is asked for that is not its default."""
+def _values(page: str, source: Path, profile: str | None) -> dict:
+    """The parameters the book gives a page: its own, and the profile, if one is asked for that is not its default."""
     own = notebooks.declared_parameters(source).get("profile")
-    return {"profile": profile} if profile and own not in (None, profile) else {}
+    return notebooks.pages(source)[page] | ({"profile": profile} if profile and own not in (None, profile) else {})
 
 
 def build_book(profile: str | None = None, *, root: Path | None = None) -> Path:
@@ -99,6 +100,8 @@ def build_book(profile: str | None = None, *, root: Path | None = None) -> Path:
     root = project_root() if root is None else root
     sources = listed_sources(root)
     rendering.vendor_mathjax(root)
+    if (root / "book" / "methods").is_dir():
+        method_cards.draw_pictures(root / "book")
     unmade = _unmade(root, profile, sources)
     check_current(root, profile, unmade)
     log.info("rendering the pages")
@@ -119,16 +122,16 @@ def _listed(unmade: dict[str, str]) -> str:
     return "".join(f"\n  {name} could not be made: {why}" for name, why in unmade.items())
 
 
-def _unmade(root: Path, profile: str | None, sources: list[Path]) -> dict[str, str]:
+def _unmade(root: Path, profile: str | None, sources: dict[str, Path]) -> dict[str, str]:
     """Bring all executed copies up to date, live ones alone and first; return those that failed, and why."""
-    ordered = sorted(sources, key=lambda source: not _is_live(source))
-    alone = sum(map(_is_live, sources))
+    ordered = sorted(sources.items(), key=lambda item: not _is_live(item[1]))
+    alone = sum(map(_is_live, sources.values()))
     make = functools.partial(_make, root, profile, itertools.count(len(sources) - 1, -1))
-    titles = [f"notebook {number} of {len(sources)}: {source.stem}" for number, source in enumerate(ordered, start=1)]
+    titles = [f"notebook {number} of {len(sources)}: {page}" for number, (page, _) in enumerate(ordered, start=1)]
     told = list(map(make, ordered[:alone], titles))
     with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
         told += pool.map(make, ordered[alone:], titles[alone:])
-    return {source.stem: why for source, why in zip(ordered, told, strict=True) if why}
+    return {page: why for (page, _), why in zip(ordered, told, strict=True) if why}
 
 
 def _is_live(source: Path) -> bool:
@@ -139,20 +142,21 @@ def _is_live(source: Path) -> bool:
         return False
 
 
-def _make(root: Path, profile: str | None, left: Iterator[int], source: Path, title: str) -> str:
+def _make(root: Path, profile: str | None, left: Iterator[int], item: tuple[str, Path], title: str) -> str:
     """Bring one executed copy up to date or put a page in its place; return why it could not be made."""
-    output, start, why = root / rendering.EXECUTED / source.name, time.perf_counter(), ""
+    page, source = item
+    output, start, why = root / rendering.EXECUTED / f"{page}.ipynb", time.perf_counter(), ""
     try:
-        values = _values(source, profile)
-        made_of = notebooks.key(source, values, results_folder())
+        values = _values(page, source, profile)
+        made_of = notebooks.key(source, values, results_folder(), page)
         if notebooks.recorded(output).get("key") == made_of:
             log.info("%s is up to date; %d left", title, next(left))
             return why
         log.info("%s is running", title)
-        notebooks.execute(source, output, values, key=made_of, cwd=root, title=title)
+        notebooks.execute(source, output, values, page=page, key=made_of, cwd=root, title=title)
     except BookError as error:
         why = " ".join(str(error).replace(f"{root}/", "").split())
         log.error("%s could not be made: %s", title, why)
-        notebooks.write(unmade_page(source, why), output)
+        notebooks.write(unmade_page(source, why, page), output)
     log.info("%s took %.0f s; %d left", title, time.perf_counter() - start, next(left))
     return why

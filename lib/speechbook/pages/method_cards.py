@@ -1,8 +1,8 @@
 """The method cards of the book, written from the registry: one page a family, one card a method, one table of all.
 
 A page is ``book/methods/FAMILY.md``. Its prose is written by hand and never touched; the cards stand between the two
-marks of :mod:`speechbook.pages.cards`. The table of all methods stands in ``book/methods.md`` in the same way, the
-pictures in ``book/methods/pictures``.
+marks of :mod:`speechbook.pages.cards`. The table of all methods stands in ``book/methods.md`` in the same way. The
+pictures are not committed: every build of the book has them drawn in ``book/methods/pictures``.
 """
 
 import json
@@ -13,12 +13,14 @@ from pathlib import Path
 from pybtex.database import BibliographyData, parse_file
 
 from speechmerge.errors import BookError
-from speechmerge.files import atomic_file
+from speechmerge.files import atomic_folder
 from speechmerge.merging.methods import DATA, FAMILIES, Method, registry
 from speechmerge.merging.parameters import Choice, Parameter
 
+from ..figures.figured import rendered
 from ..figures.method_pictures import draw
 from ..tables import leaders
+from . import notebooks
 from .cards import check_block, write_block
 
 CLOSEST = {"learned_average": "wortsman2022soups", "learned_arithmetic": "yang2024adamerging"}  # of no one paper
@@ -30,44 +32,34 @@ NAMES = {"lowrank": "low rank", "per_task": "per task"}
 
 
 def update(book: Path) -> list[Path]:
-    """Write the cards, the table and the pictures into the folder of the book's sources; return what changed.
+    """Write the cards and the table into the folder of the book's sources; return what changed.
 
     Raises:
         BookError: a page is missing or lacks the marks, or a paper is missing from the bibliography.
     """
-    changed = [book / name for name, text in blocks(book).items() if write_block(book / name, text)]
-    for name, text in pictures().items():
-        file = book / name
-        if not file.is_file() or file.read_text(encoding="utf-8") != text:
-            with atomic_file(file) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-            changed.append(file)
-    for file in _stray(book):
-        file.unlink()
-        changed.append(file)
-    return changed
+    return [book / name for name, text in blocks(book).items() if write_block(book / name, text)]
 
 
 def check(book: Path) -> None:
-    """Raise unless every page and picture is what the registry says now.
+    """Raise unless every page is what the registry says now.
 
     Raises:
-        BookError: naming the page and the first line that differs, or the picture.
+        BookError: naming the page and the first line that differs.
     """
     for name, text in blocks(book).items():
         check_block(book / name, text)
-    for name, text in pictures().items():
-        file = book / name
-        if not file.is_file() or file.read_text(encoding="utf-8") != text:
-            state = "is not what the method gives now" if file.is_file() else "is missing"
-            raise BookError(f"{file} {state}; write the method cards again.")
-    if stray := _stray(book):
-        raise BookError(f"{stray[0]} belongs to no method; write the method cards again.")
 
 
-def _stray(book: Path) -> list[Path]:
-    """Pictures of methods that are no longer there."""
-    return sorted(set((book / "methods" / "pictures").glob("*")) - {book / name for name in pictures()})
+def draw_pictures(book: Path) -> None:
+    """Draw the picture of every card into the folder of the book's sources, unless the library drew the ones there."""
+    folder, made_of = book / "methods" / "pictures", notebooks.library_key()
+    mark = folder / ".key"
+    if mark.is_file() and mark.read_text() == made_of:
+        return
+    with atomic_folder(folder, overwrite=True) as new:
+        for name, method in registry().items():
+            (new / f"{name}.svg").write_bytes(rendered(draw(method).fig, "svg"))
+        (new / mark.name).write_text(made_of)
 
 
 def blocks(book: Path) -> dict[str, str]:
@@ -78,11 +70,6 @@ def blocks(book: Path) -> dict[str, str]:
         cards = [card(method, papers) for method in registry().values() if method.family == family]
         found[f"methods/{family}.md"] = "\n\n".join(cards)
     return found
-
-
-def pictures() -> dict[str, str]:
-    """Return the SVG of every picture, by its path below the book."""
-    return {f"methods/pictures/{name}.svg": draw(method).svg for name, method in registry().items()}
 
 
 def overview() -> str:

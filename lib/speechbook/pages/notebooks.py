@@ -2,11 +2,15 @@
 
 A notebook in ``notebooks/`` is a source without outputs. Its executed copy in ``book/executed/`` carries in its
 metadata the key of everything that made it, so that a copy is made again exactly when one of those things changed.
+
+Several pages may share a source. Its metadata name them, with the parameters of each (:func:`pages`); a cell tagged
+``only-NAME`` stands on that page alone, and ``%page%`` stands for the page's name.
 """
 
 import ast
 import hashlib
 import logging
+import tempfile
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +30,16 @@ KERNEL = "python3"
 SILENT = ["--IPKernelApp.log_level=50"]  # else every kernel reports the interrupt that ends it as an error
 PACKAGES = ("speechmerge", "speechbook")  # whose code can change an output
 METADATA = "speechmerge"  # where an executed copy keeps its key
-TOOLS = ("ipykernel", "matplotlib", "numpy", "pandas", "torch", "transformers")  # whose versions can change an output
+TOOLS = (
+    "ipykernel",
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "seaborn",
+    "torch",
+    "transformers",
+)  # whose versions can change an output
+ONLY, PAGE = "only-", "%page%"  # begins the tags of cells of one page; stands for a page's name
 NOT_READ = "predictions.parquet"  # in results/: what pages do not read
 
 
@@ -40,6 +53,30 @@ def read(source: Path) -> nbformat.NotebookNode:
         return nbformat.read(source, as_version=4)
     except (ValueError, nbformat.ValidationError, AttributeError, KeyError, TypeError) as error:
         raise BookError(f"{source} is not a notebook ({str(error).partition(chr(10))[0][:80]}).") from error
+
+
+def pages(source: Path) -> dict[str, dict[str, object]]:
+    """Return the pages made of a notebook, with the parameters of each; one of its own name if it does not say."""
+    try:
+        return read(source).metadata.get(METADATA, {}).get("pages") or {source.stem: {}}
+    except BookError:
+        return {source.stem: {}}  # its own page says later what is wrong
+
+
+def page_of(source: Path, page: str) -> nbformat.NotebookNode:
+    """Return what stands on one of the pages of a notebook.
+
+    Raises:
+        BookError: the file is no notebook.
+    """
+    notebook = read(source)
+    only = [[tag for tag in cell.metadata.get("tags", []) if tag.startswith(ONLY)] for cell in notebook.cells]
+    notebook.cells = [
+        cell for cell, tags in zip(notebook.cells, only, strict=True) if not tags or f"{ONLY}{page}" in tags
+    ]
+    for cell in notebook.cells:
+        cell.source = cell.source.replace(PAGE, page)
+    return notebook
 
 
 def declared_parameters(source: Path) -> dict[str, object]:
@@ -74,6 +111,7 @@ def execute(
     output: Path,
     parameters: dict,
     *,
+    page: str | None = None,
     key: str | None = None,
     cwd: Path | None = None,
     title: str | None = None,
@@ -84,6 +122,7 @@ def execute(
         source: the notebook without outputs.
         output: where the executed copy goes; it is written only if every cell ran.
         parameters: values by name; the others keep their defaults.
+        page: which of its pages; the one of its own name by default.
         key: kept in the copy's metadata; see :func:`key`.
         cwd: the folder the notebook runs in; the current one by default.
         title: names the notebook in the log while a long cell runs; its file by default.
@@ -98,20 +137,23 @@ def execute(
     for name in parameters:
         if name not in known:
             raise BookError(f"{source} has no parameter {name!r}.{nearest(name, known)}")
-    notebook = _executed(source, parameters, cwd or Path.cwd(), watching.Watch(title or source.name))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / source.name
+        nbformat.write(page_of(source, page or source.stem), copy)
+        notebook = _executed(source, copy, parameters, cwd or Path.cwd(), watching.Watch(title or source.name))
     _hide_injected(notebook)
     notebook.metadata[METADATA] = {"key": key, "parameters": {**known, **parameters}}
     write(notebook, output)
     return output
 
 
-def _executed(source: Path, parameters: dict, folder: Path, watch: watching.Watch) -> nbformat.NotebookNode:
-    """Run a notebook under watch and return it with its outputs."""
+def _executed(source: Path, copy: Path, parameters: dict, folder: Path, watch: watching.Watch) -> nbformat.NotebookNode:
+    """Run the copy of a source under watch and return it with its outputs."""
     logging.getLogger("papermill").setLevel(logging.WARNING)
     quiet = Config({"KernelManager": {"transport_encryption": "auto"}, "NotebookClient": {"extra_arguments": SILENT}})
     try:
         return papermill.execute_notebook(
-            str(source),
+            str(copy),
             None,
             parameters=parameters,
             engine_name=watching.ENGINE,
@@ -146,7 +188,7 @@ def _hide_injected(notebook: nbformat.NotebookNode) -> None:
             cell.metadata["tags"] = [*tags, "hide-input"]
 
 
-def key(source: Path, parameters: dict, results: Path) -> str:
+def key(source: Path, parameters: dict, results: Path, page: str | None = None) -> str:
     """Return the hash of everything an executed copy depends on.
 
     That is the notebook without outputs, its parameters, the result files it may read, the library's code and the
@@ -156,20 +198,26 @@ def key(source: Path, parameters: dict, results: Path) -> str:
         source: the notebook.
         parameters: the values it is run with.
         results: the folder of the committed results; it may be missing.
+        page: which of its pages; the one of its own name by default.
     """
-    notebook = nbformat.read(source, as_version=4)
+    notebook = page_of(source, page or source.stem)
     cells = [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebook.cells]
-    code = [Path(place) for package in PACKAGES for place in import_module(package).__path__]
     files = [file for file in results.rglob("*.parquet") if file.name != NOT_READ]
     return digest(
         {
             "cells": cells,
             "parameters": parameters,
             "results": _hashes(files, results),
-            "library": [_hashes(list(package.rglob("*.py")), package) for package in code],
-            "versions": [(name, version(name)) for name in TOOLS],
+            "library": library_key(),
         }
     )
+
+
+def library_key() -> str:
+    """Return the hash of the library's code and of the versions of the packages whose output is printed or drawn."""
+    code = [Path(place) for package in PACKAGES for place in import_module(package).__path__]
+    hashes = [_hashes(list(package.rglob("*.py")), package) for package in code]
+    return digest({"library": hashes, "versions": [(name, version(name)) for name in TOOLS]})
 
 
 def _hashes(files: list[Path], folder: Path) -> dict[str, str]:

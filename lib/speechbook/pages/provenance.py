@@ -37,13 +37,8 @@ def coverage(profile: str) -> pd.DataFrame:
 
 def _summary(profile: str, name: str) -> dict:
     """Sum up the committed rows of one experiment: how many, by which library version, on what, when."""
-    table = pd.DataFrame()
-    for read in (store.rows, store.statistics):
-        try:
-            table = read(profile, name)
-            break
-        except StudyError:
-            continue
+    kept = (store.lines(profile, table, (*SHOWN, "system", "variant")) for table in (f"{name}.rows", name))
+    table = pd.DataFrame(next(filter(None, kept), []))
     described = experiments.experiments().get(name)
     line = {"experiment": name, "title": (described and described.title) or name, "rows": len(table)}
     for column, label in SHOWN.items():

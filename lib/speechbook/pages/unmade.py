@@ -13,7 +13,7 @@ SHOWN = 400  # characters of the reason
 MADE_BY_CODE = ("{glue", "{numref")  # roles whose targets only an executed chapter has
 
 
-def unmade_page(source: Path, why: str) -> nbformat.NotebookNode:
+def unmade_page(source: Path, why: str, page: str | None = None) -> nbformat.NotebookNode:
     """Return a notebook with the chapter's title, the reason in one line, and the question it would have answered.
 
     It holds no key, so it never counts as the chapter's executed copy.
@@ -21,8 +21,9 @@ def unmade_page(source: Path, why: str) -> nbformat.NotebookNode:
     Args:
         source: the chapter's notebook, which may be damaged.
         why: one line; shown as it is, so that nothing in it is taken for markup.
+        page: which of its pages; the one of its own name by default.
     """
-    text = _prose(source)
+    text = _prose(source, page or source.stem)
     title = re.search(r"(?m)^# (.+)", text)
     question = re.search(r"(?ms)^## Question\n.*?(?=^## |\Z)", text)
     asked = question.group().strip() if question and not any(role in question.group() for role in MADE_BY_CODE) else ""
@@ -36,10 +37,10 @@ def unmade_page(source: Path, why: str) -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=[cell], metadata={"language_info": {"name": "python"}})
 
 
-def _prose(source: Path) -> str:
+def _prose(source: Path, page: str) -> str:
     """The text of a notebook's page, empty if the file is no notebook."""
     try:
-        cells = notebooks.read(source).cells
+        cells = notebooks.page_of(source, page).cells
     except BookError:
         return ""
     return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")

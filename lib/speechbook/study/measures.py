@@ -25,7 +25,7 @@ from speechmerge.evaluation.scoring import Scores
 from speechmerge.text import normalise
 
 from . import store
-from .by_language import OTHERS
+from .comparisons import OTHERS
 from .kept import Kept
 from .plans import Cell
 from .protocol import Protocol

@@ -1,16 +1,14 @@
 """Finished steps become the committed record: rows with intervals, predictions, paired comparisons, choices on dev."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 
 from speechmerge import machine
 from speechmerge.evaluation.decoding import read_predictions
-from speechmerge.evaluation.resampling import compare
 from speechmerge.evaluation.scoring import Scores
 from speechmerge.evaluation.summaries import averages, summary
 from speechmerge.whisper import checkpoints, models
 
-from . import by_language, groups, kept, measures, protocol, store, verdicts
+from . import comparisons, kept, measures, protocol, store, verdicts
 from .kept import Kept
 from .plans import Cell, Plan, System, result
 from .steps import HYPOTHESES
@@ -49,13 +47,15 @@ def collect(plan: Plan) -> list[dict]:
         for row in _rows(plan, system, own, found.fingerprints)
     ]
     store.append_rows(plan.profile, made)
-    paired = [row | stamp for row in _paired(there, scores)]
-    identity = ("system", "against", "task", "variant", "seed")
-    store.write_statistics(plan.profile, f"{plan.name}.paired", paired, identity=identity)
-    if changed := [row | stamp for row in by_language.compared(there, scores)]:
-        store.write_statistics(plan.profile, f"{plan.name}.by_language", changed, identity=(*identity, "language"))
-    if averaged := [row | stamp for row in groups.grouped(there, scores)]:
-        store.write_statistics(plan.profile, f"{plan.name}.groups", averaged, identity=groups.IDENTITY)
+    told = {
+        "paired": (comparisons.paired, comparisons.PAIRED),
+        "by_language": (comparisons.by_language, comparisons.BY_LANGUAGE),
+        "groups": (comparisons.grouped, comparisons.GROUPED),
+    }
+    for kind, (compare, identity) in told.items():
+        lines = [row | stamp for row in compare(there, scores)]
+        if lines or kind == "paired":
+            store.write_statistics(plan.profile, f"{plan.name}.{kind}", lines, identity=identity)
     if protocol.governs(plan.settings):
         for name, (lines, identity) in _judged(found).items():
             store.write_statistics(plan.profile, name, [row | stamp for row in lines], identity=identity)
@@ -101,26 +101,6 @@ def _judged(there: Kept) -> dict[str, tuple[list[dict], tuple[str, ...]]]:
     measured, compared = verdicts.rows(measures.Table(there, protocol.read()))
     tables = {"measures": (measured, measures.IDENTITY), "comparisons": (compared, verdicts.IDENTITY)}
     return {f"{there.plan.name}.{name}": table for name, table in tables.items()}
-
-
-def _own(plan: Plan, found: dict[Cell, Scores], task: str) -> list[Scores]:
-    """Return the scores of a task on the table's own cells: those that averages and comparisons are about."""
-    return [scores for cell, scores in found.items() if cell.task == task and cell in plan.cells]
-
-
-def _paired(plan: Plan, scores: list[dict[Cell, Scores]]) -> list[dict]:
-    """Compare every system with those the experiment names, utterance by utterance, task by task."""
-    rows = []
-    by_name = {(s.system, s.variant, s.seed): found for s, found in zip(plan.systems, scores, strict=True)}
-    for against in plan.experiment.against:
-        for (system, variant, seed), found in by_name.items():
-            other = by_name.get((against, variant, seed), {})
-            for task in dict.fromkeys(cell.task for cell in found):
-                own, others = _own(plan, found, task), _own(plan, other, task)
-                if system != against and own and len(own) == len(others):
-                    row = {"system": system, "against": against, "task": task, "variant": variant, "seed": seed}
-                    rows.append(row | asdict(compare(own, others)))
-    return rows
 
 
 def _lines(plan: Plan, found: dict[Cell, Scores]) -> Iterator[tuple[list[Cell], dict]]:

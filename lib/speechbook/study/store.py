@@ -7,7 +7,7 @@ import json
 import operator
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -109,12 +109,6 @@ def _said(row: dict) -> str:
     return digest({field: float(v) if type(v) is int else v for field, v in told.items()})
 
 
-def committed(profile: str, results: Path | None = None) -> list[dict]:
-    """Return all rows of a profile in the order of their identities: the committed ones, or a folder of results'."""
-    paths = results_folder(profile, results).glob("*/rows.parquet")
-    return sorted((row for path in sorted(paths) for row in table_files.read(path)), key=identity)
-
-
 def measured(profile: str, experiment: str, results: Path | None = None) -> list[dict]:
     """Return the committed rows of one experiment; none where it was not measured."""
     return table_files.read(table_path(profile, f"{experiment}.rows", results))
@@ -156,9 +150,9 @@ def choices(profile: str, experiment: str) -> dict[str, list[dict]]:
     return {row["step"]: row["tried"] for row in lines(profile, f"{experiment}.chosen")}
 
 
-def lines(profile: str, name: str) -> list[dict]:
-    """Return the rows of a committed table as they stand in its file; none where it was not measured."""
-    return table_files.read(table_path(profile, name))
+def lines(profile: str, name: str, columns: Collection[str] | None = None) -> list[dict]:
+    """Return the rows of a committed table, of all its columns or some; none where it was not measured."""
+    return table_files.read(table_path(profile, name), columns)
 
 
 def unlike(profile: str, name: str, found: Iterable[dict]) -> list[dict]:

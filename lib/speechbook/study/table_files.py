@@ -5,7 +5,7 @@ has no value yet is text, and stays one of ``None``.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from speechmerge.files import atomic_file
 AS_JSON = {b"json": b"1"}  # mark of a column whose text is JSON
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a table; none if there is no file.
+def read(path: Path, columns: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """Return the rows of a table, whole or those of these columns that it has; none if there is no file.
 
     Raises:
         StudyError: the file is damaged.
@@ -27,7 +27,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        table = pq.read_table(path)
+        known = pq.read_schema(path).names
+        table = pq.read_table(path, columns=[name for name in known if columns is None or name in columns])
         rows = table.to_pylist()
         for name in (field.name for field in table.schema if field.metadata and b"json" in field.metadata):
             for row in rows:

@@ -16,7 +16,7 @@ from speechmerge.evaluation.mapsswe import error_places, mapsswe, segmented
 from speechmerge.evaluation.resampling import comparison
 from speechmerge.text import normalise
 
-from . import groups, measures
+from . import comparisons, measures
 from .measures import Model, Sampled, Table, rounded
 from .plans import Cell
 from .protocol import METRICS
@@ -45,7 +45,7 @@ def _pairs(table: Table) -> Iterator[tuple[Model, Model, bool]]:
     """Yield the pairs that the experiment compares, and whether they are compared cell by cell too."""
     single = table.plan.experiment.by_language
     for system, variant in table.said:
-        named = [other[:2] for _, _, other in groups.others(table.plan, (system, variant, 0))]
+        named = [other[:2] for _, _, other in comparisons.others(table.plan, (system, variant, 0))]
         if single not in (None, system):
             named.append((single, variant))
         yield from (((system, variant), other, other[0] == single) for other in dict.fromkeys(named))

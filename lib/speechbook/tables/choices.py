@@ -10,8 +10,8 @@ from ..figures.style import AVERAGE, AVERAGES, UNITS
 from ..study import experiments
 from ..study.partitions import label, parts
 from ..study.plans import Cell
-from .outcomes import grouped, with_scores
-from .series import plan_of
+from .outcomes import grouped, plan_of
+from .results import with_values
 
 NAMES = {"density": "density", "rank_ratio": "rank ratio"}  # parameters that every expert has one of, as shown
 
@@ -129,10 +129,10 @@ def seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """
     [experiment] = rows["experiment"].unique()
     order = [entry.system for entry in experiments.experiments()[experiment].systems]
-    whole = with_scores(rows[rows["language"] == rows["task"].map(AVERAGE)])
+    whole = with_values(rows[rows["language"] == rows["task"].map(AVERAGE)])
     groups = {}
     for task, own in whole.groupby("task", sort=False):
-        table = own.groupby("system")["score"].agg(["count", "mean", "min", "max"]).loc[order]
+        table = own.groupby("system")["value"].agg(["count", "mean", "min", "max"]).loc[order]
         table = table.set_axis(["seeds", "mean", "lowest", "highest"], axis=1)
         groups[UNITS[task]] = table.assign(distance=table["highest"] - table["lowest"]).round(2)
     return grouped(groups)

@@ -1,22 +1,20 @@
 """Tables and figures of the chapters about domains: averages over groups of domains, and differences.
 
-They read the statistics ``NAME.groups`` (:mod:`speechbook.study.groups`) and rows, and return per cent and points in
-the columns ``value, low, high`` that :mod:`speechbook.figures.curves` draws.
+They read frames (:mod:`.results`), whose groups are those of :mod:`speechbook.study.comparisons`, and rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from speechmerge.errors import StudyError
-
 from ..figures import curves, style
 from ..figures.figured import Figured
 from ..study import experiments, store
-from .outcomes import VERDICTS
-from .series import plan_of, side, single
+from .outcomes import plan_of
+from .results import places
+from .series import single
 
 PUBLISHED = {  # columns of the paper's table, and the groups they are about
     "in domain": "ep_in_domain_wer", "out of domain": "ep_ood_wer", "full average": "ep_full_avg_wer",
@@ -25,44 +23,18 @@ PUBLISHED = {  # columns of the paper's table, and the groups they are about
 TOUCHING = 0.05  # of a panel's span: dots nearer than this share a label
 
 
-def of_kind(found: pd.DataFrame, kind: str, value: str) -> pd.DataFrame:
-    """Return the statistics of a kind, of the first seed, with ``value, low, high`` in per cent."""
-    own = found[(found["kind"] == kind) & (found["seed"] == found["seed"].min())]
-    columns = {"value": value, "low": "ci_low", "high": "ci_high"}
-    return own.assign(**{name: 100 * own[column] for name, column in columns.items()})
-
-
-def capped(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the statistics in which an utterance counts at most as many errors as it has words, in the same form."""
-    own = found[found["kind"].str.startswith("capped ")]
-    return own.assign(kind=own["kind"].str.removeprefix("capped "))
-
-
-def averages(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the error of every system of the first seed on each group of domains.
-
-    Args:
-        found: statistics ``NAME.groups``.
-
-    Returns:
-        Columns ``system, method, group, value, low, high``, in the order of the experiment.
-    """
-    own = of_kind(found, "average", "wer")
-    return own[["system", "method", "group", "value", "low", "high"]].reset_index(drop=True)
-
-
 def overview(means: pd.DataFrame, rows: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return one line a system and one column a group, ready to be read: per cent ± half of the 95 % interval.
 
     Args:
-        means: what :func:`averages` returns.
+        means: what :func:`speechbook.tables.results.averages` returns.
         rows: of the experiment; with them the λ chosen on dev is shown, where there was one to choose, and the number
             of hypotheses that ran away into repetition, in everything that the system was tested on.
     """
     half = (means["high"] - means["low"]) / 2
     cells = means.assign(cell=means["value"].map("{:.1f}".format) + style.PLUS_MINUS + half.map("{:.1f}".format))
-    table = cells.pivot(index="system", columns="group", values="cell").fillna("")
-    order = list(dict.fromkeys(means["system"])), list(dict.fromkeys(means["group"]))
+    table = cells.pivot(index="system", columns="place", values="cell").fillna("")
+    order = list(dict.fromkeys(means["system"])), list(dict.fromkeys(means["place"]))
     table = table.loc[order]
     if rows is not None:
         own = single(rows)
@@ -84,18 +56,18 @@ def published() -> pd.DataFrame:
 def of_domains(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the error of every system of the first seed in each single domain and language, per cent, to be read."""
     own = single(rows)
-    own = own.assign(place=names(own), cell=(100 * own["wer"]).map("{:.0f}".format))
+    own = own.assign(place=places(own), cell=(100 * own["wer"]).map("{:.0f}".format))
     plan = plan_of(own)
     table = own.pivot(index="system", columns="place", values="cell").fillna("")
     systems = dict.fromkeys(system.system for system in plan.systems if system.system in table.index)
-    places = dict.fromkeys(cell.name for cell in (*plan.cells, *plan.also))
-    return table.loc[list(systems), list(places)].rename_axis(index=None, columns="WER, %")
+    columns = dict.fromkeys(cell.name for cell in (*plan.cells, *plan.also))
+    return table.loc[list(systems), list(columns)].rename_axis(index=None, columns="WER, %")
 
 
 def worst_run(rows: pd.DataFrame) -> str:
     """Say where hypotheses that ran away weigh most: system and place with most words inserted for each one said."""
     own = single(rows)
-    own = own.assign(place=names(own), share=own["insertions"] / own["n_reference_words"])[own["runaway"] > 0]
+    own = own.assign(place=places(own), share=own["insertions"] / own["n_reference_words"])[own["runaway"] > 0]
     if own.empty:
         return "no hypothesis ran away"
     row = own.loc[own["share"].idxmax()]
@@ -104,62 +76,16 @@ def worst_run(rows: pd.DataFrame) -> str:
     return f"{count} of {row['system']} on {row['place']} ran away, and {told}"
 
 
-def names(rows: pd.DataFrame) -> pd.Series:
-    """Return the name of the domain or language of each row: ``pkunk`` of ``uqm/pkunk``, else the language."""
-    inside = rows["domain"].str.partition("/")[2]
-    return inside.where(inside != "", rows["language"])
-
-
-def differences(
-    found: pd.DataFrame, against: str, groups: Sequence[str], systems: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """Return paired differences in points of error, a panel a group.
-
-    :func:`speechbook.figures.curves.changes` draws them.
-
-    Args:
-        found: statistics ``NAME.groups``.
-        against: the system the others are compared with.
-        groups: in the order of the panels.
-        systems: to be shown; None for all that were compared.
-
-    Raises:
-        StudyError: nothing was compared with it.
-    """
-    methods = found.dropna(subset="method").set_index("system")["method"].to_dict()
-    own = of_kind(found, "paired", "difference")
-    own = own[(own["against"] == against) & own["system"].isin(methods if systems is None else systems)]
-    if own.empty:
-        raise StudyError(f"no system was compared with {against!r} on groups; see `against` and `groups`.")
-    parts = [own[own["group"] == group].assign(panel=group) for group in groups]
-    table = pd.concat(parts).assign(method=lambda t: t["system"].map(methods))
-    return table[["panel", "system", "method", "value", "low", "high"]].reset_index(drop=True)
-
-
-def verdict(found: pd.DataFrame, system: str, against: str, group: str) -> str:
-    """Return in words what the paired interval of two systems on a group allows to say.
-
-    Args:
-        found: statistics ``NAME.groups``.
-        system: the subject of the sentence.
-        against: its object.
-        group: of domains.
-    """
-    if system == against:
-        return VERDICTS["asr"][1]
-    return side(differences(found, against, [group], [system]).iloc[0], *VERDICTS["asr"])
-
-
 def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 6) -> Figured:
     """Draw every system's error in domain against its error elsewhere, a panel each; the best corner is lower left.
 
     Args:
-        means: what :func:`averages` returns.
+        means: what :func:`speechbook.tables.results.averages` returns.
         x: group on the horizontal axis; the other groups are panels, except averages that contain it.
         named: systems named in each panel: the first this many on the lower left border of the cloud.
     """
-    wide = means.pivot(index=["system", "method"], columns="group", values="value").reset_index()
-    groups = [g for g in dict.fromkeys(means["group"]) if g not in (x, "full average")]
+    wide = means.pivot(index=["system", "method"], columns="place", values="value").reset_index()
+    groups = [g for g in dict.fromkeys(means["place"]) if g not in (x, "full average")]
     leading = {}
     with style.applied():
         fig = Figure(figsize=(style.WIDTH, 4.2), layout="constrained")

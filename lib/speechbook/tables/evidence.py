@@ -13,7 +13,8 @@ from ..figures.curves import signed
 from ..figures.style import AVERAGE, DASH, TO
 from ..study import experiments, protocol, store
 from ..study.measures import ALL, NOVEL, OWN
-from . import choices
+from ..study.plans import Cell
+from . import choices, results
 
 SHOWN = {  # of metrics, and by what they are multiplied
     "capped_wer": ("WER with the cap", 100), "wer": ("WER", 100), "macro_wer": ("mean of languages", 100),
@@ -31,24 +32,41 @@ def primary(task: str) -> str:
     return protocol.read().metrics[task].primary
 
 
-def _read(profile: str, name: str, *, task: str, metric: str | None, clips: str | None) -> pd.DataFrame:
-    """Return the lines of a table on one metric, the primary one if none is named, with ``low, high`` in points."""
-    metric = metric or primary(task)
-    found = store.statistics(profile, name)
-    found = found[(found["task"] == task) & (found["metric"] == metric)]
-    if clips:
-        found = found[found["clips"] == clips]
-    wide, unit = found["wide_low"].notna(), SHOWN[metric][1]
-    low, high = (found[f"wide_{end}"].where(wide, found[f"ci_{end}"]).astype(float) for end in ("low", "high"))
-    return found.assign(low=unit * low, high=unit * high)
-
-
-def measures(
-    profile: str, experiment: str, *, task: str = "asr", metric: str | None = None, clips: str | None = ALL
+def frame(
+    profile: str, experiment: str, *, clips: str = ALL, task: str | None = None, metric: str | None = None
 ) -> pd.DataFrame:
-    """Return the measures of an experiment with ``score, low, high`` in points; arguments as for :func:`compared`."""
-    found = _read(profile, f"{experiment}.measures", task=task, metric=metric, clips=clips)
-    return found.assign(score=SHOWN[metric or primary(task)][1] * found["value"].astype(float))
+    """Return the measures and comparisons of an experiment as a frame (:mod:`.results`), all seeds together.
+
+    Args:
+        profile: whose results.
+        experiment: measured by the protocol.
+        clips: ``all`` or ``novel``.
+        task: None for all.
+        metric: of the protocol; the primary one of each task if none is named.
+
+    Returns:
+        The frame's columns, and those of the two tables; ``same`` says that a difference lies within the margin.
+
+    Raises:
+        StudyError: it has no measures.
+    """
+    measured = store.statistics(profile, f"{experiment}.measures").assign(against=None)
+    compared = store.statistics(profile, f"{experiment}.comparisons")
+    compared = compared.assign(value=compared["difference"], same=compared["verdict"] == inference.EQUIVALENT)
+    found = pd.concat([measured, compared], ignore_index=True)
+    wanted = found["task"].map(primary) if metric is None else metric
+    found = found[(found["metric"] == wanted) & (found["clips"] == clips) & (task is None or found["task"] == task)]
+    unit, wide = found["metric"].map({name: unit for name, (_, unit) in SHOWN.items()}), found["wide_low"].notna()
+    ends = {end: unit * found[f"wide_{end}"].where(wide, found[f"ci_{end}"]).astype(float) for end in ("low", "high")}
+    place = found["group"].where(found["group"] != OWN, found["task"].map(AVERAGE))
+    cells = {cell.name for cell in own_cells(profile, experiment)}
+    of = found["group"].map(lambda name: "average" if name == OWN else "place" if name in cells else "group")
+    return found.assign(value=unit * found["value"].astype(float), place=place, of=of, seed=0, before=None, **ends)
+
+
+def own_cells(profile: str, experiment: str) -> tuple[Cell, ...]:
+    """Return the cells that an experiment's own table is about."""
+    return experiments.plan(experiment, profile).cells
 
 
 def measured(
@@ -56,63 +74,37 @@ def measured(
 ) -> pd.DataFrame:
     """Return one line a system and language, and one for all languages, in the columns that figures and tables read.
 
-    Args:
-        profile: whose results.
-        experiment: with measures of the task.
-        task: ``asr`` or ``st``.
-        metric: of the protocol; its primary one if none is named.
-        clips: ``all`` or ``novel``.
-
-    Returns:
-        Columns ``system, method, task, language, variant, score, low, high, runaway, n_clips, n_words, by_seed``, in
-        the order of the experiment's file; error rates in per cent, BLEU and chrF from 0 to 100.
+    Arguments as for :func:`frame`. The order is that of the experiment's file; error rates are in per cent, BLEU and
+    chrF from 0 to 100. Column ``language`` has the place.
     """
-    found = measures(profile, experiment, task=task, metric=metric, clips=clips)
-    known = experiments.experiments()[experiment]
-    order = {name: place for place, name in enumerate(entry.system for entry in known.systems)}
-    languages = experiments.profiles()[profile].sets[known.languages]
-    found = found[found["group"].isin((OWN, *languages)) & found["system"].isin(order)]
-    place = found["group"].map({name: number for number, name in enumerate((*languages, OWN))})
-    found = found.assign(language=found["group"].replace(OWN, AVERAGE[task]))
-    found = found.assign(order=found["system"].map(order), place=place).sort_values(["order", "place"])
-    columns = ["system", "method", "task", "language", "variant", "score", "low", "high", "runaway", "n_clips"]
-    return found[[*columns, "n_words", "by_seed"]].reset_index(drop=True)
-
-
-def compared(
-    profile: str, experiment: str, *, task: str = "asr", metric: str | None = None, clips: str | None = None
-) -> pd.DataFrame:
-    """Return the comparisons of an experiment in points: ``system, against, group, clips, difference, low, high, …``.
-
-    Args:
-        profile: whose results.
-        experiment: with comparisons of the task.
-        task: ``asr`` or ``st``.
-        metric: of the protocol; its primary one if none is named.
-        clips: ``all`` or ``novel``; None for both.
-    """
-    found = _read(profile, f"{experiment}.comparisons", task=task, metric=metric, clips=clips)
-    unit = SHOWN[metric or primary(task)][1]
-    return found.assign(difference=unit * found["difference"].astype(float))
+    found = frame(profile, experiment, clips=clips, task=task, metric=metric)
+    order = [entry.system for entry in experiments.experiments()[experiment].systems]
+    places = [*dict.fromkeys(cell.name for cell in own_cells(profile, experiment)), AVERAGE[task]]
+    found = found[found["against"].isna() & found["place"].isin(places) & found["system"].isin(order)]
+    found = found.sort_values(
+        ["system", "place"], key=lambda own: own.map((order if own.name == "system" else places).index), kind="stable"
+    )
+    return found.assign(language=found["place"]).reset_index(drop=True)
 
 
 def outcomes(
-    profile: str, experiment: str, against: str, *, task: str = "asr", metric: str | None = None, group: str = OWN
-) -> pd.DataFrame:
+    profile: str, experiment: str, against: str, *, task: str = "asr", metric: str | None = None,
+    place: str | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Return one line a system held against another, on all and on novel clips, ready to be read.
 
-    Arguments as for :func:`compared`; ``group`` is one of the table's groups of cells. Columns, for each kind of clips:
+    Arguments as for :func:`frame`; ``place`` is a language or group, None the average. Columns, for each kind of clips:
     difference in points, its 95 % interval, and what it says of the system.
     """
-    found = compared(profile, experiment, task=task, metric=metric)
-    found = found[(found["against"] == against) & (found["group"] == group) & (found["variant"] == "")]
     order = [entry.system for entry in experiments.experiments()[experiment].systems if entry.system != against]
     sides = {}
     for clips, title in CLIPS.items():
-        own = found[found["clips"] == clips].set_index("system").reindex(order).dropna(subset=["difference"])
+        found = frame(profile, experiment, clips=clips, task=task, metric=metric)
+        own = found[(found["against"] == against) & (found["place"] == (place or AVERAGE[task]))]
+        own = own.set_index("system").reindex(order).dropna(subset=["value"])
         ends = own["low"].map(_signed) + TO + own["high"].map(_signed)
         sides[title] = pd.DataFrame(
-            {"points": own["difference"].map(_signed), "95 % interval": ends, "it is": own["verdict"].map(WORDS)}
+            {"points": own["value"].map(_signed), "95 % interval": ends, "it is": own["verdict"].map(WORDS)}
         )
     return pd.concat(sides, axis=1).rename_axis(index=None, columns=[f"against {against}", None])
 
@@ -124,7 +116,7 @@ def _signed(points: float) -> str:
 def averages(profile: str, experiment: str, *, task: str = "asr") -> pd.DataFrame:
     """Return one line a system: every metric over all cells on all clips, and the primary one on novel clips.
 
-    Arguments as for :func:`measured`.
+    Arguments as for :func:`frame`.
     """
     metrics = protocol.read().metrics[task]
     columns = {}
@@ -133,28 +125,29 @@ def averages(profile: str, experiment: str, *, task: str = "asr") -> pd.DataFram
             own = measured(profile, experiment, task=task, metric=metric, clips=clips)
             own = own[own["language"] == AVERAGE[task]].set_index("system")
             ends = own["low"].map("{:.1f}".format) + DASH + own["high"].map("{:.1f}".format)
-            columns[CLIPS[clips], SHOWN[metric][0]] = own["score"].map("{:.1f}".format) + " (" + ends + ")"
+            columns[CLIPS[clips], SHOWN[metric][0]] = own["value"].map("{:.1f}".format) + " (" + ends + ")"
     return pd.DataFrame(columns).rename_axis(index=None)
 
 
 def verdict(
-    profile: str, experiment: str, system: str, against: str, *, task: str = "asr", clips: str = ALL, group: str = OWN
-) -> str:
+    profile: str, experiment: str, system: str, against: str, *, task: str = "asr", clips: str = ALL,
+    place: str | None = None,
+) -> str:  # fmt: skip
     """Return what a comparison says of a system in words, with the difference and its interval.
 
-    Arguments as for :func:`compared` and :func:`outcomes`.
+    Arguments as for :func:`frame` and :func:`outcomes`.
 
     Raises:
         StudyError: the two were not compared.
     """
-    found = compared(profile, experiment, task=task, clips=clips)
+    found = frame(profile, experiment, clips=clips, task=task)
     for first, second, sign in ((system, against, 1), (against, system, -1)):
-        own = found[(found["system"] == first) & (found["against"] == second) & (found["group"] == group)]
+        own = results.pair(found, first, second, task, place)
         if len(own) == 1:
             [row] = own.itertuples()
             low, high = sorted((sign * row.low, sign * row.high))
             said = WORDS[row.verdict] if sign > 0 else _turned(WORDS[row.verdict])
-            return f"{said} ({_signed(sign * row.difference)} points, {_signed(low)}{TO}{_signed(high)})"
+            return f"{said} ({_signed(sign * row.value)} points, {_signed(low)}{TO}{_signed(high)})"
     raise StudyError(f"{system!r} was not compared with {against!r} in {experiment}; see `against` in experiments/.")
 
 
@@ -194,7 +187,7 @@ def trainings(profile: str, experiment: str) -> pd.DataFrame:
 def seeds(profile: str, experiment: str, *, task: str = "asr") -> pd.DataFrame:
     """Return one line a system: its primary metric over all cells with each training seed, and how far they lie apart.
 
-    Arguments as for :func:`measured`. A pretrained model says the same with every seed and is left out.
+    Arguments as for :func:`frame`. A pretrained model says the same with every seed and is left out.
     """
     found = measured(profile, experiment, task=task)
     found = found[(found["language"] == AVERAGE[task]) & (found["method"] != "none")].set_index("system")

@@ -1,12 +1,13 @@
 """Tables of the chapter about adding domains: error against their number, and what one more costs and does.
 
-They read the statistics ``NAME.groups`` of an experiment that varies ``counts``, with a cap or without.
+They read the frame (:mod:`.results`) of an experiment that varies ``counts``, with a cap or without.
 """
 
 import pandas as pd
 
 from ..figures import curves
-from . import domains
+from . import results
+from .outcomes import plan_of
 from .series import methods, single
 
 LEVELS = ("none", "fine-tuning")  # methods of systems that do not grow
@@ -25,14 +26,12 @@ def by_count(found: pd.DataFrame) -> pd.DataFrame:
         Columns ``panel, system, method, x, value, low, high``; systems that are not one model, or not trained, have no
         ``x``: they are levels.
     """
-    means = _counted(domains.of_kind(found, "average", "wer"))
+    means = _counted(results.averages(found))
     fewest, most = means["count"].min(), means["count"].max()
-    panels = {f"first {fewest}": f"the first {fewest}", f"first {most}": f"all {most}"}
     level = means["method"].isin(LEVELS)
-    means = means.assign(panel=means["group"].map(panels), x=means["count"].astype(float).mask(level))
-    table = means[means["panel"].notna() & (~level | (means["count"] == most))]
-    table = table.sort_values("panel", key=lambda names: names.map(list(panels.values()).index), kind="stable")
-    return table[["panel", "system", "method", "x", "value", "low", "high"]].reset_index(drop=True)
+    means = means.assign(x=means["count"].astype(float).mask(level))[~level | (means["count"] == most)]
+    table = results.in_panels(means, {f"first {fewest}": f"the first {fewest}", f"first {most}": f"all {most}"})
+    return table[["panel", "system", "method", "x", "value", "low", "high"]]
 
 
 def scalings(rows: pd.DataFrame) -> pd.DataFrame:
@@ -50,33 +49,32 @@ def changes(found: pd.DataFrame) -> pd.DataFrame:
         Columns ``system, of, before, after`` (per cent), ``value, low, high`` (the paired change in points), of every
         system that grows; ``of`` is ``old`` (domains there before the last step), ``new`` (added by it) or ``first``.
     """
-    means = _counted(domains.of_kind(found, "average", "wer"))
+    means = _counted(results.averages(found))
     means = means[~means["method"].isin(LEVELS)]
     counts = sorted(means["count"].unique())
     fewest, before, after = counts[0], *counts[-2:]
-    grown = _counted(domains.of_kind(found, "grown", "difference"))
+    grown = _counted(results.first_seed(found[found["before"].notna()]))
     grown = grown[(grown["count"] == after) & grown["system"].isin(means["system"])]
     steps = {"old": (f"first {before}", before), "new": (NEW, before), "first": (f"first {fewest}", fewest)}
     parts = []
     for of, (group, start) in steps.items():
-        errors = means[means["group"] == group].pivot(index="system", columns="count", values="value")
-        own = grown[(grown["group"] == group) & (grown["against"] == f"first {start}")].set_index("system")
+        errors = means[means["place"] == group].pivot(index="system", columns="count", values="value")
+        own = grown[(grown["place"] == group) & (grown["before"] == f"first {start}")].set_index("system")
         parts.append(own.assign(of=of, before=errors[start], after=errors[after]).reset_index())
     return pd.concat(parts, ignore_index=True)[["system", "of", "before", "after", "value", "low", "high"]]
 
 
-def costs(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+def costs(rows: pd.DataFrame) -> pd.DataFrame:
     """Return what the last step takes: one line a system that grows.
 
     Args:
-        found: statistics.
         rows: of the experiment.
 
     Returns:
         Indexed by system; columns ``windows`` (of speech that must be trained on) and ``seconds`` (of training and
         merging, on the machine of the rows).
     """
-    new = [cell.partition(":")[0] for cell in found[found["group"] == NEW]["cells"].iloc[0]]
+    new = [cell.name for cell in plan_of(rows).groups[NEW]]
     own = _counted(single(rows))
     last = own[(own["count"] == own["count"].max()) & ~own["method"].isin(LEVELS)]
     last = last.drop_duplicates("system").set_index("system")

@@ -1,6 +1,6 @@
 """Which merge leads for which purpose, how many others do as well, and what it asks for.
 
-The averages are those that :func:`speechbook.tables.domains.averages` returns; only merges that give one model compete.
+The averages are those that :func:`speechbook.tables.results.averages` returns; only merges that give one model compete.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def one_model(means: pd.DataFrame) -> pd.DataFrame:
 def best(means: pd.DataFrame, group: str) -> str:
     """Return the merge that gives one model with the lowest error on a group."""
     own = one_model(means)
-    own = own[own["group"] == group]
+    own = own[own["place"] == group]
     return str(own.loc[own["value"].idxmin(), "system"])
 
 
@@ -39,7 +39,7 @@ def of_groups(means: pd.DataFrame) -> pd.DataFrame:
         some merge lies within that interval.
     """
     lines = {}
-    for group, own in one_model(means).groupby("group", sort=False):
+    for group, own in one_model(means).groupby("place", sort=False):
         own = own.sort_values("value")
         top, close = own.iloc[0], own[own["value"] <= own.iloc[0]["high"]]
         families = dict.fromkeys(style.LABELS[style.family(method)] for method in close["method"])

@@ -8,10 +8,9 @@ import pandas as pd
 from speechmerge.errors import StudyError
 
 from ..figures import curves, style
-from ..figures.style import AVERAGE, UNITS
-from ..study import experiments
-from ..study.plans import Plan
-from .outcomes import with_scores
+from ..figures.style import AVERAGE, AVERAGES, UNITS
+from .outcomes import measured, plan_of
+from .results import differences, first_seed, side
 
 SWEPT = re.compile(r"(?P<system>.+) \w+=(?P<x>[\d.e+-]+)")  # a system that sweeps a parameter: "MP density=0.1"
 GROUPS = {"pooled": "trained languages", "others": "other languages"}
@@ -23,15 +22,9 @@ def number(variant: str) -> float:
     return float(found[0]) if found else variant.count("+") + 1
 
 
-def plan_of(rows: pd.DataFrame) -> Plan:
-    """Return the plan that the rows of one experiment were made by."""
-    [(experiment, profile)] = rows[["experiment", "profile"]].drop_duplicates().itertuples(index=False)
-    return experiments.plan(experiment, profile)
-
-
 def single(rows: pd.DataFrame) -> pd.DataFrame:
     """Keep the rows of the first seed about one domain or language, without averages."""
-    return rows[~rows["language"].isin(("pooled", "macro")) & (rows["seed"] == rows["seed"].min())]
+    return first_seed(rows[~rows["language"].isin(AVERAGES["asr"])])
 
 
 def methods(rows: pd.DataFrame) -> dict[str, str]:
@@ -57,27 +50,13 @@ def scores(rows: pd.DataFrame, *, language: str | None = None, seed: int | None 
         number in the variant (see :func:`number`).
 
     Raises:
-        StudyError: a system of the plan has no row.
+        StudyError: a system of the plan has no row, or nothing is about the language.
     """
-    plan = plan_of(rows)
-    seed = int(rows["seed"].min()) if seed is None else seed
-    own = rows[(rows["seed"] == seed) | (rows["method"] == "none")]
-    known = {(r["system"], r["variant"], r["task"], r["language"]): r for r in own.to_dict("records")}
-    planned = dict.fromkeys(
-        (system.system, system.variant, cell.task, language or AVERAGE[cell.task])
-        for system in plan.systems
-        for cell in system.decodes
-        if language in (None, cell.language)
-    )
-    missing = [place for place in planned if place not in known]
-    if missing or not planned:
-        raise StudyError(
-            f"{plan.name} on {plan.profile} lacks {len(missing)} of {len(planned)} rows of seed {seed} in "
-            f"{language or 'the average'}{', the first of ' + ' '.join(missing[0]) if missing else ''}; run "
-            f"`speechmerge study run --profile {plan.profile} --experiment {plan.name}`."
-        )
-    found = with_scores(pd.DataFrame([known[place] for place in planned])).rename(columns={"score": "value"})
-    found["minutes"] = found["variant"].map(number)
+    found = measured(rows, seed=seed)
+    found = found[found["language"] == (found["task"].map(AVERAGE) if language is None else language)]
+    if found.empty:
+        raise StudyError(f"there are no rows of the language {language!r}; name one that the experiment is about.")
+    found = found.assign(minutes=found["variant"].map(number)).reset_index(drop=True)
     return found[["task", "system", "method", "variant", "minutes", "value", "low", "high"]]
 
 
@@ -104,25 +83,6 @@ def swept(found: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(panels).sort_values("order", kind="stable").drop(columns="order").reset_index(drop=True)
 
 
-def paired(found: pd.DataFrame, against: str, *, seed: int | None = None) -> pd.DataFrame:
-    """Return paired differences in points, with columns ``value, low, high``, of one seed.
-
-    Args:
-        found: statistics ``NAME.paired`` or ``NAME.by_language``.
-        against: the system the others were compared with.
-        seed: None takes the lowest there is.
-
-    Raises:
-        StudyError: nothing was compared with it.
-    """
-    chosen = found[found["against"] == against]
-    chosen = chosen[chosen["seed"] == (chosen["seed"].min() if seed is None else seed)]
-    if chosen.empty:
-        raise StudyError(f"no system was compared with {against!r} (seed {seed}); see `against` in experiments/.")
-    points = {"value": chosen["difference"], "low": chosen["ci_low"], "high": chosen["ci_high"]}
-    return chosen.assign(**{name: 100 * column for name, column in points.items()}).reset_index(drop=True)
-
-
 def gains(
     found: pd.DataFrame, methods: dict[str, str], *, against: str = "Pretrained",
     languages: Sequence[str] | None = None, seed: int | None = None,
@@ -130,7 +90,7 @@ def gains(
     """Return what each system gains in each subset of languages: points of error fewer than another system makes.
 
     Args:
-        found: statistics ``NAME.paired`` of an experiment that varies subsets, transcription.
+        found: frame of an experiment that varies subsets, transcription.
         methods: of each system, as in rows; the order of systems is taken from it.
         against: the system that gains are counted from.
         languages: None for all subsets; else only those made of these languages.
@@ -139,7 +99,7 @@ def gains(
     Returns:
         Columns ``panel, system, method, variant, x, value, low, high``, ``x`` being the number of languages.
     """
-    table = paired(found, against, seed=seed)
+    table = differences(found, against, seed=seed)
     if languages is not None:
         table = table[table["variant"].map(lambda subset: set(subset.split("+")) <= set(languages))]
     table = table[table["system"].isin(list(methods))]
@@ -160,20 +120,6 @@ def averaged(single: pd.DataFrame) -> pd.DataFrame:
     return groups[["value", "low", "high"]].mean().assign(subsets=groups.size()).reset_index()
 
 
-def by_group(found: pd.DataFrame, methods: dict[str, str], names: dict[str, str]) -> pd.DataFrame:
-    """Return changes with one panel a language or group of languages, the groups first.
-
-    Args:
-        found: what :func:`paired` returns for statistics ``NAME.by_language``.
-        methods: of each system.
-        names: of languages by code, in the order to be shown, groups included.
-    """
-    kept = found[found["language"].isin(list(names)) & found["system"].isin(list(methods))]
-    kept = kept.assign(panel=kept["language"].map(names), method=kept["system"].map(methods))
-    order = {"language": list(names), "system": list(methods)}
-    return kept.sort_values(list(order), key=lambda column: column.map(order[column.name].index), ignore_index=True)
-
-
 def shown(table: pd.DataFrame, index: str, columns: str, *, signed: bool = True) -> pd.DataFrame:
     """Lay out values with their intervals to be read: one line an ``index``, one column a ``columns``."""
     text = curves.signed if signed else "{:.1f}".format
@@ -187,7 +133,7 @@ def tally(found: pd.DataFrame, system: str) -> pd.DataFrame:
     """Count, for each size of the subsets, in how many the interval of a paired difference leaves out zero.
 
     Args:
-        found: what :func:`paired` returns for an experiment that varies subsets.
+        found: differences, of an experiment that varies subsets.
         system: whose differences.
     """
     words = ("fewer errors", "unclear", "more errors")
@@ -201,7 +147,7 @@ def harmless(found: pd.DataFrame, sweep: str) -> str:
     """Return the smallest share of a sweep from which on no difference is reliably above zero, in words.
 
     Args:
-        found: what :func:`paired` returns against the unpruned expert, of one variant.
+        found: differences from the unpruned expert, of one variant.
         sweep: name of the swept system, as ``MP``.
     """
     parts = found["system"].str.extract(SWEPT)
@@ -216,8 +162,3 @@ def best(found: pd.DataFrame, sweep: str) -> str:
     row = own.loc[own["value"].idxmin()]
     share, text = 100 * float(SWEPT.fullmatch(row["system"])["x"]), curves.signed
     return f"{text(row['value'])} points ({text(row['low'])} to {text(row['high'])}) at {share:g} %"
-
-
-def side(row: pd.Series, below: str, across: str, above: str) -> str:
-    """Return the words for an interval that lies below zero, across it, or above it."""
-    return below if row["high"] < 0 else above if row["low"] > 0 else across

@@ -7,55 +7,46 @@ Systems that sweep a parameter are called ``NAME PARAMETER=VALUE``. What is retu
 import pandas as pd
 
 from ..figures import curves
-from . import domains
+from . import results
 from .series import SWEPT
 
 
-def averages(means: pd.DataFrame, *, level: str = "Zero-shot") -> pd.DataFrame:
-    """Return averages of systems such as ``kept values boost=0.1`` against the parameter, a panel a group.
+def lines(table: pd.DataFrame, *, level: str = "Zero-shot") -> pd.DataFrame:
+    """Return the lines of systems such as ``kept values boost=0.1``, a panel a place, by growing value.
 
     Args:
-        means: what :func:`speechbook.tables.domains.averages` returns.
+        table: a frame.
         level: a system that is drawn as a level line, before all others; the rest of those that sweep nothing is left
             out.
 
     Returns:
-        Columns ``panel, system, method, x, value, low, high``, by growing ``x``.
+        Columns ``panel, system, method, x, value, low, high``.
     """
-    parts = means["system"].str.extract(SWEPT)
-    shown = parts["x"].notna() | (means["system"] == level)
-    table = means.assign(panel=means["group"], x=parts["x"].astype(float), system=parts["system"].fillna(level))[shown]
-    order = {"panel": list(dict.fromkeys(table["panel"])), "system": [level, *dict.fromkeys(table["system"])]}
-
-    def place(column: pd.Series) -> pd.Series:
-        return column.map(order[column.name].index) if column.name in order else column
-
-    table = table.sort_values(["panel", "system", "x"], key=place)
-    return table[["panel", "system", "method", "x", "value", "low", "high"]].reset_index(drop=True)
+    parts = table["system"].str.extract(SWEPT)
+    named = table.assign(x=parts["x"].astype(float), system=parts["system"].fillna(level))
+    named = named[parts["x"].notna() | (table["system"] == level)].sort_values("x", kind="stable")
+    order = [level, *dict.fromkeys(parts["system"].dropna())]
+    found = results.in_panels(named, list(dict.fromkeys(table["place"])), order)
+    return found[["panel", "system", "method", "x", "value", "low", "high"]]
 
 
 def differences(found: pd.DataFrame, against: str, at: float) -> pd.DataFrame:
-    """Return paired differences in points against a swept parameter, from a system that all lines end in.
+    """Return paired differences against a swept parameter, from a system that all lines end in; as :func:`lines` does.
 
     Args:
-        found: statistics ``NAME.groups``.
+        found: a frame.
         against: the system at the end of every line, where they are zero; drawn as a level line too.
         at: its value of the parameter.
-
-    Returns:
-        Columns ``panel, system, method, x, value, low, high``.
     """
-    groups = list(dict.fromkeys(found["group"]))
-    table = domains.differences(found, against, groups).rename(columns={"panel": "group"})
+    table = results.differences(found[found["of"] == "group"], against)
     parts = table.assign(line=table["system"].str.extract(SWEPT)["system"]).dropna(subset="line")
     ends = {f"{line} at={at:g}": method for line, method in zip(parts["line"], parts["method"], strict=True)}
-    zero = dict.fromkeys(("value", "low", "high"), 0.0)
     zeros = pd.DataFrame(
-        {"system": system, "method": method, "group": group} | zero
+        {"system": system, "method": method, "place": place, "value": 0.0, "low": 0.0, "high": 0.0}
         for system, method in ({against: "none"} | ends).items()
-        for group in groups
+        for place in dict.fromkeys(table["place"])
     )
-    return averages(pd.concat([table, zeros], ignore_index=True), level=against)
+    return lines(pd.concat([table, zeros], ignore_index=True), level=against)
 
 
 def clear_points(table: pd.DataFrame, system: str) -> str:

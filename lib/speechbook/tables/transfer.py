@@ -13,7 +13,7 @@ def matrix(changes: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Return what every expert changes in every language.
 
     Args:
-        changes: what :func:`speechbook.tables.series.paired` returns for ``interference.by_language``.
+        changes: differences from the pretrained model (:func:`speechbook.tables.results.differences`).
         rows: of the same experiment, for the languages of the experts and the errors before.
 
     Returns:
@@ -22,8 +22,8 @@ def matrix(changes: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """
     trained = {row.system: row.experts[0].split(":")[0] for row in rows.itertuples() if row.method == "fine-tuning"}
     before = rows[rows["method"] == "none"].set_index("language")["wer"]
-    kept = changes[changes["language"].isin(trained.values()) & changes["system"].isin(trained)]
-    table = kept.assign(row=kept["system"].map(trained), column=kept["language"])
+    kept = changes[changes["place"].isin(trained.values()) & changes["system"].isin(trained)]
+    table = kept.assign(row=kept["system"].map(trained), column=kept["place"])
     table["before"] = 100 * table["column"].map(before).astype(float)
     order = list(trained.values())
     table = table.sort_values(["row", "column"], key=lambda codes: codes.map(order.index))
