@@ -42,8 +42,9 @@ def relative(
     place: str | None = None,
 ) -> list[Part]:  # fmt: skip
     """Relative gain, in per cent, of the best of some systems over another; claimed to be at least ``least``."""
-    pick = max if task == "st" else min
-    system = pick(systems, key=lambda name: results.score(experiment, name, task, place))
+    pick, [system, *others] = max if task == "st" else min, systems
+    if others:
+        system = pick(systems, key=lambda name: results.score(experiment, name, task, place))
     found = _relative(results, experiment, system, against, task, place)
     where = f", {place}" if place else f" in {UNITS[task]}"
     return [Part(f"gain of {system} over {against}{where}", *found, "%", "above", least)]
