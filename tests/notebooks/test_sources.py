@@ -3,6 +3,7 @@
 import ast
 import posixpath
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -126,11 +127,12 @@ def test_every_key_it_shows_is_glued_in_it(notebook):
 
 def test_no_page_needs_what_another_chapter_makes():
     """A chapter that cannot be made must not take other pages with it."""
-    texts = {source: "\n".join(c.source for c in nbformat.read(source, as_version=4).cells) for source in SOURCES}
+    texts = {Path(page): "\n".join(c.source for c in page_of(source, page).cells) for page, source in PAGES.items()}
+    chapters = list(texts)
     texts |= {page: page.read_text() for folder in ("book", "data_cards") for page in (ROOT / folder).glob("**/*.md")}
     glued = [page.name for page, text in texts.items() if re.search(r"\{glue[^}]*\}`?[^`\n]*::", text)]
     assert glued == [], "a number of another chapter is shown"
-    for source in SOURCES:
+    for source in chapters:
         for label in re.findall(r"(?m)^:name: (\S+)|^\((\S+)\)=|^:label: (\S+)|\$\$ \((\S+)\)", texts[source]):
             name = "".join(label)
             users = [p.name for p, text in texts.items() if p != source and re.search(rf"`{name}`|\({name}\)", text)]

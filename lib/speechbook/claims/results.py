@@ -44,12 +44,11 @@ class Results:
     """The committed results of a profile, as the tests read them."""
 
     def __init__(self, profile: str) -> None:
-        self.profile = profile
-        self._frame = functools.cache(self._frame)
+        self._read = functools.cache(functools.partial(results.read, profile))
 
     def _frame(self, experiment: str) -> pd.DataFrame:
         try:
-            return results.read(self.profile, experiment)
+            return self._read(experiment)
         except StudyError as error:
             raise NotRunError(f"{experiment} has no rows") from error
 

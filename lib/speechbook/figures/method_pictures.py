@@ -4,9 +4,10 @@ Every picture is the output of the method itself on a made-up model that fits on
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -71,10 +72,7 @@ def draw(method: Method) -> Picture:
 def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of bare panels side by side, sizes in inches."""
     fig = Figure(figsize=(width, height), layout="constrained")
-    found = list(fig.subplots(1, panels, squeeze=False).flat)
-    for axes in found:
-        axes.set_axis_off()
-    return fig, found
+    return fig, [fig.add_subplot(1, panels, i + 1, frameon=False, xticks=(), yticks=()) for i in range(panels)]
 
 
 def _merge(method: Method, options: Mapping, rows: Tensor, **extras: object) -> Tensor:
@@ -162,32 +160,28 @@ def _entries(method: Method, options: dict) -> Picture:
     alt = f"Three rows of {len(found)} signed entries, one an expert, and a row of what is made of them, in which "
     if method.experts == 1:  # what it leaves out says as much
         shown["left out"] = rows[0] - found
-        alt = (
-            f"A row of {len(found)} signed entries, a row of what is taken of them, and one of the rest; in the second "
-        )
+        alt = f"A row of {len(found)} signed entries, a row of what is taken of them, and one of the rest; "
+        alt += "in the second "
     fig, [axes] = _figure(4.4, 0.2 + 0.2 * len(shown))
-    _grid(axes, torch.stack(list(shown.values())), 0.9)
-    for place, name in enumerate(shown):
-        made = name in ("task 1", "merged")
-        colour = style.COLOURS[method.family] if made else "black"
-        axes.text(-0.8, place, name, ha="right", va="center", fontsize=8, color=colour)
-    axes.axhline(len(rows) - 0.5, color="white", linewidth=6)
+    _grid(axes, torch.stack(list(shown.values())), 0.9, list(shown))
+    axes.get_yticklabels()[len(rows)].set_color(style.COLOURS[method.family])
+    axes.axhline(len(rows), color="white", linewidth=6)
     alt += f"{int((found == 0).sum())} are zero."
     return Picture(fig, alt, options)
 
 
-def _grid(axes: Axes, values: Tensor, scale: float) -> None:
+def _grid(axes: Axes, values: Tensor, scale: float, names: Sequence[str] = ()) -> None:
     """Cells of a matrix: orange above zero, blue below, darker for larger, white for exactly zero."""
-    edges = [[place - 0.5 for place in range(size + 1)] for size in reversed(values.shape)]
-    look = {"cmap": SIGNS, "vmin": -scale, "vmax": scale, "edgecolors": PALE, "linewidth": 0.5}
-    axes.pcolormesh(*edges, values.numpy(), **look)
-    axes.set(aspect="equal", ylim=(len(values) - 0.5, -0.5))
+    look = {"cmap": SIGNS, "vmin": -scale, "vmax": scale, "linewidths": 0.5, "linecolor": PALE, "cbar": False}
+    sns.heatmap(values.numpy(), square=True, xticklabels=[], yticklabels=names, ax=axes, **look)
+    axes.tick_params("y", labelsize=8, rotation=0)
 
 
 def _bars(axes: Axes, before: Tensor, after: Tensor, colour: str) -> None:
     """Two spectra in one frame: the one before as outlines, the one after as bars."""
-    axes.bar(range(len(after)), after.tolist(), 0.7, color=colour)
-    axes.bar(range(len(before)), before.tolist(), 0.95, fill=False, edgecolor="black", linewidth=0.8)
+    axes.bar(range(len(after)), after.tolist(), 0.7, color=colour, label="merged")
+    outlines = {"fill": False, "edgecolor": "black", "linewidth": 0.8, "label": "the sum of the experts"}
+    axes.bar(range(len(before)), before.tolist(), 0.95, **outlines)
     axes.axhline(0, color=GREY, linewidth=1)
 
 
@@ -211,11 +205,11 @@ def _pruned(method: Method, options: dict) -> Picture:
     found = _merge(method, options, matrix[None])
     before, after = torch.linalg.svdvals(matrix), torch.linalg.svdvals(found)
     fig, panels = _figure(4.6, 1.6, 3)
-    for axes, values, name in zip(panels, (matrix, found), ("task matrix", "kept"), strict=False):
+    for axes, values in zip(panels, (matrix, found), strict=False):
         _grid(axes, values, matrix.abs().max().item())
-        axes.set_title(name, fontsize=8, fontweight="normal")
     _bars(panels[2], before, after, style.COLOURS[method.family])
-    panels[2].set_title("singular values", fontsize=8, fontweight="normal")
+    for axes, name in zip(panels, ("task matrix", "kept", "singular values"), strict=True):
+        axes.set_title(name, fontsize=8, fontweight="normal")
     rank, kept = int((after > 1e-9).sum()), int((found != 0).sum())
     alt = f"A task matrix of {found.numel()} entries beside what is kept of it: {kept} entries are not zero, and the "
     alt += f"rank is {rank} of {len(matrix)}."
@@ -227,12 +221,9 @@ def _spectrum(method: Method, options: dict) -> Picture:
     deltas = _matrices(3)
     found = _merge(method, options, deltas)
     before, after = torch.linalg.svdvals(deltas.sum(0)), torch.linalg.svdvals(found)
-    colour = style.COLOURS[method.family]
     fig, [axes] = _figure(3.4, 1.7)
-    _bars(axes, before, after, colour)
-    where = {"transform": axes.transAxes, "ha": "right", "va": "top", "fontsize": 8}
-    axes.text(1, 1, "outlines: the sum of the experts", **where)
-    axes.text(1, 0.88, "bars: merged", color=colour, **where)
+    _bars(axes, before, after, style.COLOURS[method.family])
+    axes.legend(fontsize=8)
     axes.set_title("singular values, largest first", y=-0.15, fontsize=8, fontweight="normal")
     alt = f"Bars of {len(after)} singular values of the merged matrix, from {after[0]:.2f} down to {after[-1]:.2f}, "
     alt += f"beside outlines of those of the experts' sum, from {before[0]:.2f} down to {before[-1]:.2f}."
@@ -247,12 +238,11 @@ def _depth(method: Method, options: dict) -> Picture:
     merged = merge_state_dicts(method.name, base, experts, **options)
     share = [merged[name].item() / len(experts) for name in names]
     fig, [axes] = _figure(3.4, 1.7)
-    bars = axes.bar(["layer 1", *map(str, range(2, 7))], share, 0.75, color=style.COLOURS[method.family])
+    bars = axes.bar(range(6), share, 0.75, color=style.COLOURS[method.family])
     axes.bar_label(bars, fmt="%.2f", fontsize=8)
-    axes.set(ylabel="share of the sum", yticks=())
-    axes.set_axis_on()
+    axes.set(ylabel="share of the sum")
+    axes.set_xticks(range(6), ["layer 1", *range(2, 7)])
     axes.grid(visible=False)
-    axes.spines["left"].set_visible(False)
     alt = "Bars of the share of the summed task vectors that each layer of a stack of six gets: "
     alt += ", ".join(f"{value:.2f}" for value in share) + "."
     return Picture(fig, alt, options)

@@ -52,26 +52,6 @@ def large(found: pd.DataFrame) -> pd.DataFrame:
     return _shown(found[found["size"] == LARGE], {"ours_s": "seconds", "ours_gb": "memory, GB"})
 
 
-def clients() -> pd.DataFrame:
-    """Return how far other programs write what this library writes, given the same converted model and clips.
-
-    Raises:
-        StudyError: nothing has been compared.
-    """
-    found = store.statistics("bench", "clients")
-    told = found["clips"].astype(int).astype(str)
-    table = pd.DataFrame({"program": found["client"], "file": found["format"] + ", " + found["dtype"]})
-    clip = found["padded"].map({True: "padded with silence to 30 s", False: "as it is"})
-    table["clip"], table["computed in"] = (
-        clip,
-        found["computed"].replace({"plain": "float16", "flash": "float16, flash"}),
-    )
-    table["identical"] = found["identical"].astype(int).astype(str) + " of " + told
-    table["WER between"] = (100 * found["wer_between"]).map("{:.1f} %".format)
-    table["why"] = found["explanation"].fillna("").str.partition(" (ours_")[0]
-    return table.set_index("program").rename_axis(index=None)
-
-
 def tuned() -> pd.DataFrame:
     """Return what ``speechmerge tune`` chose beside the best merge of each method that it tried, on test clips.
 

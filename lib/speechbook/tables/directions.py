@@ -71,9 +71,3 @@ def by_scaling(chosen: pd.DataFrame, methods: dict[str, str]) -> pd.DataFrame:
     table = pd.DataFrame(lines).sort_values(["scaling", "system", "x"], ascending=[True, False, True], kind="stable")
     table["panel"] = table.pop("scaling").map("λ = {:g}".format)
     return table.assign(low=float("nan"), high=float("nan")).reset_index(drop=True)
-
-
-def widest(table: pd.DataFrame, system: str) -> float:
-    """Return how far apart a system's dev errors at the best and the worst λ are at the largest x, in points."""
-    line = table[(table["system"] == system) & (table["x"] == table["x"].max())]
-    return float(line["value"].max() - line["value"].min())

@@ -62,14 +62,11 @@ def tidy(
     groups: pd.DataFrame | None = None, *, capped: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """Return the frame of tables as :func:`speechbook.study.rows.collect` writes them; what is missing is left out."""
+    if groups is not None and len(groups):
+        groups = groups[groups["kind"].str.startswith(CAPPED) == capped]
     makers = {_scores: rows, _of_groups: groups, _by_language: by_language, _paired: paired}
-    if capped:
-        makers = {_of_groups: groups}
-    parts = [
-        make(table, capped) if make is _of_groups else make(table)
-        for make, table in makers.items()
-        if table is not None and len(table)
-    ]
+    asked = {_of_groups: groups} if capped else makers
+    parts = [make(table) for make, table in asked.items() if table is not None and len(table)]
     found = pd.concat([part.reindex(columns=COLUMNS) for part in parts]) if parts else pd.DataFrame(columns=COLUMNS)
     methods = found.dropna(subset="method").drop_duplicates("system").set_index("system")["method"]
     found = found.drop_duplicates(SAME).reset_index(drop=True)
@@ -108,13 +105,12 @@ def _by_language(table: pd.DataFrame) -> pd.DataFrame:
     return _points(table, place=table["language"], of=of)
 
 
-def _of_groups(table: pd.DataFrame, capped: bool) -> pd.DataFrame:
-    own = table[table["kind"].str.startswith(CAPPED) == capped]
-    kind = own["kind"].str.removeprefix(CAPPED)
+def _of_groups(table: pd.DataFrame) -> pd.DataFrame:
+    kind = table["kind"].str.removeprefix(CAPPED)
     grown = kind == "grown"
-    own = own.assign(difference=own["wer"].where(kind == "average", own.get("difference")))
-    before, against = own["against"].where(grown), own["against"].mask(grown, own["system"])
-    return _points(own, place=own["group"], of="group", task="asr", before=before, against=against)
+    told = table.assign(difference=table["wer"].where(kind == "average", table.get("difference")))
+    before, against = table["against"].where(grown), table["against"].mask(grown, table["system"])
+    return _points(told, place=table["group"], of="group", task="asr", before=before, against=against)
 
 
 def first_seed(found: pd.DataFrame) -> pd.DataFrame:
