@@ -214,6 +214,18 @@ class TestBook:
         with pytest.raises(BookError, match=r"page\.ipynb is out of date"):
             building.build_book("speech", root=root)
 
+    @pytest.mark.parametrize(("profile", "kind"), [("speech", "rows"), ("tiny", "measures")])
+    def test_a_notebook_outside_the_contents_waits_for_what_it_shows(self, root, profile, kind):
+        named = f"profile = {profile!r}\nexperiment = 'table1'"
+        make(root / "notebooks", "profile", parameters=named, name="waiting")
+        own = root / "results" / profile / "table1"
+        own.mkdir(parents=True)
+        (own / "chosen.parquet").touch()
+        assert "waiting" not in building.listed_sources(root)
+        (own / f"{kind}.parquet").touch()
+        with pytest.raises(BookError, match="lacks book/executed/waiting, whose notebook exists"):
+            building.listed_sources(root)
+
     def test_a_missing_copy_is_noticed(self, root):
         with pytest.raises(BookError, match=r"page\.ipynb is missing"):
             building.check_current(root, "speech")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from speechmerge.errors import BookError
 
+from ..study import protocol
+from ..study.experiments import settings_of
 from ..study.store import project_root, results_folder
 from . import method_cards, notebooks, rendering
 from .unmade import unmade_page
@@ -45,12 +47,17 @@ def listed_sources(root: Path) -> dict[str, Path]:
 
 
 def _waits(source: Path, results: Path) -> bool:
-    """Tell whether the experiment that a notebook's parameter ``experiment`` names has no committed rows."""
+    """Tell whether the experiment that a notebook's parameter ``experiment`` names has no committed rows.
+
+    Where the protocol governs the notebook's own profile, measures are what it waits for: rows of all seeds.
+    """
     values = notebooks.declared_parameters(source)
     if "experiment" not in values:
         return False
     own = results / values["profile"] / values["experiment"]
-    return not any((own / f"{kind}.parquet").is_file() for kind in ("rows", "statistics"))
+    governed = protocol.governs(settings_of(values["profile"], values["experiment"]))
+    kinds = ("measures",) if governed else ("rows", "statistics")
+    return not any((own / f"{kind}.parquet").is_file() for kind in kinds)
 
 
 def check_current(root: Path, profile: str | None = None, unmade: Collection[str] = ()) -> None:
