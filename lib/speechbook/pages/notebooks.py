@@ -30,15 +30,8 @@ KERNEL = "python3"
 SILENT = ["--IPKernelApp.log_level=50"]  # else every kernel reports the interrupt that ends it as an error
 PACKAGES = ("speechmerge", "speechbook")  # whose code can change an output
 METADATA = "speechmerge"  # where an executed copy keeps its key
-TOOLS = (
-    "ipykernel",
-    "matplotlib",
-    "numpy",
-    "pandas",
-    "seaborn",
-    "torch",
-    "transformers",
-)  # whose versions can change an output
+# Packages whose versions can change an output.
+TOOLS = ("ipykernel", "matplotlib", "numpy", "pandas", "seaborn", "torch", "transformers")
 ONLY, PAGE = "only-", "%page%"  # begins the tags of cells of one page; stands for a page's name
 NOT_READ = "predictions.parquet"  # in results/: what pages do not read
 

@@ -1,5 +1,6 @@
 """Where numbers come from: versions, coverage, and the stamp that opens every notebook of the book."""
 
+import functools
 import html
 import platform
 from dataclasses import dataclass
@@ -52,8 +53,13 @@ def _waiting(profile: str, name: str, rows: pd.DataFrame) -> list[str]:
     if "system" not in rows or name not in experiments.runnable(profile):
         return []
     measured = set(zip(rows["system"], rows["variant"], strict=True))
-    planned = experiments.plan(name, profile).systems
-    return list(dict.fromkeys(s.system for s in planned if (s.system, s.variant) not in measured))
+    return list(dict.fromkeys(place[0] for place in _planned(name, profile) if place not in measured))
+
+
+@functools.cache
+def _planned(name: str, profile: str) -> list[tuple[str, str]]:
+    """Return systems and variants of a plan; one page may ask for many plans twice."""
+    return [(system.system, system.variant) for system in experiments.plan(name, profile).systems]
 
 
 def reproductions(profile: str) -> pd.DataFrame:
