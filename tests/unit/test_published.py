@@ -84,7 +84,13 @@ def test_published_statistics_merge_as_the_speech_they_came_from(run, experts, f
 
 @pytest.mark.parametrize(
     ("method", "settings"),
-    [("regmean_pp", ()), ("learned_average", ("--set", "steps=2")), ("greedy_soup", ("--clips", "1"))],
+    [
+        ("regmean_pp", ()),
+        ("learned_average", ("--set", "steps=2")),
+        ("greedy_soup", ("--clips", "1")),
+        ("adamerging", ("--set", "steps=2", "--set", "groups=model")),
+        ("evo_merging", ("--set", "denoising=5", "--set", "evaluations=5", "--set", "population=4")),
+    ],
 )
 def test_methods_that_need_data_run_from_the_command_line(run, experts, tmp_path, method, settings):
     more = () if method == "greedy_soup" else ("--windows", "1")
@@ -169,6 +175,12 @@ MERGES = [
     (["regmean"], "regmean needs more than the models: the Gram matrix of the inputs of each linear map"),
     (["regmean"], "or what `speechmerge statistics` collected from it, --statistics FOLDER."),
     (["learned_average"], "learned_average measures merged models on dev speech. Give it, --speech WHERE:LANGUAGE"),
+    (["adamerging"], "adamerging measures merged models on unlabelled speech. Give it, --speech WHERE:LANGUAGE"),
+    (
+        ["adamerging", "--speech", "tones:es", "--clips", "1"],
+        "adamerging learns weights from unlabelled speech, of which there is one clip; weights that fit one clip",
+    ),
+    (["evo_merging", *SPEECH, "--set", "denoising=3"], "a budget of 3 evaluations is too small for the start and one"),
     (["ties", *SPEECH], "ties merges from the models alone, but speech are given"),
     (["regmean", "--speech", "tones:es"], "once for each expert, in their order: 2 experts, 1 given"),
     (["regmean", "--speech", "tones:es", "--speech", "tones"], "'tones' is not"),

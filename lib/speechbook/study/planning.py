@@ -331,7 +331,8 @@ class Table:
         from speechmerge.merging import measuring  # which brings in what trains and decodes
 
         windows = min(measuring.WINDOWS, clips * SECONDS_A_CLIP / FULL_SECONDS)
-        steps = method.check(model["params"], experts=len(model["speech"]))["steps"]
+        experts = len(model["speech"])
+        steps = method.evaluations(method.check(model["params"], experts=experts), experts)
         return steps * cells * windows / self.settings.here.train_windows_per_second
 
 
