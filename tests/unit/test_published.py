@@ -229,6 +229,7 @@ STATISTICS = [
     (["--kind", "grams", "--speech", "tones"], "'tones' is not"),
     (["--kind", "grams", "--speech", "tones:es", "--speech", "tones:es:asr"], "give each once"),
     (["--kind", "grams", "--speech", "tones:es", "--windows", "0"], "0 is not in the range x>=1"),
+    (["--kind", "grams", "--speech", "tones:es", "--split", "test"], "'test' is not one of 'train', 'dev'"),
 ]
 
 
@@ -294,6 +295,14 @@ def test_records_do_not_tell_where_speech_lies():
     names = ("tones", "uqm/pkunk", "hub:owner/name", "/home/me/clips", "./clips")
     told = [speech.label(Source(name, "es")) for name in names]
     assert told == [f"{name}:es:asr" for name in ("tones", "uqm/pkunk", "hub:owner/name", "clips", "clips")]
+
+
+@pytest.mark.parametrize("kind", ["grams", "fishers"])
+def test_a_large_number_of_windows_is_all_of_the_training_speech_and_no_other(kind):
+    [source] = given.parse("tones:es")
+    drawn = published.drawn_for(kind, [source], "train", 10_000)
+    heard = sorted(clip.id for window in drawn for clip in window.clips)
+    assert heard == sorted(clip.id for clip in corpora.load("tones", "es", "train"))
 
 
 def test_windows_are_shared_among_the_sources_of_an_expert():
