@@ -119,6 +119,9 @@ class Entry(Checked):
         if self.dynamic:
             self._can_listen()
         check_merge(self.method, self.params | (self.match or {}))
+        found = methods.find(self.method)
+        if self.hears != "dev" and (found.measure or not found.data):
+            raise Fault(f"hears {self.hears}, but {self.method} collects no statistics.")
         chosen = [*self.tune, *self.prune, *self.sweep]
         for name in chosen:
             check_parameter(self.method, name)

@@ -102,13 +102,17 @@ class Recipe:
         validation.check_companions(merge.base.folder)
         return merge
 
-    def run(self, output: Path, *, resolve: Callable[[str], Path] = Path, **more: Any) -> Path:
-        """Merge into a folder; ``more`` are further arguments of :func:`speechmerge.merging.engine.merge_folders`."""
+    def check_static(self) -> None:
+        """Raise if the models are merged while they listen, so that there is no merged model to write."""
         if self.dynamic is not None:
             raise MethodError(
                 "the recipe has a field dynamic, so its models are merged while they listen: give it to `speechmerge "
                 "decode` in the place of a model, or leave the field out."
             )
+
+    def run(self, output: Path, *, resolve: Callable[[str], Path] = Path, **more: Any) -> Path:
+        """Merge into a folder; ``more`` are further arguments of :func:`speechmerge.merging.engine.merge_folders`."""
+        self.check_static()
         if not self.strict:
             self.merge(resolve)
         experts = [resolve(expert) for expert in self.experts]
