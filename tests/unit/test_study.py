@@ -429,6 +429,6 @@ def test_models_that_listen_are_rows_of_a_table_and_statistics_hear_all_of_train
     assert [{c.split for w in own for c in w.clips} for own in heard] == [{"train"}, {"train"}]
     assert [sum(len(w.clips) for w in own) for own in heard] == [40, 40]  # all there are
     rows = store.rows("smoke", "heard")
-    assert {row["system"] for row in rows} == {entry["system"] for entry in LISTENING}
-    methods = {row["system"]: row["method"] for row in rows}
+    assert set(rows["system"]) == {entry["system"] for entry in LISTENING}
+    methods = dict(zip(rows["system"], rows["method"], strict=True))
     assert methods["SE"] == "se_merging" and methods["Masks"] == "predicted_task" and methods["RegMean"] == "regmean"
