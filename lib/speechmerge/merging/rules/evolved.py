@@ -117,7 +117,7 @@ _NEEDS = "CMA-ES in the place of Adam, on the same teacher-forced loss, so that 
 @method(
     "evolved_average",
     title="Evolved weighted average",
-    equation=r"\theta=\sum_tw_t\theta_t,\ w=\operatorname{softmax}(z),\ z\simN(m,\sigma^2C)",
+    equation=r"\theta=\sum_tw_t\theta_t,\ w=\operatorname{softmax}(z),\ z\sim N(m,\sigma^2C)",
     fit=_average,
     variant_of="learned_average",
     deviations=_NEEDS + "The best weights that were measured are used, equal ones among them.",
@@ -157,7 +157,7 @@ def evolved_average(
 @method(
     "evolved_arithmetic",
     title="Evolved task arithmetic",
-    equation=r"\theta=\theta_0+\sum_t\alpha_t\tau_t,\ \alpha\simN(m,\sigma^2C)",
+    equation=r"\theta=\theta_0+\sum_t\alpha_t\tau_t,\ \alpha\sim N(m,\sigma^2C)",
     fit=_arithmetic,
     variant_of="learned_arithmetic",
     deviations=_NEEDS + "The best coefficients that were measured are used, those of the start among them.",
