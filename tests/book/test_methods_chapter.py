@@ -49,7 +49,9 @@ def names():
         "grams": [{"model.encoder.layers.0.fc1": x.T @ x / len(x)} for x in inputs],
         "fishers": [{name: value.square() for name, value in expert.items()} for expert in experts],
         "dev_error": lambda state: dev_loss(state)[0],
+        "plain_loss": lambda state: dev_loss(state)[0],
         "dev_loss": dev_loss,
+        "unsureness": dev_loss,
     }
 
 

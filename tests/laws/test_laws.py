@@ -74,13 +74,24 @@ LAWS = {
     "learned_average": Law(scaled=None, shifted=None),
     "learned_arithmetic": Law(copies={"steps": 0, "initial": 1 / T}, scaled=None, shifted=None),
     "frank_wolfe": Law(permuted={"rate": 0.5}, copies={"steps": 0, "initial": 1 / T}, scaled=None, shifted=None),
+    "adamerging": Law(copies={"steps": 0, "initial": 1 / T}, scaled=None, shifted=None),
+    "evolved_average": Law(permuted=None, scaled={"evaluations": 0}, shifted=None),
+    "evolved_arithmetic": Law(permuted=None, copies={"evaluations": 0, "initial": 1 / T}, scaled=None, shifted=None),
+    "evo_merging": Law(
+        permuted=None,
+        copies={"denoising": 0, "evaluations": 0},
+        scaled={"denoising": 0, "evaluations": 0},
+        shifted=None,
+    ),
     "emr": Law(permuted=None),
     "tall_mask": Law(permuted=None, copies=MEAN | {"strictness": 0.3}),
 }
 
 
-SLOW = ("wudi", "optmerge", "doge_ta", "learned_average", "learned_arithmetic")
+SLOW = ("wudi", "optmerge", "doge_ta", "learned_average", "learned_arithmetic", "adamerging")
 LIGHT = {name: {"steps": 10} for name in SLOW}  # for speed only
+LIGHT |= {name: {"evaluations": 12, "population": 4} for name in ("evolved_average", "evolved_arithmetic")}
+LIGHT["evo_merging"] = {"denoising": 6, "evaluations": 6, "population": 4}
 LIGHT["nearswap"] = {"t": 0.01}  # updates of 1e-4 drown in the rounding of weights of about one in fp32
 
 
@@ -111,7 +122,7 @@ def test_every_method_has_its_laws_stated():
 def test_u1_the_order_of_experts_does_not_matter(method, params, models, extras):
     base, experts = models
     if params is None:
-        pytest.skip("a model for one of the tasks, or of one expert")
+        pytest.skip("a model for one of the tasks, or of one expert, or a search of random proposals")
     order = [2, 0, 3, 1] if registry()[method].experts is None else [1, 0, 2, 3]
     mixed = extras | {key: [extras[key][i] for i in order] for key in STATISTICS.values()}
     found = merge(method, base, [experts[i] for i in order], mixed, **params)

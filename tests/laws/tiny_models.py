@@ -62,4 +62,7 @@ def measures(target: dict) -> dict:
         gaps = {n: state[n] - target[n] for n in target}
         return sum(gap.square().sum().item() for gap in gaps.values()) / 2, gaps
 
-    return {"score": score, "gradient": gradient}
+    def loss(state: dict) -> float:
+        return gradient(state)[0]
+
+    return {"score": score, "loss": loss, "gradient": gradient, "entropy": gradient}

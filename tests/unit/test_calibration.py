@@ -269,12 +269,16 @@ def test_scores_are_pooled_word_error_rates(base, experts):
     assert score(state) == resampling.pooled(counts)
 
 
-@pytest.mark.parametrize("method", ["regmean", "regmean_pp", "fisher", "learned_average", "greedy_soup", "ties"])
+@pytest.mark.parametrize(
+    "method",
+    ["regmean", "regmean_pp", "fisher", "learned_average", "greedy_soup", "ties", "adamerging", "evolved_average"],
+)
 def test_one_call_gives_what_a_method_needs(base, experts, method):
     """And the second call collects nothing anew."""
     speech = [[(corpora.load("tones", language, "dev")[:2], language, "asr")] for language in LANGUAGES]
     settings = Decoding(precision="fp32", tokens_per_second=0.01)
-    params = {"steps": 1} if method.startswith("learned") else {}
+    params = {"steps": 1} if method in ("learned_average", "adamerging") else {}
+    params |= {"evaluations": 5, "population": 4} if method == "evolved_average" else {}
     first, again = (
         measuring.extras(method, base, experts, speech, params, windows=2, settings=settings) for _ in range(2)
     )

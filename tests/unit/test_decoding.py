@@ -77,9 +77,9 @@ def test_no_clips_give_no_predictions(decoder):
 
 def test_greedy_search_finds_what_transformers_finds(decoder, clips, monkeypatch):
     """Rows of several languages that end at different steps, at a token that is made the end, or at their limits."""
-    features = torch.stack([decoder._frames(clip) for clip in clips])
+    features = torch.stack([decoder.frames(clip) for clip in clips])
     languages, limits = ["es", "it", "fr", "de", "es", "it"], [20, 3, 20, 20, 20, 1]
-    free = decoder._generated(features, languages, "st", 0.0, 20).tolist()
+    free = decoder.generated(features, languages, "st", 0.0, 20)
     steps = {token: [row.index(token) for row in free if token in row] for row in free for token in row[2:]}
     end = max(steps, key=lambda token: len({step for step in steps[token] if step}))
     monkeypatch.setattr(decoder.model.generation_config, "eos_token_id", [end])
@@ -87,7 +87,7 @@ def test_greedy_search_finds_what_transformers_finds(decoder, clips, monkeypatch
     monkeypatch.setattr(
         EncoderDecoderCache, "batch_select_indices", lambda s, kept: (left.append(kept), select(s, kept))
     )
-    prompts = torch.tensor([decoder._prompt(language, "st") for language in languages])
+    prompts = torch.tensor([decoder.prompt(language, "st") for language in languages])
     found = greedy.search(decoder.model, features, prompts, limits, decoder.forbidden)
     ended = [row[: row.index(end) + 1] if end in row else row for row in free]
     assert found == [row[:limit] for row, limit in zip(ended, limits, strict=True)]
@@ -95,7 +95,7 @@ def test_greedy_search_finds_what_transformers_finds(decoder, clips, monkeypatch
 
 
 def test_an_english_only_model_is_told_neither_language_nor_task(decoder, monkeypatch):
-    told = decoder._prompt("it", "st")
+    told = decoder.prompt("it", "st")
     assert decoder.tokenizer.convert_ids_to_tokens(told) == [
         "<|startoftranscript|>",
         "<|it|>",
@@ -103,7 +103,7 @@ def test_an_english_only_model_is_told_neither_language_nor_task(decoder, monkey
         "<|notimestamps|>",
     ]
     monkeypatch.setattr(decoder, "multilingual", False)
-    assert decoder._prompt("en", "asr") == [told[0], told[-1]]
+    assert decoder.prompt("en", "asr") == [told[0], told[-1]]
 
 
 def test_the_token_limit_marks_what_it_cuts(said, decoder, clips, monkeypatch):

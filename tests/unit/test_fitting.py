@@ -1,5 +1,6 @@
 """What a merge learns or is given beside the models: weights, statistics, the scale of depth."""
 
+import numpy as np
 import pytest
 import torch
 from small_models import NAMES
@@ -86,3 +87,113 @@ def test_learnt_weights_find_a_target_and_have_the_gradient_of_finite_difference
 def test_missing_statistics_get_a_sentence(method, extras, words, base, experts):
     with pytest.raises(MethodError, match=words):
         speechmerge.merge_state_dicts(method, base, experts, extras=extras)
+
+
+def test_a_merged_model_is_made_tensor_by_tensor_when_it_is_asked_for(base, experts, monkeypatch):
+    merge = merging.Merge("learned_average", base, experts, extras={"gradient": lambda state: (0.0, {})})
+    state = fitting.Merged(merge, torch.full((1, 3), 1 / 3, dtype=torch.float64))
+    made = []
+    monkeypatch.setattr(merge, "tensor", lambda name: made.append(name) or base[name])
+    assert list(state) == list(base) and len(state) == len(base) and made == []
+    name = list(NAMES)[1]
+    assert state[name] is base[name] and made == [name]
+    with pytest.raises(KeyError):
+        state["proj_out.weight"]
+
+
+@pytest.mark.parametrize("groups", ["model", "tensor"])
+def test_adamergings_slope_is_that_of_finite_differences(groups, base, experts):
+    def entropy(state: dict) -> tuple[float, dict]:
+        return sum(state[n].double().sin().sum().item() for n in base), {n: state[n].double().cos() for n in base}
+
+    merge = merging.Merge("adamerging", base, experts, extras={"entropy": entropy}, groups=groups, steps=0)
+    merge.prepare()
+    assert merge.weights.shape == ({"model": 1, "tensor": len(base)}[groups], 3)
+    weights = merge.weights + torch.linspace(0, 0.3, 3, dtype=torch.float64)
+    _, slope = fitting._gradient(merge, weights)
+    for row, expert in ((0, 0), (-1, 2)):
+        step = torch.zeros_like(weights)
+        step[row, expert] = 1e-2
+        ends = [fitting._gradient(merge, weights + sign * step)[0] for sign in (1, -1)]
+        assert (ends[0] - ends[1]) / 2e-2 == pytest.approx(slope[row, expert].item(), rel=1e-2, abs=1e-5)
+
+
+def test_adamerging_starts_as_task_arithmetic_and_stays_between_zero_and_one(base, experts):
+    extras = {"entropy": lambda state: (0.0, {n: experts[0][n] - base[n] for n in base})}  # ever less of the first
+    start = speechmerge.merge_state_dicts("adamerging", base, experts, extras=extras, steps=0)
+    plain = speechmerge.merge_state_dicts("task_arithmetic", base, experts, scaling=0.3)
+    assert all(torch.allclose(start[n], plain[n], atol=1e-6) for n in base)
+    merge = merging.Merge("adamerging", base, experts, extras=extras, steps=60, rate=0.02)
+    dict(merge.stream())
+    assert merge.weights.min() == 0 and merge.weights.max() <= 1
+    assert merge.parameters["weights"] == merge.weights.tolist()
+
+
+def test_evo_merging_finds_what_to_keep_then_what_it_counts(base, experts):
+    deltas = [{n: x[n] - base[n] for n in base} for x in experts]
+    target = {n: base[n] + 1.2 * deltas[0][n] - 0.5 * deltas[2][n] for n in base}
+    losses = []
+
+    def loss(state: dict) -> float:
+        losses.append(sum((state[n] - target[n]).square().sum().item() for n in base))
+        return losses[-1]
+
+    options = {"denoising": 90, "evaluations": 400, "population": 12, "sigma": 0.2, "penalty": 0.0}
+    merges = [merging.Merge("evo_merging", base, experts, extras={"loss": loss}, **options) for _ in range(2)]
+    one, two = (dict(merge.stream()) for merge in merges)
+    assert all(torch.equal(one[n], two[n]) for n in base)  # the same seed
+    assert len(losses) <= 2 * (90 + 400)
+    kept, [factors] = merges[0].parameters["density"], merges[0].parameters["weights"]
+    assert kept[1] < 0.5 < kept[0]  # an expert that only disturbs is thinned out
+    assert factors[0] > 0.8 and factors[2] < -0.2
+    found = loss(one)
+    assert found < losses[0] and found == pytest.approx(min(losses[:-1]), rel=1e-4)
+    other = merging.Merge("evo_merging", base, experts, extras={"loss": loss}, seed=5, **options)
+    assert any(not torch.equal(x, one[n]) for n, x in other.stream())
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({"density": 1.0}, [1 / 3, 1 / 3, 1 / 3]),
+        ({"density": [1.0, 0.0, 1.0]}, [1 / 3, 0.0, 1 / 3]),
+    ],
+)
+def test_evo_merging_without_a_budget_is_a_mean_of_what_is_kept(params, expected, base, experts):
+    extras = {"loss": lambda state: pytest.fail("nothing is measured")}
+    found = speechmerge.merge_state_dicts(
+        "evo_merging", base, experts, extras=extras, denoising=0, evaluations=0, **params
+    )
+    for n in base:
+        mean = base[n] + sum(w * (x[n] - base[n]) for w, x in zip(expected, experts, strict=True))
+        assert torch.allclose(found[n], mean, atol=1e-6)
+
+
+def test_the_search_leaves_numpys_own_random_numbers_alone_and_ends_with_its_seconds(base, experts):
+    extras = {"loss": lambda state: 1.0}
+    before = np.random.get_state()[1].tolist()
+    merge = merging.Merge("evolved_arithmetic", base, experts, extras=extras, evaluations=10_000, seconds=1e-9)
+    merge.prepare()
+    assert np.random.get_state()[1].tolist() == before
+    assert merge.weights.tolist() == [[0.3, 0.3, 0.3]]  # the start is measured whatever the clock says
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("evo_merging", {"denoising": 20}, "a budget of 20 evaluations is too small for the start and one generation"),
+        ("evolved_average", {"evaluations": 5}, "give 8 or more, or a smaller population"),
+        ("evolved_arithmetic", {"extras": {"loss": lambda state: float("nan")}}, "measured nan; expected a finite"),
+        (
+            "adamerging",
+            {"extras": {"entropy": lambda s: (1.0, {n: x * torch.nan for n, x in s.items()})}},
+            "gradient is",
+        ),
+        ("adamerging", {"extras": None}, r"adamerging learns from unlabelled data: give extras=\{'entropy'"),
+        ("evo_merging", {"extras": {}}, r"evo_merging learns from dev data: give extras=\{'loss'"),
+    ],
+)
+def test_what_cannot_be_learnt_from_gets_a_sentence(method, options, words, base, experts):
+    options = {"extras": {"loss": lambda state: 1.0}} | options
+    with pytest.raises(MethodError, match=words):
+        speechmerge.merge_state_dicts(method, base, experts, **options)

@@ -84,7 +84,13 @@ def test_published_statistics_merge_as_the_speech_they_came_from(run, experts, f
 
 @pytest.mark.parametrize(
     ("method", "settings"),
-    [("regmean_pp", ()), ("learned_average", ("--set", "steps=2")), ("greedy_soup", ("--clips", "1"))],
+    [
+        ("regmean_pp", ()),
+        ("learned_average", ("--set", "steps=2")),
+        ("greedy_soup", ("--clips", "1")),
+        ("adamerging", ("--set", "steps=2", "--set", "groups=model")),
+        ("evo_merging", ("--set", "denoising=5", "--set", "evaluations=5", "--set", "population=4")),
+    ],
 )
 def test_methods_that_need_data_run_from_the_command_line(run, experts, tmp_path, method, settings):
     more = () if method == "greedy_soup" else ("--windows", "1")
@@ -169,6 +175,12 @@ MERGES = [
     (["regmean"], "regmean needs more than the models: the Gram matrix of the inputs of each linear map"),
     (["regmean"], "or what `speechmerge statistics` collected from it, --statistics FOLDER."),
     (["learned_average"], "learned_average measures merged models on dev speech. Give it, --speech WHERE:LANGUAGE"),
+    (["adamerging"], "adamerging measures merged models on unlabelled speech. Give it, --speech WHERE:LANGUAGE"),
+    (
+        ["adamerging", "--speech", "tones:es", "--clips", "1"],
+        "adamerging learns weights from unlabelled speech, of which there is one clip; weights that fit one clip",
+    ),
+    (["evo_merging", *SPEECH, "--set", "denoising=3"], "a budget of 3 evaluations is too small for the start and one"),
     (["ties", *SPEECH], "ties merges from the models alone, but speech are given"),
     (["regmean", "--speech", "tones:es"], "once for each expert, in their order: 2 experts, 1 given"),
     (["regmean", "--speech", "tones:es", "--speech", "tones"], "'tones' is not"),
@@ -217,6 +229,7 @@ STATISTICS = [
     (["--kind", "grams", "--speech", "tones"], "'tones' is not"),
     (["--kind", "grams", "--speech", "tones:es", "--speech", "tones:es:asr"], "give each once"),
     (["--kind", "grams", "--speech", "tones:es", "--windows", "0"], "0 is not in the range x>=1"),
+    (["--kind", "grams", "--speech", "tones:es", "--split", "test"], "'test' is not one of 'train', 'dev'"),
 ]
 
 
@@ -282,6 +295,14 @@ def test_records_do_not_tell_where_speech_lies():
     names = ("tones", "uqm/pkunk", "hub:owner/name", "/home/me/clips", "./clips")
     told = [speech.label(Source(name, "es")) for name in names]
     assert told == [f"{name}:es:asr" for name in ("tones", "uqm/pkunk", "hub:owner/name", "clips", "clips")]
+
+
+@pytest.mark.parametrize("kind", ["grams", "fishers"])
+def test_a_large_number_of_windows_is_all_of_the_training_speech_and_no_other(kind):
+    [source] = given.parse("tones:es")
+    drawn = published.drawn_for(kind, [source], "train", 10_000)
+    heard = sorted(clip.id for window in drawn for clip in window.clips)
+    assert heard == sorted(clip.id for clip in corpora.load("tones", "es", "train"))
 
 
 def test_windows_are_shared_among_the_sources_of_an_expert():

@@ -21,6 +21,7 @@ ROOMS = [
     "speech",
     "evaluation",
     "merging",
+    "dynamic",
     "formats",
     "tuning",
     "cli",

@@ -403,3 +403,35 @@ def test_a_method_with_data_hears_each_experts_own_dev_speech(tmp_path, monkeypa
     assert [{clip.language for w in own for clip in w.clips} for own in heard] == [{"es"}, {"it"}]
     assert {clip.split for own in heard for w in own for clip in w.clips} == {"dev"}
     assert len(store.rows("smoke", "data")) == 2 * 4
+
+
+LISTENING = [
+    {"system": "Task Arithmetic", "method": "task_arithmetic", "tune": "scaling"},
+    {"system": "SE", "method": "task_arithmetic", "tuned_as": "Task Arithmetic", "dynamic": {"system": "se_merging"}},
+    {"system": "Routing", "method": "task_arithmetic", "dynamic": {"system": "routing", "signal": "speech"}},
+    {"system": "Masks", "method": "emr", "dynamic": {"system": "predicted_task"}},
+    {"system": "Guided", "method": "task_arithmetic", "dynamic": {"system": "guided"}},
+    {"system": "RegMean", "method": "regmean", "hears": "train"},
+]
+
+
+def test_models_that_listen_are_rows_of_a_table_and_statistics_hear_all_of_train(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPEECHMERGE_RESULTS", str(tmp_path))
+    table = {"experiment": "heard", "kind": "systems", "languages": "set1", "tasks": ["asr"], "systems": LISTENING}
+    monkeypatch.setattr(experiments, "experiments", lambda: {"heard": Experiment.model_validate(table)})
+    made, heard = experiments.plan("heard", "smoke"), []
+    [lam] = [step.needs for name, step in made.steps.items() if name.startswith("decode SE es")]
+    assert [need for need in lam if need.startswith("tune Task Arithmetic")]
+    collect = measuring.calibration.collect
+    monkeypatch.setattr(
+        measuring.calibration,
+        "collect",
+        lambda kind, expert, windows: heard.append(windows) or collect(kind, expert, windows),
+    )
+    study.run(made)
+    assert [{c.split for w in own for c in w.clips} for own in heard] == [{"train"}, {"train"}]
+    assert [sum(len(w.clips) for w in own) for own in heard] == [40, 40]  # all there are
+    rows = store.rows("smoke", "heard")
+    assert set(rows["system"]) == {entry["system"] for entry in LISTENING}
+    methods = dict(zip(rows["system"], rows["method"], strict=True))
+    assert methods["SE"] == "se_merging" and methods["Masks"] == "predicted_task" and methods["RegMean"] == "regmean"

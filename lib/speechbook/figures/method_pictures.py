@@ -45,6 +45,8 @@ DRAWN = {  # parameters a picture is drawn with where the defaults would show li
     "doge_ta": {"strength": 3.0, "density": 1.0, "rate": 0.01},
     "learned_average": {"steps": 300, "rate": 0.1},
     "learned_arithmetic": {"steps": 300, "rate": 0.1},
+    "adamerging": {"rate": 0.01},
+    "evo_merging": {"penalty": 0.1},
 }
 ENTRIES = (  # task vectors of three experts, in tenths
     (8, -2, 1, 5, -6, 1, -3, 0, 2, 9, -1, 4, -7, 3, 1, -4, 6, -1, 2, -5),
@@ -97,7 +99,9 @@ def _statistics(points: Tensor) -> dict:
         "fishers": [{LINEAR: fisher[None]} for fisher in fishers],
         "grams": [{LINEAR.removesuffix(".weight"): gram} for gram in grams],
         "score": lambda state: (state[LINEAR] - TARGET).norm().item(),
+        "loss": lambda state: gradient(state)[0],
         "gradient": gradient,
+        "entropy": gradient,
     }
 
 

@@ -25,7 +25,10 @@ from .cards import check_block, write_block
 
 CLOSEST = {"learned_average": "wortsman2022soups", "learned_arithmetic": "yang2024adamerging"}  # of no one paper
 SEES = {"entries": "entry", "rows": "row", "tensors": "tensor", "matrices": "matrix"}
-HANDED = {"grams": "grams", "fishers": "fishers", "score": "dev_error", "gradient": "dev_loss"}  # names in the examples
+HANDED = {  # names in the examples
+    "grams": "grams", "fishers": "fishers", "score": "dev_error", "loss": "plain_loss", "gradient": "dev_loss",
+    "entropy": "unsureness",
+}  # fmt: skip
 OTHERS = {"sum": "get the sum of the experts", "mean": "get the mean of the experts", "base": "stay the base's"}
 TABLE = ("family", "method", "sees", "needs", "size", "cost")
 NAMES = {"lowrank": "low rank", "per_task": "per task"}
@@ -181,7 +184,7 @@ def _needs(method: Method) -> str:
     if method.experts:
         needs.append(f"exactly {method.experts} expert{'s' * (method.experts > 1)}")
     if method.stochastic:
-        needs.append("a seed, for the masks are random")
+        needs.append(f"a seed, for the {'proposals' if method.fit else 'masks'} are random")
     return "; ".join(needs) or "nothing but the models"
 
 

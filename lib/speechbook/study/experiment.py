@@ -19,7 +19,10 @@ from .store import slug
 KINDS = ("systems", "task_vectors")
 VARIATIONS = ("subsets", "counts", "minutes", "unseen_rows")
 MAKERS = ("model", "train", "sequence", "method")
-MERGES = ("of", "into", "params", "tune", "tuned_as", "match", "prune", "sweep")  # fields that only merges have
+MERGES = (  # fields that only merges have
+    *("of", "into", "params", "tune", "tuned_as", "match", "prune", "sweep"),
+    *("dynamic", "hears"),
+)
 TABLES = ("also", "groups", "vary", "against", "by_language", "systems")  # … that only comparisons of systems have
 
 Partition = word(*PARTS)
@@ -80,6 +83,8 @@ class Entry(Checked):
     match: dict[str, Any] | None = None  # parameters of the merge whose length of update it is scaled to
     prune: dict[str, str] = {}  # parameters chosen for each expert alone, with the method that prunes it
     sweep: One = {}  # the parameter that makes a system of each value, with their name in the profile's ``vary``
+    dynamic: dict[str, Any] = {}  # how its models are merged while they listen (speechmerge.dynamic.systems)
+    hears: word("dev", "train") = "dev"  # what statistics are collected on: windows of dev, or all speech of train
     each: bool = False  # whether each of its models is a system, tested on all cells
     decoding: Decode = Decode()  # settings in the place of the profile's
 
@@ -96,11 +101,27 @@ class Entry(Checked):
             raise Fault(f"has {extra[0]!r}, a field of merges; {made[0]!r} makes no merge.")
         return self
 
+    def _can_listen(self) -> None:
+        """Check what is merged while it listens."""
+        from speechmerge.dynamic import systems  # which brings in what decodes
+
+        if extra := next((name for name in ("tune", "match", "prune", "sweep") if getattr(self, name)), None):
+            raise Fault(f"has dynamic and {extra}; take over what another merge was tuned to with tuned_as.")
+        try:
+            systems.check(self.dynamic)
+        except SpeechMergeError as error:
+            raise Fault(f"cannot listen: {error}") from None
+
     def _can_be_merged(self) -> None:
         """Check method and parameters; values that the profile lists are checked with it."""
         if self.tune and self.tuned_as:
             raise Fault("has tune and tuned_as; expected one of them.")
+        if self.dynamic:
+            self._can_listen()
         check_merge(self.method, self.params | (self.match or {}))
+        found = methods.find(self.method)
+        if self.hears != "dev" and (found.measure or not found.data):
+            raise Fault(f"hears {self.hears}, but {self.method} collects no statistics.")
         chosen = [*self.tune, *self.prune, *self.sweep]
         for name in chosen:
             check_parameter(self.method, name)

@@ -26,6 +26,7 @@ SECONDS_A_WINDOW = 17.0  # of speech in a training window, on average
 SECONDS_A_CLIP = 4.5  # of dev, on average
 FORWARD = 3.0  # windows that go through a model in the time of training on one, for estimates
 EVALUATIONS = 12  # of a dev loss in the search of λ, for estimates
+HEARD = 0.1  # of the time of decoding a clip that an expert takes to hear it, for estimates
 RESET_SECONDS = 3.0  # to copy a model
 EPOCHS = 20  # that a training with patience takes, for estimates
 
@@ -86,9 +87,9 @@ class Table:
             models = [(part, {"expert": True}, (train(part, seed),)) for part in parts(self.cells, by)]
             named = TRAININGS.get(by, "joint training") if entry.train else "sequential training"
         else:
-            named = entry.method
+            named = entry.dynamic.get("system") or entry.method
             models = [self.merged(entry, part, seed) for part in parts(self.cells, entry.into)]
-            if "task" in methods.find(named).parameters:
+            if "task" in methods.find(entry.method).parameters and not entry.dynamic:
                 models = [one for model in models for one in of_tasks(*model)]
         experts = tuple(f"{cell.name}:{cell.task}" for cell in self.cells)
         if entry.each:
@@ -205,6 +206,9 @@ class Table:
         if method.data:  # of dev: statistics, or measurements on the clips that λ is chosen with
             heard = {"cap": self.settings.dev_clips} if method.measure else {}
             model["speech"] = [[cell | heard for cell in described(part)] for part in finer]
+            model |= {"hears": entry.hears} if entry.hears != "dev" else {}
+        if entry.dynamic:
+            model |= self._listening(entry.dynamic, finer)
         found = (entry.system, group)
         if found not in self.tuned:
             prunes = tuple(
@@ -220,6 +224,15 @@ class Table:
                 tunes = (self.matched(title, model, entry.match, experts + prunes + tunes),)
             self.tuned[found] = prunes + tunes
         return group, model, experts + self.tuned[found]
+
+    def _listening(self, dynamic: dict, finer: Sequence[Group]) -> dict:
+        """Return what the specification of a model says that is merged while it listens."""
+        from speechmerge.dynamic import systems  # which brings in what decodes
+
+        if systems.check(dynamic)[1].get("signal") != "speech":
+            return {"dynamic": dynamic}
+        heard = [[cell | {"cap": systems.CLIPS} for cell in described(part)] for part in finer]
+        return {"dynamic": dynamic, "speech": heard, "hears": "train"}
 
     def _check(self, entry: Entry, experts: int) -> None:
         """Check that a system can be merged with its own parameters and all values that may be chosen for it."""
@@ -310,6 +323,9 @@ class Table:
         spec = {"model": model, "base": settings.base, "cells": described((cell,)), "split": split, "cap": cap}
         spec |= {"decoding": settings.decoding.given() | decoding}
         pace = spec["decoding"].get("beams", 1) / settings.here.decode_clips_per_second
+        if "dynamic" in model:
+            asked = sum(need.startswith("choose ") for need in needs)
+            pace *= asked if model["dynamic"]["system"] in ("guided", "ensemble") else 1 + HEARD * asked
         seconds = (cap or settings.here.test_clips) * pace
         if "method" in model and (model, needs) != self.last:
             seconds += settings.here.merge_seconds * sum(need.startswith("choose ") for need in needs)
@@ -331,7 +347,8 @@ class Table:
         from speechmerge.merging import measuring  # which brings in what trains and decodes
 
         windows = min(measuring.WINDOWS, clips * SECONDS_A_CLIP / FULL_SECONDS)
-        steps = method.check(model["params"], experts=len(model["speech"]))["steps"]
+        experts = len(model["speech"])
+        steps = method.evaluations(method.check(model["params"], experts=experts), experts)
         return steps * cells * windows / self.settings.here.train_windows_per_second
 
 

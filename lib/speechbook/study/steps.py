@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -24,7 +24,12 @@ from speechmerge.whisper import models
 
 from .plans import Step, result
 
+if TYPE_CHECKING:
+    from speechmerge.dynamic.choosing import Listening
+    from speechmerge.dynamic.guiding import Guided
+
 Inputs = list[tuple[Step, Path]]
+ALL = 1_000_000  # windows: whatever there is
 HYPOTHESES = "predictions.jsonl.gz"
 
 
@@ -113,12 +118,15 @@ def decode(batch: list[Step], inputs: Inputs) -> None:
     state, params, merge_seconds = None, {}, 0.0
     if "method" in spec["model"]:
         params = _resolved(spec["model"]["params"], inputs)
-        speech = spec["model"].get("speech")
-        told = json.dumps(speech and [speech, spec["decoding"]])
-        state, merge_seconds = _merged(spec["model"]["method"], base, experts, json.dumps(params), told)
-    decoder = _decoder(experts[0] if "expert" in spec["model"] else base, Decoding(**spec["decoding"]), state is None)
-    if state is not None:
-        decoder.use(state)
+    if "dynamic" in spec["model"]:
+        decoder = _listening(spec, base, experts, params)
+    else:
+        if "method" in spec["model"]:
+            state, merge_seconds = _merged(spec["model"]["method"], base, experts, json.dumps(params), _told(spec))
+        folder = experts[0] if "expert" in spec["model"] else base
+        decoder = _decoder(folder, Decoding(**spec["decoding"]), state is None)
+        if state is not None:
+            decoder.use(state)
     found = {"params": params, "merge_seconds": round(merge_seconds, 2)}
     cells = [cell for step in batch for cell in step.spec["cells"]]
     clips = [clips_of(cell, step.spec["split"], step.spec["cap"]) for step, cell in zip(batch, cells, strict=True)]
@@ -133,6 +141,22 @@ def decode(batch: list[Step], inputs: Inputs) -> None:
             write_predictions(predictions, folder / HYPOTHESES)
             about = {"seconds": round(seconds * len(own), 2), "score": scored.rate, "weight": scored.weight}
             write(folder, found | about)
+
+
+def _told(spec: dict) -> str:
+    """Return as JSON what a merge that needs data is told: the speech, how to decode it, and which of it is heard."""
+    model = spec["model"]
+    return json.dumps(model.get("speech") and [model["speech"], spec["decoding"], model.get("hears", "dev")])
+
+
+def _listening(spec: dict, base: Path, experts: tuple[Path, ...], params: dict) -> "Listening | Guided":
+    """Return what merges while it listens, or asks all experts."""
+    from speechmerge.dynamic import choosing, systems
+
+    model = spec["model"]
+    speech = [[_part(cell, model["hears"]) for cell in own] for own in model.get("speech", [])]
+    models = choosing.Models(base, experts, model["method"], params, speech)
+    return systems.build(models, model["dynamic"], Decoding(**spec["decoding"]))
 
 
 @functools.lru_cache(maxsize=1)
@@ -165,15 +189,17 @@ def _line(
     started, options = time.perf_counter(), json.loads(params)
     extras = None
     if told := json.loads(speech):
-        cells, decoding = told
-        heard = [[(_dev(cell), cell["language"], cell["task"]) for cell in own] for own in cells]
-        extras = measuring.extras(method, base, experts, heard, options, settings=Decoding(**decoding))
+        cells, decoding, hears = told
+        heard = [[_part(cell, hears) for cell in own] for own in cells]
+        whole = {"windows": ALL} if hears == "train" else {}
+        extras = measuring.extras(method, base, experts, heard, options, settings=Decoding(**decoding), **whole)
     at = engine.line(method, base, experts, extras=extras, **options)
     return at, time.perf_counter() - started
 
 
-def _dev(cell: dict) -> list[Clip]:
-    return clips_of(cell, "dev", cell.get("cap"))
+def _part(cell: dict, split: str = "dev") -> tuple[list[Clip], str, str]:
+    """Return the clips of a cell's split, its language and task."""
+    return clips_of(cell, split, cell.get("cap")), cell["language"], cell["task"]
 
 
 def _resolved(params: dict, inputs: Inputs) -> dict[str, Any]:
@@ -223,8 +249,7 @@ def _searched(spec: dict, inputs: Inputs) -> dict:
     base, name, cells = models.base_model(spec["base"]), spec["search"]["parameter"], spec["cells"]
     experts = tuple(expert(path) for step, path in inputs if step.kind == "choose")
     params = _resolved(spec["model"]["params"], inputs)
-    told = json.dumps(spec["model"].get("speech") and [spec["model"]["speech"], spec["decoding"]])
-    heard = [(_dev(cell), cell["language"], cell["task"]) for cell in cells]
+    told, heard = _told(spec), [_part(cell) for cell in cells]
     listen, started = measuring.listener(base, heard), time.perf_counter()
 
     def state(value: float) -> dict[str, Tensor]:

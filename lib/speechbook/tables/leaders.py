@@ -12,7 +12,8 @@ from speechmerge.merging.methods import registry
 from ..figures import style
 
 # What a method needs besides the models.
-SHORT = {"grams": "speech", "fishers": "labelled speech", "score": "dev speech", "gradient": "dev speech"}
+SHORT = {"grams": "speech", "fishers": "labelled speech", "entropy": "unlabelled speech"}
+SHORT |= dict.fromkeys(("score", "loss", "gradient"), "dev speech")
 
 
 def one_model(means: pd.DataFrame) -> pd.DataFrame:

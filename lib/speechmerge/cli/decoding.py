@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from .groups import example
-from .merging import full_model
+from .merging import full_model, is_recipe, model_folder
 from .models import clips_of_test_set, with_test_set
 
 if TYPE_CHECKING:
-    from ..evaluation.decoding import Decoder
+    from ..dynamic.choosing import Listening
+    from ..dynamic.guiding import Guided
+    from ..evaluation.decoding import Decoder, Decoding
     from ..evaluation.transcription import Transcript
 
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
         "speechmerge decode merged es.jsonl.gz --corpus asterisk --language es\n"
         "speechmerge decode merged talk.srt talk.mp3\n"
         "speechmerge decode merged talks.jsonl recordings/ --language es\n"
-        "speechmerge decode merged subtitles recordings/ --format vtt --task st"
+        "speechmerge decode merged subtitles recordings/ --format vtt --task st\n"
+        "speechmerge decode routing.yaml es.jsonl.gz --corpus asterisk --language es"
     ),
 )
 @click.argument("model")
@@ -61,7 +64,8 @@ def decode(
 ) -> None:
     """Decode a test set or RECORDINGS with MODEL and keep the hypotheses in OUTPUT.
 
-    MODEL is a folder or a base model's name. A test set is written as JSON lines, which `speechmerge score` reads.
+    MODEL is a folder or a base model's name; for a test set also a recipe with a field `dynamic`, whose models are
+    merged, or asked together, while they listen. A test set is written as JSON lines, which `speechmerge score` reads.
 
     RECORDINGS are audio files of any length and folders of them. The end of OUTPUT's name says the form: .jsonl (or
     .jsonl.gz; all recordings, one a line), .tsv, .srt, .vtt or .txt. In the last four every recording has a file of its
@@ -70,11 +74,17 @@ def decode(
     """
     from ..evaluation.decoding import Decoder, Decoding
 
+    dynamic = is_recipe(model) and not Path(model).is_dir()
+    if dynamic and (recordings or base):
+        what = "--base beside it says what the recipe says" if base else "it decodes a test set, --corpus WHERE"
+        raise click.UsageError(f"{model} is a recipe: {what}.")
     if bool(names) == bool(recordings):
         raise click.UsageError("name what to decode: either RECORDINGS or a test set, --corpus WHERE --language CODE.")
 
     def decoder(guarded: bool) -> Decoder:
         settings = Decoding(beams=beams, precision=precision, guard=guarded if guard is None else guard)
+        if dynamic:
+            return _dynamic(Path(model), settings)
         return Decoder(full_model(model, base), settings)
 
     if names:
@@ -83,6 +93,14 @@ def decode(
         _test_set(decoder, output, names, language, split, task)
     else:
         _recordings(decoder, output, recordings, language or "auto", task, form, segments)
+
+
+def _dynamic(recipe: Path, settings: "Decoding") -> "Listening | Guided":
+    """Build the system of a recipe whose models are merged while they listen."""
+    from ..dynamic import systems
+    from ..merging.recipe import read
+
+    return systems.from_recipe(read(recipe), settings, resolve=model_folder)
 
 
 def _test_set(

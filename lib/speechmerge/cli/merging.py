@@ -185,7 +185,9 @@ def _from_file(ctx: click.Context, path: Path) -> "Recipe":
             f"a recipe says everything about the models and the method, so {', '.join(given)} cannot stand beside "
             f"{path}; write it into the recipe."
         )
-    return read(path)
+    found = read(path)
+    found.check_static()
+    return found
 
 
 def _given(ctx: click.Context, name: str) -> bool:

@@ -12,7 +12,7 @@ from .merging import full_model
     short_help="Collect Fishers or Grams of an expert, to publish beside it.",
     epilog=example(
         "speechmerge statistics experts/es es-grams --kind grams --speech asterisk:es --speech ./clips:es\n"
-        "speechmerge statistics experts/it it-grams --kind grams --speech asterisk:it --windows 100"
+        "speechmerge statistics experts/pkunk pkunk-fishers --kind fishers --speech uqm/pkunk:en --windows 10000"
     ),
 )
 @click.argument("expert")
@@ -26,9 +26,11 @@ from .merging import full_model
     metavar="WHERE:LANGUAGE[:TASK]",
     help="What the expert was trained on: a corpus, a path or hub:OWNER/NAME; repeat for a mixture. TASK is asr or st.",
 )
-@click.option("--split", default="train", show_default=True, type=click.Choice(["train", "dev", "test"]))
+@click.option("--split", default="train", show_default=True, type=click.Choice(["train", "dev"]))
 @click.option(
-    "--windows", type=click.IntRange(1), help="30 s windows heard (default: 64), or clips for fishers (default: 128)."
+    "--windows",
+    type=click.IntRange(1),
+    help="30 s windows heard (default: 64), or clips for fishers (default: 128); a large number takes all there are.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draw of speech.")
 @click.option("--base", help="Of an EXPERT that is a LoRA adapter: name or folder of its base model.")

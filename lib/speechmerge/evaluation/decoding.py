@@ -122,7 +122,7 @@ class Decoder:
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         self.model.to(self.device, self.dtype)
         size = self.extractor.feature_size * self.extractor.nb_max_frames * self.dtype.itemsize
-        self._frames = functools.lru_cache(maxsize=FRAMES_KEPT // size)(self._extract)
+        self.frames = functools.lru_cache(maxsize=FRAMES_KEPT // size)(self._extract)
         self.multilingual = self.model.generation_config.is_multilingual
         self.forbidden = self.model.generation_config.suppress_tokens or []
         self.processors = LogitsProcessorList([_Suppress(self.forbidden, self.device)] if self.forbidden else [])
@@ -195,32 +195,36 @@ class Decoder:
 
     @torch.inference_mode()
     def _batch(self, clips: list[Clip], languages: list[str], task: str, temperature: float = 0.0) -> list[Prediction]:
-        features = torch.stack([self._frames(clip) for clip in clips]).to(self.device)
+        features = torch.stack([self.frames(clip) for clip in clips]).to(self.device)
         limits = [min(MAX_TOKENS, int(20 + self.settings.tokens_per_second * c.seconds)) for c in clips]
         if self.settings.beams == 1 and not temperature:
-            prompts = torch.tensor([self._prompt(one, task) for one in languages], device=self.device)
-            ids = greedy.search(self.model, features, prompts, limits, self.forbidden)
+            prompts = torch.tensor([self.prompt(one, task) for one in languages], device=self.device)
+            ids = self.search(features, prompts, limits)
         else:
-            ids = self._generated(features, languages, task, temperature, max(limits)).tolist()
+            ids = self.generated(features, languages, task, temperature, max(limits))
         eos = self.tokenizer.eos_token_id
         rows = [row[:limit] for row, limit in zip(ids, limits, strict=True)]  # whatever the batch allowed
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         cut = [len(row) >= limit and eos not in row for row, limit in zip(rows, limits, strict=True)]
         return [Prediction(c.id, t.strip(), x, temperature) for c, t, x in zip(clips, texts, cut, strict=True)]
 
-    def _prompt(self, language: str, task: str) -> list[int]:
+    def search(self, features: torch.Tensor, prompts: torch.Tensor, limits: Sequence[int]) -> list[list[int]]:
+        """Return the greedy tokens behind prompts ``[rows, L]`` for log-mel frames ``[rows, mel, frames]``."""
+        return greedy.search(self.model, features, prompts, limits, self.forbidden)
+
+    def prompt(self, language: str, task: str) -> list[int]:
         """Return the prompt's tokens; an English-only model is told neither language nor task."""
         known = self.model.generation_config
         if not self.multilingual:
             return [known.decoder_start_token_id, known.no_timestamps_token_id]
         return prompt_ids(self.tokenizer, language, task)
 
-    def _generated(
+    def generated(
         self, features: torch.Tensor, languages: list[str], task: str, temperature: float, limit: int
-    ) -> torch.Tensor:
+    ) -> list[list[int]]:
         """Sample or search with beams, in transformers' ``generate``; return the tokens behind the prompts."""
         beams = 1 if temperature else self.settings.beams
-        return self.model.generate(
+        found = self.model.generate(
             features,
             **({"language": languages, "task": TASK_NAMES[task]} if self.multilingual else {}),
             max_new_tokens=limit,
@@ -230,6 +234,7 @@ class Decoder:
             **({"temperature": temperature} if temperature else {}),
             logits_processor=self.processors,
         )
+        return found.tolist()
 
 
 def seed_of(name: str) -> int:

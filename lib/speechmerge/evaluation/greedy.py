@@ -32,14 +32,49 @@ def search(
         limits: most tokens of each row.
         forbidden: tokens that never come.
     """
-    from transformers import DynamicCache, EncoderDecoderCache
+    return follow(Reader(whisper, features), whisper, prompts, limits, forbidden)
 
-    settings, device = whisper.generation_config, features.device
+
+class Reader:
+    """A model on its way through the tokens of a batch: what it heard, and what it keeps of the tokens so far."""
+
+    def __init__(self, whisper: "WhisperForConditionalGeneration", features: Tensor) -> None:
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        self.whisper = whisper
+        self.heard = whisper.model.encoder(features).last_hidden_state
+        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def scores(self, given: Tensor) -> Tensor:
+        """Read the next tokens ``[rows, n]``; return the scores of those that may follow, ``[rows, tokens]`` fp32."""
+        states = self.whisper.model.decoder(
+            given, encoder_hidden_states=self.heard, past_key_values=self.cache, use_cache=True
+        )
+        return self.whisper.proj_out(states.last_hidden_state[:, -1]).float()
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some rows only."""
+        self.cache.batch_select_indices(rows)
+        self.heard = self.heard[rows]
+
+
+@torch.inference_mode()
+def follow(
+    reader: Reader,
+    whisper: "WhisperForConditionalGeneration",
+    prompts: Tensor,
+    limits: Sequence[int],
+    forbidden: Sequence[int] = (),
+    temperature: float = 0.0,
+) -> list[list[int]]:
+    """Return what :func:`search` does, for any ``reader`` with the methods of :class:`Reader`.
+
+    At a ``temperature`` above 0 tokens are drawn, with torch's own random numbers.
+    """
+    settings, device = whisper.generation_config, prompts.device
     ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
     never = torch.tensor(forbidden, dtype=torch.long, device=device)
     at_first = torch.tensor(settings.begin_suppress_tokens or (), dtype=torch.long, device=device)
-    heard = whisper.model.encoder(features).last_hidden_state
-    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     found: list[list[int]] = [[] for _ in limits]
     rows, given = list(range(len(limits))), prompts  # rows of the caches, some of which may have ended
 
@@ -47,11 +82,10 @@ def search(
         return len(found[row]) < limits[row] and (not found[row] or found[row][-1] not in ends)
 
     while True:
-        states = whisper.model.decoder(given, encoder_hidden_states=heard, past_key_values=cache, use_cache=True)
-        scores = whisper.proj_out(states.last_hidden_state[:, -1]).float().index_fill_(-1, never, -torch.inf)
+        scores = reader.scores(given).index_fill_(-1, never, -torch.inf)
         if given is prompts:
             scores.index_fill_(-1, at_first, -torch.inf)
-        given = scores.argmax(-1, keepdim=True)
+        given = _drawn(scores, temperature) if temperature else scores.argmax(-1, keepdim=True)
         for row, token in zip(rows, given[:, 0].tolist(), strict=True):
             if runs(row):
                 found[row].append(token)
@@ -60,5 +94,10 @@ def search(
             return found
         if len(left) <= KEPT * len(rows):
             kept = torch.tensor(left, device=device)
-            cache.batch_select_indices(kept)
-            rows, given, heard = [rows[i] for i in left], given[kept], heard[kept]
+            reader.keep(kept)
+            rows, given = [rows[i] for i in left], given[kept]
+
+
+def _drawn(scores: Tensor, temperature: float) -> Tensor:
+    """Draw one token a row, ``[rows, 1]``."""
+    return torch.multinomial((scores / temperature).softmax(-1), 1)

@@ -87,13 +87,18 @@ def collate(
         target.append(tokenizer.eos_token_id)
         inputs.append(prompt + target[:-1])
         labels.append([IGNORED] * (len(prompt) - 1) + target)
-    features = extractor([_join(window.clips) for window in windows], sampling_rate=SAMPLE_RATE, return_tensors="pt")
     pad = torch.nn.utils.rnn.pad_sequence
     return {
-        "input_features": features.input_features,
+        "input_features": sounds(windows, extractor),
         "decoder_input_ids": pad([torch.tensor(i) for i in inputs], True, tokenizer.eos_token_id),
         "labels": pad([torch.tensor(i) for i in labels], True, IGNORED),
     }
+
+
+def sounds(windows: Sequence[Window], extractor: "WhisperFeatureExtractor") -> torch.Tensor:
+    """Return the log-mel frames of windows, ``[B, mel, frames]`` fp32; their texts are not read."""
+    waves = [_join(window.clips) for window in windows]
+    return extractor(waves, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
 
 
 def prompt_ids(tokenizer: "WhisperTokenizer", language: str, task: str) -> list[int]:

@@ -33,7 +33,7 @@ def generator(seed: int, name: str, task: int) -> torch.Generator:
 
 def generators(merge: "Merge", name: str) -> list[torch.Generator]:
     """Return each expert's generator for one tensor; none for a method without random masks."""
-    tasks = range(len(merge.experts)) if merge.method.stochastic else ()
+    tasks = range(len(merge.experts)) if "generators" in merge.method.needs else ()
     return [generator(merge.seed, name, task) for task in tasks]
 
 

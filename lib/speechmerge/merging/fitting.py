@@ -56,34 +56,57 @@ def _balance(merge: "Merge") -> float:
 
 
 def fit(merge: "Merge") -> None:
-    """Let the method find weights ``[G, T]`` from measurements of merged models, and give them to the merge."""
+    """Let the method find weights ``[G, T]`` from measurements of merged models, and give them to the merge.
+
+    A fit may try options of the rule besides, and return those found with the weights.
+    """
     places = [_place(name, merge.options.get("groups", "model")) for name in merge.base.shapes]
     rows = {place: row for row, place in enumerate(dict.fromkeys(places))}
     merge.groups = {name: rows[place] for name, place in zip(merge.base.shapes, places, strict=True)}
-    measure = _score if merge.method.measure == "score" else _gradient
-    many = merge.options.get("steps", 2 * len(merge.experts) - 1)  # of a soup at most
+    measure = _gradient if merge.method.measure in ("gradient", "entropy") else _number
+    many = merge.method.evaluations(merge.options, len(merge.experts))
     with tqdm(total=many, desc=f"learn ({merge.method.name})", unit="model", disable=not merge.progress) as bar:
 
-        def measured(weights: Tensor) -> Any:
+        def measured(weights: Tensor, **changes: Any) -> Any:
+            merge.options |= changes
             found = measure(merge, weights)
             bar.update()
             return found
 
-        found = merge.method.fit(measured, len(rows), len(merge.experts), **merge.options)
-    merge.weights = found
-    merge.parameters["weights"] = found.tolist()
+        given = merge.options | ({"seed": merge.seed} if merge.method.stochastic else {})
+        found = merge.method.fit(measured, len(rows), len(merge.experts), **given)
+    weights, changes = found if isinstance(found, tuple) else (found, {})
+    merge.weights = weights
+    merge.options |= changes
+    merge.parameters |= {"weights": weights.tolist(), **changes}
 
 
 def _place(name: str, groups: str) -> tuple:
-    """Return the group of a tensor; those outside the layers form one of their own."""
+    """Return the group of a tensor; those outside the layers form one of their own, unless each tensor has its own."""
     where = layer(name) or ()
-    return {"model": (), "stack": where[:1], "layer": where}[groups]
+    return {"model": (), "stack": where[:1], "layer": where, "tensor": (name,)}[groups]
 
 
-def _state(merge: "Merge", weights: Tensor) -> dict[str, Tensor]:
-    """Return the model merged with these weights."""
-    merge.weights = weights
-    return {name: merge.tensor(name) for name in merge.base.shapes}
+class Merged(Mapping[str, Tensor]):
+    """The model that a merge makes with some weights; each tensor is merged when it is asked for, and not kept."""
+
+    def __init__(self, merge: "Merge", weights: Tensor) -> None:
+        self.merge, self.weights = merge, weights
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Merge one tensor."""
+        if name not in self.merge.base.shapes:
+            raise KeyError(name)
+        self.merge.weights = self.weights
+        return self.merge.tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names, in the base's order."""
+        yield from self.merge.base.shapes
+
+    def __len__(self) -> int:
+        """Count the tensors."""
+        return len(self.merge.base.shapes)
 
 
 def _finite(merge: "Merge", measured: Any) -> float:
@@ -97,13 +120,14 @@ def _finite(merge: "Merge", measured: Any) -> float:
     return found
 
 
-def _score(merge: "Merge", weights: Tensor) -> float:
-    return _finite(merge, merge.extras["score"](_state(merge, weights)))
+def _number(merge: "Merge", weights: Tensor) -> float:
+    """Return the error or loss."""
+    return _finite(merge, merge.extras[merge.method.measure](Merged(merge, weights)))
 
 
 def _gradient(merge: "Merge", weights: Tensor) -> tuple[float, Tensor]:
     """Return the loss and its gradient by the weights: λ times the inner products of its gradient and the deltas."""
-    loss, slopes = merge.extras["gradient"](_state(merge, weights))
+    loss, slopes = merge.extras[merge.method.measure](Merged(merge, weights))
     found = torch.zeros(weights.shape, dtype=torch.float64)
     for name in merge.base.shapes:
         if name in slopes and merge.treatment(name) != "base":

@@ -128,8 +128,8 @@ def _lacking(method: methods.Method) -> str:
     """Say what a method needs beside the models, and which options give it."""
     if method.measure:
         return (
-            f"{method.name} measures merged models on dev speech. Give it, --speech WHERE:LANGUAGE, once for each "
-            "language the merge should be good at."
+            f"{method.name} measures merged models on {'unlabelled' if method.measure == 'entropy' else 'dev'} speech. "
+            "Give it, --speech WHERE:LANGUAGE, once for each language the merge should be good at."
         )
     needs = f"{method.name} needs more than the models: {' and '.join(methods.DATA[key] for key in method.data)}"
     if method.name == methods.LAYERED:

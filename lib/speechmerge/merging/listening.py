@@ -117,6 +117,15 @@ def _stage(name: str) -> str:
     return "encoder" if ".encoder." in name and "layer_norm" not in name else "decoder"
 
 
+@torch.no_grad()
+def put(whisper: WhisperForConditionalGeneration, state: Mapping[str, Tensor]) -> None:
+    """Give a Whisper the weights of a merged model, one tensor after another, so that there is no second copy."""
+    own = dict(whisper.named_parameters())  # the tied head is left out
+    for name in state:
+        if name in own:
+            own[name].copy_(state[name])
+
+
 def _put(whisper: WhisperModel, weights: Mapping[str, Tensor]) -> None:
     """Give a Whisper some of its tensors anew."""
     whisper.load_state_dict({name.removeprefix("model."): value for name, value in weights.items()}, strict=False)

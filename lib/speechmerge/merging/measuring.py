@@ -11,13 +11,15 @@ from transformers import WhisperForConditionalGeneration
 
 from ..corpora import Clip
 from ..devices import autocast, best_device, bf16_pays, release_memory
+from ..errors import MethodError
 from ..evaluation import scoring
 from ..evaluation.decoding import Decoder, Decoding
 from ..evaluation.resampling import dev_error, pooled
 from ..finetuning.packing import IGNORED, Window, pack
 from ..whisper import models
 from . import calibration, methods
-from .listening import batches, log_likelihood
+from .entropy import unsureness
+from .listening import batches, log_likelihood, put
 
 WINDOWS = 16  # of each expert, by default
 
@@ -71,18 +73,27 @@ def listener(
         precision: ``"auto"`` (bf16 where it pays), ``"bf16"`` or ``"fp32"``.
         size: windows that go through the model at once.
     """
+    return _losses(
+        base, [(task, pack(clips, language, task, None)) for clips, language, task in speech], precision, size
+    )
+
+
+def _losses(
+    base: Path, parts: Sequence[tuple[str, Sequence[Window]]], precision: str = "auto", size: int = 8
+) -> Callable[[Mapping[str, Tensor]], list[Loss]]:
+    """Return the function that gives the losses of a merged state dict, one for each task and its windows."""
     device = best_device()
     bf16 = precision == "bf16" or (precision == "auto" and bf16_pays(device))
     whisper = models.load_model(base).to(device, torch.bfloat16 if bf16 else torch.float32)
-    windows = [sorted(pack(*part, None), key=label_length) for part in speech]
+    windows = [sorted(own, key=label_length) for _, own in parts]
     given = [list(batches(base, own, torch.device("cpu"), size)) for own in windows]
 
-    @torch.inference_mode()
     def losses(state: Mapping[str, Tensor]) -> list[Loss]:
-        whisper.load_state_dict(state, strict=False)  # all but the tied head
+        put(whisper, state)  # which may merge, so not in inference mode
         found = []
-        for (_, _, task), own in zip(speech, given, strict=True):
-            nats = -sum(float(log_likelihood(whisper, moved(batch, whisper))) for batch in own)
+        for (task, _), own in zip(parts, given, strict=True):
+            with torch.inference_mode():
+                nats = -sum(float(log_likelihood(whisper, moved(batch, whisper))) for batch in own)
             found.append(Loss(task, nats, sum(int((batch["labels"] != IGNORED).sum()) for batch in own)))
         return found
 
@@ -126,7 +137,7 @@ def differentiator(
     tokens = sum(int((batch["labels"] != IGNORED).sum()) for batch in given)
 
     def gradient(state: Mapping[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
-        whisper.load_state_dict(state, strict=False)  # all but the tied head
+        put(whisper, state)
         whisper.zero_grad()
         total = 0.0
         for batch in given:
@@ -167,9 +178,15 @@ def extras(
     """
     found = methods.find(method)
     packed = "fisher" not in found.needs
+    _check_clips(found, speech)
     drawn = [calibration.draw_all(own, windows, seed=seed, packed=packed) for own in speech]
     if found.measure == "score":
         return {"score": scorer(base, [part for own in speech for part in own], settings)}
+    if found.measure == "entropy":
+        return {"entropy": unsureness(base, drawn)}
+    if found.measure == "loss":
+        losses = _losses(base, [(own[0].task, own) for own in _by_task(drawn)])
+        return {"loss": lambda state: dev_loss(losses(state))}
     if found.measure == "gradient":
         return {"gradient": differentiator(base, [window for own in drawn for window in own])}
     if method == methods.LAYERED:
@@ -178,3 +195,22 @@ def extras(
     kinds = [methods.STATISTICS[need] for need in found.needs if need in methods.STATISTICS]
     pairs = list(zip(experts, drawn, strict=True))
     return {kind: [calibration.collect(kind, expert, own) for expert, own in pairs] for kind in kinds}
+
+
+def _check_clips(method: methods.Method, speech: Sequence[Speech]) -> None:
+    """Raise if weights would be learnt from nothing, or from one clip alone."""
+    count = sum(len(clips) for own in speech for clips, _, _ in own)
+    if method.measure in ("loss", "gradient", "entropy") and count < 2:
+        what = "unlabelled speech" if method.measure == "entropy" else "dev speech"
+        raise MethodError(
+            f"{method.name} learns weights from {what}, of which there is {'one clip' if count else 'none'}; weights "
+            "that fit one clip fit nothing else, so give several of each language."
+        )
+
+
+def _by_task(drawn: Sequence[Sequence[Window]]) -> list[list[Window]]:
+    """Return the windows of all experts, those of a task together."""
+    found: dict[str, list[Window]] = {}
+    for window in (window for own in drawn for window in own):
+        found.setdefault(window.task, []).append(window)
+    return list(found.values())

@@ -35,8 +35,8 @@ class Merge:
         experts: the fine-tuned models, in the order in which per-expert parameters are given.
         scaling: λ; the result is θ0 + λτ with τ the method's merged task vector (a sum or a mean over experts).
         extras: what some methods need beside the models: statistics of data, one item per expert (``"grams"`` by
-            module, ``"fishers"`` by tensor), or a function of a merged state dict (``"score"``: an error;
-            ``"gradient"``: a loss and its gradient by tensor).
+            module, ``"fishers"`` by tensor), or a function of a merged state dict (``"score"``: an error; ``"loss"``;
+            ``"gradient"``, ``"entropy"``: a number and its gradient by tensor), which is merged as it is read.
         include: parts or tensor names to merge (:func:`.parameter_classes.select`); the rest stays the base's.
         policy: what a class of tensors gets instead of the method's own choice, e.g. ``{"EMB": "base"}``; one of
             ``"rule"``, ``"sum"``, ``"mean"``, ``"base"``.

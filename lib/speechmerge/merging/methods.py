@@ -27,7 +27,8 @@ FAMILIES = {
     "per_task": "One shared vector, a model for each task",
 }
 STATISTICS = {"gram": "grams", "fisher": "fishers"}  # context a rule needs: key of the engine's ``extras`` for it
-MEASURES = ("score", "gradient")  # keys of ``extras`` that hold functions of a merged model
+MEASURES = ("score", "loss", "gradient", "entropy")  # keys of ``extras`` that hold functions of a merged model
+BUDGETS = ("steps", "evaluations", "denoising")  # parameters that say how many merged models a fit measures
 LAYERED = "regmean_pp"  # the method whose Grams are collected along the merge, from all experts together
 # What the engine, not the user, hands a rule.
 CONTEXT = ("base", "gram", "fisher", "generators", "depth", "prepass", "vectors")
@@ -35,7 +36,15 @@ DATA = {  # what a merge must be given beside the models, by the key of the engi
     "grams": "the Gram matrix of the inputs of each linear map, from every expert's own speech",
     "fishers": "the diagonal Fisher information of every tensor, from every expert's own labelled speech",
     "score": "a function that gives the error of a merged model on dev speech",
+    "loss": "a function that gives the loss of a merged model on dev speech",
     "gradient": "a function that gives the loss of a merged model on dev speech and its gradient",
+    "entropy": "a function that gives the entropy of a merged model's own output on unlabelled speech and its gradient",
+}
+COSTS = {  # of a fit, by what it measures
+    "score": "one merged model decoded for each evaluation, 2T - 1 in all",
+    "loss": "one merged model for each evaluation, forward",
+    "gradient": "one merged model for each evaluation, forward and backward",
+    "entropy": "one merged model for each step, decoded, forward and backward",
 }
 COUNTS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -63,7 +72,7 @@ class Method:
         needs: context the engine hands over, of :data:`CONTEXT`.
         prepass: function over a re-iterable stream of all deltas whose answer the rule gets as ``prepass``.
         fit: function that finds the experts' weights from measurements before the merge (:mod:`.rules.learned`).
-        measure: what it measures merged models by, ``"score"`` or ``"gradient"``: a key of the engine's ``extras``.
+        measure: what it measures merged models by, of :data:`MEASURES`: a key of the engine's ``extras``.
         experts: how many experts the rule takes, if not any number.
         passes: how often the merge reads all models, those of ``prepass`` included; registered with one it is 3.
         flavours: parameters by the name of the code whose published numbers they reproduce; the default is the paper.
@@ -106,10 +115,8 @@ class Method:
     @property
     def cost(self) -> str:
         """What a merge takes, in words: the passes over the models, and what is heavier than reading them."""
-        if self.measure == "gradient":
-            return "one merged model for each evaluation, forward and backward"
         if self.fit:
-            return "one merged model decoded for each evaluation, 2T - 1 in all"
+            return COSTS[self.measure]
         count = COUNTS[self.passes - 1] if 0 < self.passes <= len(COUNTS) else str(self.passes)
         passes = f"{count} {'pass' if self.passes == 1 else 'passes'} over all models"
         if "steps" in self.parameters:
@@ -119,6 +126,11 @@ class Method:
         if "vectors" in self.needs:
             return f"{passes}, an eigendecomposition for each matrix and expert"
         return f"{passes}, singular value decompositions of each matrix" if self.family == "subspace" else passes
+
+    def evaluations(self, options: Mapping[str, Any], experts: int) -> int:
+        """Return how many merged models the fit measures, at most; 0 for a method that measures none."""
+        budget = sum(options[name] for name in BUDGETS if name in options)
+        return (budget or 2 * experts - 1) if self.fit else 0
 
     def piece(self, options: Mapping[str, Any]) -> str:
         """Return what the rule must see whole with these options: ``entries``, ``rows``, ``tensors``, ``matrices``."""
@@ -164,7 +176,7 @@ def method(name: str, **description: Any) -> Callable[[Callable], Callable]:
             words = Choice(("paper", *flavours), "whose form: the paper's, or that of the code named")
             parameters["flavour"] = Parameter("flavour", str, "paper", words, words.meaning)
         if description.get("stochastic"):
-            parameters["seed"] = parameter_of("seed", Seed, 0)
+            parameters.setdefault("seed", parameter_of("seed", Seed, 0))
         if "prepass" in description:
             description.setdefault("passes", 3)
         needs = tuple(p.name for p in options if p.name in CONTEXT)

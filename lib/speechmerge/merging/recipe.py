@@ -11,7 +11,8 @@
     dtype: float32
 
 What a method needs beside the models stands with them, in two words of the library's own: ``speech: asterisk:es`` (or a
-list), or ``statistics: FOLDER``.
+list), or ``statistics: FOLDER``. With a field ``dynamic`` the models are merged while they listen
+(:mod:`speechmerge.dynamic.systems`).
 
 A method that mergekit computes in another way than its paper runs in mergekit's, with mergekit's defaults, unless
 ``flavour: paper`` says so: the file's form is theirs, and so should be its numbers. A base that is listed among the
@@ -54,6 +55,7 @@ FIELDS = {
     "tokenizer_source": (str, "base, as all models must have its tokens"),
     "tokenizer": (dict, "{source: base}, as all models must have its tokens"),
     "name": (str, "a name for the merge, which changes nothing"),
+    "dynamic": (dict, "{system: ...}, for models that are merged while they listen"),
 }
 LACKING = {  # fields of mergekit's that have no meaning here, and what to write
     "slices": "layers stay at their place in a merge of Whisper: list the sources under models, and say include or "
@@ -79,6 +81,7 @@ class Recipe:
     options: Mapping[str, Any]
     speech: tuple[str, ...] = ()
     statistics: tuple[str, ...] = ()
+    dynamic: Mapping[str, Any] | None = None
 
     @property
     def strict(self) -> bool:
@@ -99,8 +102,17 @@ class Recipe:
         validation.check_companions(merge.base.folder)
         return merge
 
+    def check_static(self) -> None:
+        """Raise if the models are merged while they listen, so that there is no merged model to write."""
+        if self.dynamic is not None:
+            raise MethodError(
+                "the recipe has a field dynamic, so its models are merged while they listen: give it to `speechmerge "
+                "decode` in the place of a model, or leave the field out."
+            )
+
     def run(self, output: Path, *, resolve: Callable[[str], Path] = Path, **more: Any) -> Path:
         """Merge into a folder; ``more`` are further arguments of :func:`speechmerge.merging.engine.merge_folders`."""
+        self.check_static()
         if not self.strict:
             self.merge(resolve)
         experts = [resolve(expert) for expert in self.experts]
@@ -182,7 +194,8 @@ def _recipe(path: str, content: Mapping[str, Any], models: list[dict]) -> Recipe
     own = {key: value for key, value in found.items() if key not in (*ENGINE, "dtype")}
     method.check(own, experts=len(models))
     data = {key: _of_each(path, key, models) for key in ("speech", "statistics")}
-    return Recipe(method.name, base, tuple(entry["model"] for entry in models), found, **data)
+    experts = tuple(entry["model"] for entry in models)
+    return Recipe(method.name, base, experts, found, **data, dynamic=content.get("dynamic"))
 
 
 def _of_each(path: str, key: str, models: Sequence[dict]) -> tuple[str, ...]:

@@ -207,7 +207,8 @@ def check_extras(method: Method, extras: Mapping[str, Any], experts: int) -> dic
             )
     if method.measure and not callable(extras.get(method.measure)):
         raise MethodError(
-            f"{method.name} learns from dev data: give extras={{{method.measure!r}: function of a merged state dict}}."
+            f"{method.name} learns from {'unlabelled' if method.measure == 'entropy' else 'dev'} data: give "
+            f"extras={{{method.measure!r}: function of a merged state dict}}."
         )
     return dict(extras)
 

@@ -15,7 +15,11 @@ from ..methods import Choice, Range, method
 Steps = Annotated[int, Range(0, 10_000, "steps of Adam")]
 Rate = Annotated[float, Range(0, 10, "learning rate of Adam", open_low=True)]
 Groups = Annotated[
-    str, Choice(("model", "stack", "layer"), "what gets weights of its own: the model, encoder and decoder, each layer")
+    str,
+    Choice(
+        ("model", "stack", "layer", "tensor"),
+        "what gets weights of its own: the model, encoder and decoder, each layer, each tensor",
+    ),
 ]
 
 
@@ -69,10 +73,27 @@ def greedy_soup(
     return deltas
 
 
-def _adam(
-    gradient: Callable[[Tensor], tuple[float, Tensor]], start: Tensor, weights: Callable, steps: int, rate: float
+def adam(
+    gradient: Callable[[Tensor], tuple[float, Tensor]],
+    start: Tensor,
+    weights: Callable,
+    steps: int,
+    rate: float,
+    *,
+    limits: tuple[float, float] | None = None,
+    keep: str = "lowest",
 ) -> Tensor:
-    """Minimise a loss over ``start``'s variables through ``weights``; returns the weights of the lowest loss seen."""
+    """Minimise a loss over ``start``'s variables through ``weights``.
+
+    Args:
+        gradient: of weights, their loss and its gradient.
+        start: variables, ``[G, T]``.
+        weights: of the variables.
+        steps: of Adam.
+        rate: of Adam.
+        limits: in which the variables are kept.
+        keep: ``"lowest"`` returns the weights of the lowest loss seen, ``"last"`` those after the last step.
+    """
     variables = start.clone().requires_grad_()
     optimiser = torch.optim.Adam([variables], lr=rate)
     best, lowest = weights(start).detach(), float("inf")
@@ -84,17 +105,19 @@ def _adam(
             best, lowest = proposed.detach().clone(), loss
         proposed.backward(slope.to(proposed.dtype))
         optimiser.step()
-    return best
+        if limits:
+            variables.data.clamp_(*limits)
+    return best if keep == "lowest" else weights(variables).detach()
 
 
 def _simplex(gradient: Callable, rows: int, experts: int, *, steps: int, rate: float, **_) -> Tensor:
     start = torch.zeros(rows, experts, dtype=torch.float64)
-    return _adam(gradient, start, lambda z: z.softmax(-1), steps, rate)
+    return adam(gradient, start, lambda z: z.softmax(-1), steps, rate)
 
 
 def _free(gradient: Callable, rows: int, experts: int, *, steps: int, rate: float, initial: float, **_) -> Tensor:
     start = torch.full((rows, experts), initial, dtype=torch.float64)
-    return _adam(gradient, start, lambda alpha: alpha, steps, rate)
+    return adam(gradient, start, lambda alpha: alpha, steps, rate)
 
 
 _LEARNED = {"family": "learned", "paper": "generic", "acts_on": "entries", "measure": "gradient"}
