@@ -23,6 +23,7 @@ ROOMS = [
     "merging",
     "formats",
     "tuning",
+    "fusion",
     "cli",
 ]
 BOOK = ["study", "figures", "tables", "claims", "pages", "commands"]
