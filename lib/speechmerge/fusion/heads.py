@@ -92,9 +92,10 @@ class Characters(nn.Module):
 
     def scores(self, frames: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
         """Return log-probabilities ``[C, T, characters + 1]``, padded, and how many frames of each clip count."""
+        frames = frames if self.context is None else self.narrow(frames)  # what is padded afterwards is zero
         states = pad_sequence(frames.split(list(counts)), batch_first=True)
         if self.context is not None:
-            states = functional.gelu(self.halve(self.narrow(states).transpose(1, 2))).transpose(1, 2)
+            states = functional.gelu(self.halve(states.transpose(1, 2))).transpose(1, 2)
             kept = torch.tensor([self.left(count) for count in counts])
             states = self.context(states, src_key_padding_mask=torch.arange(states.shape[1]) >= kept[:, None])
         return self.linear(states).log_softmax(-1), [self.left(count) for count in counts]

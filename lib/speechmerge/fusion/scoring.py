@@ -7,7 +7,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from ..errors import ScoringError
-from ..evaluation.resampling import interval, resampled_rates
+from ..evaluation.resampling import Comparison, check_alike, interval, resampled_rates
 from ..evaluation.scoring import Errors
 from .examples import Example, Fold, Task
 
@@ -205,3 +205,20 @@ def summary(task: Task, folds: Sequence[Fold], answers: Sequence[Answers]) -> di
         flat = [answer for own in answers for answer in own]
         row["wer"] = sum(word_errors(labels, flat)) / max(1, sum(len(text.split()) for text in labels))
     return row
+
+
+def difference(first: Sequence["Errors | Trials"], second: Sequence["Errors | Trials"]) -> Comparison:
+    """Compare two systems on the same clips, fold by fold: the first's error minus the second's.
+
+    Raises:
+        ScoringError: they were tested on other clips.
+    """
+    for one, other in zip(first, second, strict=True):
+        if isinstance(one, Trials):
+            if one.voices != other.voices or len(one.pairs) != len(other.pairs):
+                raise ScoringError("the systems were not tested on the same trials; test both on the same clips.")
+        else:
+            check_alike(one, other)
+    drawn = samples(first) - samples(second)
+    sides = [(np.sum(side) + 1) / (len(drawn) + 1) for side in (drawn <= 0, drawn >= 0)]
+    return Comparison(rate(first) - rate(second), *interval(drawn), float(min(1.0, 2 * min(sides))))

@@ -4,6 +4,7 @@ Nothing of an upstream is ever trained. A name may be followed by ``#2`` to use 
 what width alone brings.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..audio import SAMPLE_RATE
+from ..audio import SAMPLE_RATE, WINDOW_SECONDS
 from ..errors import SourceError, nearest
 from ..whisper.checkpoints import fingerprint
 
@@ -52,8 +53,9 @@ class Declared:
         licence: SPDX id of the weights.
         trained_for: task and supervision of its training.
         layers, width, rate: as of an upstream.
-        seconds: of one core for a second of speech, as far as measured; clips of about 4 s.
+        seconds: of one core for a second that it hears, measured on a processor without matrix instructions.
         open: loads it; the argument is the window.
+        hears: seconds that it always hears, filled up with silence; ``None`` for the clip alone.
         version: raise when a change of code alters its states.
     """
 
@@ -67,7 +69,14 @@ class Declared:
     rate: float
     seconds: float
     open: Callable[[str], Upstream]
+    hears: float | None = None
     version: int = 1
+
+    def cost(self, lengths: Sequence[float], window: str = "full") -> float:
+        """Return about how many seconds of one core clips of these lengths take."""
+        cut = window == "clip" and self.hears == WINDOW_SECONDS
+        whole = self.hears if self.hears and not cut else None
+        return self.seconds * sum(math.ceil(n / whole) * whole if whole else n + cut for n in lengths)
 
 
 def _whisper(name: str, layers: int, width: int, seconds: float) -> Declared:
@@ -77,7 +86,7 @@ def _whisper(name: str, layers: int, width: int, seconds: float) -> Declared:
         return whisper(name, window)
 
     source, trained = f"speechmerge fetch models {name}", "speech recognition and translation, supervised"
-    return Declared(name, name.title(), source, "MIT", trained, layers, width, 50.0, seconds, load)
+    return Declared(name, name.title(), source, "MIT", trained, layers, width, 50.0, seconds, load, WINDOW_SECONDS)
 
 
 def _moonshine(window: str) -> Upstream:
@@ -114,9 +123,9 @@ def _random(name: str, width: int, rate: float) -> Declared:
 
 
 _DECLARED = (
-    _whisper("whisper-tiny", 5, 384, 0.23),
-    _whisper("whisper-base", 7, 512, 0.48),
-    _whisper("whisper-small", 13, 768, 1.63),
+    _whisper("whisper-tiny", 5, 384, 0.029),
+    _whisper("whisper-base", 7, 512, 0.063),
+    _whisper("whisper-small", 13, 768, 0.212),
     Declared(
         "moonshine-tiny",
         "Moonshine-Tiny",
@@ -141,8 +150,9 @@ _DECLARED = (
         "PyPI, distillmos==0.9.1",
         "MIT",
         "quality of speech, distilled from a model on self-supervised features",
-        *(8, 200, 50.0, 0.12),
+        *(8, 200, 50.0, 0.063),
         _distillmos,
+        7.68,
     ),
     Declared("fbank", "Filter bank", "computed", "Apache-2.0", "nothing", 1, 240, 50.0, 0.001, _filter_bank),
     _random("random-16", 16, 50.0),

@@ -1,0 +1,39 @@
+"""What a task would cost: bytes of its states and seconds of its upstreams, before anything is heard."""
+
+from collections.abc import Sequence
+
+from .examples import Example
+from .features import BYTES, frames_of
+from .upstreams import UPSTREAMS, plain
+
+STEP = 1.2e-10  # seconds of a core for one multiplication and addition of a training step, forward and backward
+READ = 2.0e-8  # … for one stored number to be read, interpolated and normalised
+
+
+def hearing_cost(name: str, examples: Sequence[tuple[Example, bool]], window: str = "full") -> tuple[int, float]:
+    """Return the bytes that an upstream's states of some clips take, and the seconds of one core.
+
+    Args:
+        name: of the registry; any other upstream counts like whisper-base.
+        examples: clips, and whether all of a clip's frames are kept; each clip once counts.
+        window: what Whisper's encoder hears.
+    """
+    declared = UPSTREAMS.get(plain(name), UPSTREAMS["whisper-base"])
+    wanted: dict[str, tuple[Example, bool]] = {}
+    for one, whole in examples:
+        place = f"{one.clip.source} {one.clip.language} {one.clip.id}"
+        wanted[place] = (one, whole or wanted.get(place, (one, False))[1])
+    frames = sum(frames_of(one.clip.seconds, declared.rate, whole=whole) for one, whole in wanted.values())
+    seconds = declared.cost([one.clip.seconds for one, _ in wanted.values()], window)
+    return BYTES * declared.layers * declared.width * frames, seconds
+
+
+def training_seconds(numbers: int, parameters: int, frames: int) -> float:
+    """Return about how many seconds of one core a training takes.
+
+    Args:
+        numbers: of a frame's states, over all upstreams.
+        parameters: that each frame meets in matrix products.
+        frames: in all steps and evaluations.
+    """
+    return frames * (READ * numbers + STEP * parameters) + 2.0
