@@ -25,6 +25,10 @@ KINDS = (
     "tune",
     "match",
     "describe",
+    "hear",
+    "fuse_rate",
+    "fuse",
+    "late",
 )  # of steps, in the order in which they are told
 
 
@@ -46,12 +50,18 @@ def _study_options(command: Callable) -> Callable:
 
 
 def _plans(names: tuple, profile: str, systems: tuple, seeds: tuple) -> list:
-    from .study import experiments, plans
+    from .study import experiments, fusion_planning, plans
 
     if systems and not names:
         raise click.UsageError("--system needs --experiment, whose systems it chooses from.")
-    wanted = names or tuple(experiments.runnable(profile))
-    return [plans.narrowed(experiments.plan(name, profile, list(seeds) or None), list(systems)) for name in wanted]
+    planner = fusion_planning if profile in fusion_planning.profiles() else experiments
+    wanted = names or tuple(planner.runnable(profile))
+    return [plans.narrowed(planner.plan(name, profile, list(seeds) or None), list(systems)) for name in wanted]
+
+
+def _is_fusion(made: object) -> bool:
+    """Whether a plan is of an experiment that fuses frozen models, whose rows have fields of their own."""
+    return made.experiment.kind == "fusion"
 
 
 @study.command(epilog=example("speechmerge study plan --experiment table1"))
@@ -105,7 +115,11 @@ def study_run(names: tuple, profile: str, systems: tuple, seeds: tuple, recomput
             forget(made)
         _print_plan(f"{made.name} ({profile})", len(made.steps), made.pending())
         before = committed(profile)
-        _print_changes(made.name, "written", before, run(made, executor=executor))
+        rows = run(made, executor=executor)
+        if _is_fusion(made):
+            click.echo(f"{made.name}: {len(rows)} rows written")
+        else:
+            _print_changes(made.name, "written", before, rows)
 
 
 @study.command(epilog=example("speechmerge study rescore --experiment table1"))
@@ -115,11 +129,18 @@ def rescore(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
 
     Fetches the test speech it needs. Ends with exit code 1 if a row differs.
     """
+    from .study import fusion_rows
     from .study.rows import judged, rescored
     from .study.store import committed, unlike
 
     differ = 0
     for made in (made for made in _plans(names, profile, systems, seeds) if made.systems):
+        if _is_fusion(made):
+            found = fusion_rows.rescored(made)
+            other = unlike(profile, f"{made.name}.fused", found)
+            click.echo(f"{made.name}: {len(found)} rows; {len(found) - len(other)} as committed, {len(other)} differ")
+            differ += len(other)
+            continue
         differ += _print_changes(made.name, "scored", committed(profile), rescored(made))
         for name, found in judged(made).items():
             other = unlike(profile, name, found)
@@ -186,7 +207,10 @@ def status(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
     for made in _plans(names, profile, systems, seeds):
         name = made.name
         try:
-            rows = len(store.rows(profile, name) if made.systems else store.statistics(profile, name))
+            if _is_fusion(made):
+                rows = len(store.lines(profile, f"{name}.fused"))
+            else:
+                rows = len(store.rows(profile, name) if made.systems else store.statistics(profile, name))
         except StudyError:
             rows = 0
         done = len(made.steps) - len(made.pending())

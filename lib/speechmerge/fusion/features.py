@@ -137,7 +137,7 @@ def extract(
     busy = f"{folder} is being filled by another process; wait for it, or use another cache folder."
     with locked(folder / INDEX, busy):
         _claim(folder / ABOUT, _about(name, upstream, window))
-        known = _entries(folder, upstream.layers * upstream.width)
+        known = _resumed(folder, upstream.layers * upstream.width)
         todo = list(_missing(clips, wholes, known))
         frames = sum(frames_of(clip.seconds, upstream.rate, whole=all_) for clip, all_ in todo)
         check_writable(folder, round(ROOM * BYTES * frames * upstream.layers * upstream.width))
@@ -200,14 +200,14 @@ def _add(clip: Clip, upstream: Upstream, whole: bool, first: int, file: object, 
     return Entry(key(clip), first, len(rows), found.shape[1])
 
 
-def _entries(folder: Path, numbers: int) -> dict[str, Entry]:
-    """Read the index of a store; what an interrupted run has left behind the last whole line is cut off.
+def _entries(folder: Path, numbers: int) -> tuple[dict[str, Entry], int, int]:
+    """Read the index of a store; return entries, bytes of its whole lines, and bytes of the states they stand for.
 
     Raises:
         CheckpointError: the states end before the index says.
     """
-    text = (folder / INDEX).read_text(encoding="utf-8")
-    lines = text[: text.rfind("\n") + 1]
+    text = (folder / INDEX).read_bytes()
+    lines = text[: text.rfind(b"\n") + 1]
     found = [Entry(**json.loads(line)) for line in lines.splitlines()]
     end = (found[-1].first + found[-1].kept) * numbers * BYTES if found else 0
     there = (folder / STATES).stat().st_size if (folder / STATES).is_file() else 0
@@ -216,7 +216,30 @@ def _entries(folder: Path, numbers: int) -> dict[str, Entry]:
             f"{folder / STATES} has {there} bytes, {INDEX} says {end}; the store is damaged, so delete the folder and "
             "extract again."
         )
-    os.truncate(folder / INDEX, len(lines.encode()))
-    if there > end:
+    return {entry.clip: entry for entry in found}, len(lines), end
+
+
+def _resumed(folder: Path, numbers: int) -> dict[str, Entry]:
+    """Return the entries of a store; what an interrupted run has left behind the last whole line is cut off."""
+    found, lines, end = _entries(folder, numbers)
+    os.truncate(folder / INDEX, lines)
+    if (folder / STATES).is_file():
         os.truncate(folder / STATES, end)
-    return {entry.clip: entry for entry in found}
+    return found
+
+
+def opened(name: str) -> Features:
+    """Open a store by the name of its folder, without its upstream.
+
+    Raises:
+        CheckpointError: it is not there, or damaged.
+    """
+    folder = artefact("features", name)
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        found, _, _ = _entries(folder, about["layers"] * about["width"])
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} is no feature store ({error}); let the upstream hear its clips again."
+        ) from error
+    return Features(folder, about["layers"], about["width"], about["fingerprint"], found)

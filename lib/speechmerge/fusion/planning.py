@@ -6,8 +6,9 @@ from .examples import Example
 from .features import BYTES, frames_of
 from .upstreams import UPSTREAMS, plain
 
-STEP = 1.2e-10  # seconds of a core for one multiplication and addition of a training step, forward and backward
-READ = 2.0e-8  # … for one stored number to be read, interpolated and normalised
+# Seconds of one core of an AMD EPYC with AVX-512 bf16, measured on Whisper-tiny: 16 µs a frame for ws, 31 µs for hconv.
+READ = 8.5e-9  # for one stored number to be read, interpolated and normalised
+STEP = 4.0e-11  # for one parameter and frame, forward and backward
 
 
 def hearing_cost(name: str, examples: Sequence[tuple[Example, bool]], window: str = "full") -> tuple[int, float]:

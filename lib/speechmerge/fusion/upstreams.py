@@ -53,7 +53,7 @@ class Declared:
         licence: SPDX id of the weights.
         trained_for: task and supervision of its training.
         layers, width, rate: as of an upstream.
-        seconds: of one core for a second that it hears, measured on a processor without matrix instructions.
+        seconds: of one core for a second that it hears, as :mod:`.planning` measures.
         open: loads it; the argument is the window.
         hears: seconds that it always hears, filled up with silence; ``None`` for the clip alone.
         version: raise when a change of code alters its states.
@@ -123,16 +123,16 @@ def _random(name: str, width: int, rate: float) -> Declared:
 
 
 _DECLARED = (
-    _whisper("whisper-tiny", 5, 384, 0.029),
-    _whisper("whisper-base", 7, 512, 0.063),
-    _whisper("whisper-small", 13, 768, 0.212),
+    _whisper("whisper-tiny", 5, 384, 0.016),
+    _whisper("whisper-base", 7, 512, 0.033),
+    _whisper("whisper-small", 13, 768, 0.112),
     Declared(
         "moonshine-tiny",
         "Moonshine-Tiny",
         "npm, @usefulsensors/moonshine-js@0.1.2",
         "MIT",
         "speech recognition, English, supervised",
-        *(7, 288, SAMPLE_RATE / 384, 0.026),
+        *(7, 288, SAMPLE_RATE / 384, 0.011),
         _moonshine,
     ),
     Declared(
@@ -141,7 +141,7 @@ _DECLARED = (
         "PyPI, Resemblyzer==0.1.4",
         "Apache-2.0",
         "speaker verification, supervised by speaker",
-        *(4, 256, 50.0, 0.015),
+        *(4, 256, 50.0, 0.006),
         _resemblyzer,
     ),
     Declared(
@@ -150,7 +150,7 @@ _DECLARED = (
         "PyPI, distillmos==0.9.1",
         "MIT",
         "quality of speech, distilled from a model on self-supervised features",
-        *(8, 200, 50.0, 0.063),
+        *(8, 200, 50.0, 0.023),
         _distillmos,
         7.68,
     ),
