@@ -110,7 +110,7 @@ def test_a_wheel_that_is_not_the_published_one(monkeypatch, tmp_path):
         (folder / "Resemblyzer-0.1.4-py3-none-any.whl").write_bytes(b"something else")
 
     monkeypatch.setattr(packages, "_run_watched", download)
-    with pytest.raises(SourceError, match="the wheel's SHA-256 is .* it is not used"):
+    with pytest.raises(SourceError, match=r"the wheel's SHA-256 is .* it is not used"):
         upstreams.load("resemblyzer")
     assert not list((tmp_path / "cache" / "wheels").glob("Resemblyzer*"))
 
@@ -119,7 +119,7 @@ def test_a_graph_without_a_tensor(tmp_path):
     weight = numpy_helper.from_array(np.zeros((288, 1, 127), np.float32), "conv1.weight")
     graph = helper.make_graph([], "encoder", [], [], [weight])
     onnx.save(helper.make_model(graph), tmp_path / "encoder.onnx")
-    with pytest.raises(SourceError, match="tensor conv2.weight is missing"):
+    with pytest.raises(SourceError, match=r"tensor conv2\.weight is missing"):
         moonshine.read(tmp_path / "encoder.onnx", MoonshineConfig())
     (tmp_path / "encoder.onnx").write_bytes(b"no graph")
     with pytest.raises(SourceError, match="truncated or no ONNX model"):
@@ -190,7 +190,7 @@ def test_a_loss_that_is_not_finite(monkeypatch):
     fold = task.folds((4, 2, 2))[0]
     hearing = systems.hearing_of(["random-16"], fold, whole=False)
     monkeypatch.setattr(training.System, "step", lambda self, group, draw: torch.tensor(float("nan")))
-    with pytest.raises(TrainingError, match="the loss is nan after 0% of the steps at rate 0.5"):
+    with pytest.raises(TrainingError, match=r"the loss is nan after 0% of the steps at rate 0\.5"):
         training.train(task, fold, hearing, "ws", training.Options(rate=0.5, steps=2))
 
 
@@ -200,7 +200,7 @@ def test_a_system_of_other_upstreams(tmp_path):
     one, two = (systems.hearing_of([name], fold, whole=False) for name in ("random-16", "random-24"))
     system = training.prepare(task, fold, one, "ws", training.Options())
     systems.save(system, ["random-16"], "ws", "full", tmp_path / "kept")
-    with pytest.raises(CheckpointError, match="trained with random-16 .* found"):
+    with pytest.raises(CheckpointError, match=r"trained with random-16 .* found"):
         systems.read(tmp_path / "kept", task, two)
     (tmp_path / "kept" / systems.WEIGHTS).write_bytes(b"")
     with pytest.raises(CheckpointError, match="damaged or another system's"):

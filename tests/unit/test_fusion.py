@@ -169,7 +169,7 @@ def test_answers_do_not_depend_on_batch_mates():
 
 @pytest.mark.parametrize("kind", ["frame", "standard", "none"])
 def test_normalisation(kind):
-    task, fold, hearing = heard("tones")
+    _, fold, hearing = heard("tones")
     train = [one.clip for one in fold if one.split == "train"]
     made = hearing.normalised(kind, train)
     parts = [made.open(clip).take(np.arange(10))[0] for clip in train]
