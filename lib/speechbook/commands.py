@@ -29,6 +29,7 @@ KINDS = (
     "fuse_rate",
     "fuse",
     "late",
+    "alike",
 )  # of steps, in the order in which they are told
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from speechmerge.errors import MethodError
-from speechmerge.fusion import alignment, interfaces, scoring
+from speechmerge.fusion import alignment, interfaces, likeness, scoring
 from speechmerge.fusion.convolution import HierarchicalConvolution, LayerConvolution, depth
 from speechmerge.fusion.fusing import temperature
 from speechmerge.fusion.heads import Characters, Classes, Verification, needed_frames, pooled
@@ -343,6 +343,20 @@ def test_weights_of_trials_count_like_repeated_trials():
     scores, same, times = draw.normal(size=30), draw.random(30) < 0.4, draw.integers(0, 4, 30)
     repeated = scoring.eer(np.repeat(scores, times), np.repeat(same, times))
     assert scoring.eer(scores, same, times.astype(float)) == pytest.approx(repeated)
+
+
+def test_cka_knows_rotation_and_scale_and_chance():
+    x, y = torch.randn(400, 6), torch.randn(400, 9)
+    turn = torch.linalg.qr(torch.randn(6, 6))[0]
+    assert likeness.linear_cka(x, 3 * x @ turn + 5) == pytest.approx(1)
+    assert likeness.linear_cka(x, y) == pytest.approx(likeness.linear_cka(y, x)) < 0.1
+
+
+def test_kappa_is_agreement_beyond_chance():
+    assert likeness.kappa([1, 0, 1, 0], [1, 0, 1, 0]) == 1
+    assert likeness.kappa([1, 1, 0, 0], [1, 0, 1, 0]) == 0
+    assert likeness.kappa([1, 0], [0, 1]) == -1
+    assert likeness.kappa([0, 0], [0, 0]) == 1
 
 
 # A second way of each formula, in numpy, frame by frame.

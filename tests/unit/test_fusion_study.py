@@ -73,6 +73,8 @@ def test_a_small_experiment_from_hearing_to_rows(tmp_path):
     assert not plan.pending()
     paired = store.lines("fusion-smoke", "fusion_growing.paired")
     assert {(row["interface"], row["against"]) for row in paired} == {("chconv", f"ws {s}") for s in ("T", "M", "TM")}
+    [alike] = store.lines("fusion-smoke", "fusion_growing.alike")
+    assert alike["pair"] == "random-16 + random-24" and 0 <= alike["cka"] <= 1 and -1 <= alike["kappa"] <= 1
     again = CliRunner().invoke(cli, ["study", "rescore", "--profile", "fusion-smoke", "--experiment", "fusion_growing"])
     assert again.exit_code == 0 and "6 rows; 6 as committed, 0 differ" in again.output
     path = store.table_path("fusion-smoke", "fusion_growing.answers")

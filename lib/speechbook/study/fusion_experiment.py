@@ -100,6 +100,7 @@ class FusionExperiment(Checked):
     against: Words = ()  # interfaces that all others are compared with on the same set
     single: Words = ()  # interfaces of single upstreams that sets are compared with
     seeds: Seeds | None = None
+    alike: bool = False  # whether it is told how alike the upstreams of each pair are, before they are fused
 
     @model_validator(mode="after")
     def _agrees(self) -> "FusionExperiment":

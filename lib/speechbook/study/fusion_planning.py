@@ -132,6 +132,18 @@ class _Table:
                         if decodes:
                             self.plan.systems.append(System(interface, seed, interface, decodes, tuple(letters), told))
 
+        for letters in self.sets if self.experiment.alike else ():
+            if len(letters) == 2 and letters[0] != letters[1]:
+                for task in self.tasks:
+                    self._alike(task, letters)
+
+    def _alike(self, task: str, letters: str) -> None:
+        """Add the comparison of two upstreams by their weighted sums and by what these get wrong on dev."""
+        spec = self._common(task, letters, "ws", {})
+        needs = [self._hears(letter, {}) for letter in letters]
+        needs += [self._fused(task, letter, "ws", self.seeds[0], {}) for letter in letters]
+        self.plan.add(f"alike {task} {letters}", "alike", spec, tuple(needs), 5.0)
+
     def _variants(self) -> Iterator[dict[str, str]]:
         """Yield what differs from the profile: nothing, or one setting at a time."""
         if not self.experiment.vary:

@@ -40,10 +40,18 @@ def collect(plan: Plan) -> list[dict]:
     store.write_statistics(plan.profile, f"{plan.name}.answers", said, identity=SPOKEN)
     if paired := [row | stamp for row in _paired(plan, found)]:
         store.write_statistics(plan.profile, f"{plan.name}.paired", paired, identity=PAIRED)
+    if alike := [_alike(step) | stamp for step in plan.steps.values() if step.kind == "alike"]:
+        store.write_statistics(plan.profile, f"{plan.name}.alike", alike, identity=("task", "pair"))
     tuned = [step for step in plan.steps.values() if step.kind == "fuse_rate"]
     chosen = [{"step": step.name, "kind": step.kind, "tried": result(step.folder)["tried"]} | stamp for step in tuned]
     store.write_statistics(plan.profile, f"{plan.name}.chosen", chosen, identity=("step",))
     return rows
+
+
+def _alike(step: Step) -> dict:
+    """Return how alike two upstreams are on a task; κ is of tasks with classes alone."""
+    pair = " + ".join(step.spec["upstreams"])
+    return {"task": step.spec["task"], "pair": pair, "kappa": None} | result(step.folder)
 
 
 def _tested(step: Step) -> list[Fold]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from speechmerge.errors import StudyError
-from speechmerge.fusion import features, scoring, tasks, training, upstreams
+from speechmerge.fusion import features, likeness, scoring, tasks, training, upstreams
 from speechmerge.fusion.examples import Fold
 from speechmerge.fusion.hearing import Hearing
 
@@ -120,4 +120,19 @@ def _late(spec: dict, inputs: Inputs, folder: Path) -> None:
     _write(folder, found | {"parameters": sizes, "weights": None})
 
 
-ACTIONS = {"hear": _hear, "fuse_rate": _fuse_rate, "fuse": _fuse, "late": _late}
+def _alike(spec: dict, inputs: Inputs, folder: Path) -> None:
+    """Compare two upstreams on dev: their weighted sums, and which clips systems on each alone get wrong."""
+    alone = [path for step, path in inputs if step.kind == "fuse"]
+    task, fold = tasks.find(spec["task"]), folds_of(spec["task"], tuple(spec["sizes"]))[0]
+    train, dev = ([one for one in fold if one.split == split] for split in ("train", "dev"))
+    hearing = _hearing(spec, inputs).normalised(spec["training"]["normalise"], [one.clip for one in train])
+    weights = [result(path)["weights"][0] for path in alone]
+    found = {"cka": likeness.linear_cka(*likeness.summed(hearing, weights, dev))}
+    if task.kind == "classes":
+        said = [json.loads((path / ANSWERS).read_text())["dev"][0] for path in alone]
+        wrong = [[one.label != answer for one, answer in zip(dev, own, strict=True)] for own in said]
+        found["kappa"] = likeness.kappa(*wrong)
+    _write(folder, found)
+
+
+ACTIONS = {"hear": _hear, "fuse_rate": _fuse_rate, "fuse": _fuse, "late": _late, "alike": _alike}

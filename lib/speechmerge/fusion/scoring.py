@@ -1,5 +1,6 @@
 """From what systems answered to numbers: error rates over recordings, equal error rates over voices, intervals."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -109,18 +110,24 @@ class Trials:
     def resampled(self, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
         """Return equal error rates of redrawn voices, of each of which the clips are redrawn: ``[draws]``.
 
-        The same seed redraws the same clips for every system. A clip is never paired with itself.
+        The same seed redraws the same clips for every system. A clip is never paired with itself; a draw without pairs
+        of one kind gives no number.
         """
-        order = np.argsort(self.scores, kind="stable")
-        first, second, same = self.pairs[order, 0], self.pairs[order, 1], self.same[order]
-        new = np.concatenate([[True], np.diff(self.scores[order]) > 0])
-        place, found = np.cumsum(new) - 1, []
-        for counts in _redrawn(self.voices, draws, seed):
-            weights = counts[first] * counts[second]
-            true, false = (np.bincount(place, weights * kind) for kind in (same, ~same))
-            if true.sum() and false.sum():
-                found.append(_eer(true, false))
-        return np.array(found)
+        return _resampled(self, draws, seed)
+
+
+@functools.lru_cache(maxsize=512)  # a system is compared with several others
+def _resampled(found: Trials, draws: int, seed: int) -> np.ndarray:
+    order = np.argsort(found.scores, kind="stable")
+    first, second, same = found.pairs[order, 0], found.pairs[order, 1], found.same[order]
+    place = np.cumsum(np.concatenate([[True], np.diff(found.scores[order]) > 0])) - 1
+    rates = np.full(draws, np.nan)
+    for number, counts in enumerate(_redrawn(found.voices, draws, seed)):
+        weights = counts[first] * counts[second]
+        true, false = (np.bincount(place, weights * kind) for kind in (same, ~same))
+        if true.sum() and false.sum():
+            rates[number] = _eer(true, false)
+    return rates
 
 
 def trials(embeddings: np.ndarray, voices: Sequence[str], recordings: Sequence[str]) -> Trials:
@@ -133,7 +140,8 @@ def trials(embeddings: np.ndarray, voices: Sequence[str], recordings: Sequence[s
     return Trials(np.stack([first, second], 1), scores, who[first] == who[second], tuple(voices))
 
 
-def _redrawn(voices: Sequence[str], draws: int, seed: int) -> list[np.ndarray]:
+@functools.lru_cache(maxsize=8)  # the same for all systems
+def _redrawn(voices: tuple[str, ...], draws: int, seed: int) -> list[np.ndarray]:
     """Return how often each clip is drawn, draw by draw: voices with replacement, then clips of each."""
     generator = np.random.default_rng([seed, len(voices)])
     names = sorted(set(voices))
@@ -174,7 +182,8 @@ def measured(task: Task, fold: Sequence[Example], answers: Answers) -> "Errors |
 def samples(found: Sequence["Errors | Trials"]) -> np.ndarray:
     """Return bootstrap rates of a system over all folds: recordings are pooled, equal error rates averaged."""
     if isinstance(found[0], Trials):
-        return np.mean([one.resampled(seed=fold) for fold, one in enumerate(found)], axis=0)
+        drawn = np.mean([one.resampled(seed=fold) for fold, one in enumerate(found)], axis=0)
+        return drawn[np.isfinite(drawn)]  # which draws have none is the same for every system
     return resampled_rates(found)
 
 
