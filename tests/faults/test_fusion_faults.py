@@ -22,7 +22,7 @@ from speechmerge.errors import (
     TrainingError,
 )
 from speechmerge.files import locked
-from speechmerge.fusion import features, moonshine, scoring, systems, tasks, training, upstreams
+from speechmerge.fusion import answering, features, moonshine, scoring, systems, tasks, training, upstreams
 from speechmerge.fusion.examples import Example, check, split_recordings
 from speechmerge.fusion.heads import Characters
 from speechmerge.fusion.interfaces import build
@@ -189,16 +189,16 @@ def test_a_loss_that_is_not_finite(monkeypatch):
     task = tasks.find("tones")
     fold = task.folds((4, 2, 2))[0]
     hearing = systems.hearing_of(["random-16"], fold, whole=False)
-    monkeypatch.setattr(training.System, "step", lambda self, group, draw: torch.tensor(float("nan")))
+    monkeypatch.setattr(answering.System, "step", lambda self, group, draw: torch.tensor(float("nan")))
     with pytest.raises(TrainingError, match=r"the loss is nan after 0% of the steps at rate 0\.5"):
-        training.train(task, fold, hearing, "ws", training.Options(rate=0.5, steps=2))
+        training.train(task, fold, hearing, "ws", answering.Options(rate=0.5, steps=2))
 
 
 def test_a_system_of_other_upstreams(tmp_path):
     task = tasks.find("tones")
     fold = task.folds((4, 2, 2))[0]
     one, two = (systems.hearing_of([name], fold, whole=False) for name in ("random-16", "random-24"))
-    system = training.prepare(task, fold, one, "ws", training.Options())
+    system = training.prepare(task, fold, one, "ws", answering.Options())
     systems.save(system, ["random-16"], "ws", "full", tmp_path / "kept")
     with pytest.raises(CheckpointError, match=r"trained with random-16 .* found"):
         systems.read(tmp_path / "kept", task, two)

@@ -12,12 +12,12 @@ import torch
 from click.testing import CliRunner
 
 from speechmerge.cli import cli
-from speechmerge.fusion import encoders, features, interfaces, scoring, systems, tasks, training, upstreams
+from speechmerge.fusion import answering, encoders, features, interfaces, scoring, systems, tasks, training, upstreams
 from speechmerge.fusion.examples import Example, capped, split_recordings
 from speechmerge.fusion.hearing import Hearing
 
 NAMES = ["random-16", "random-24"]
-QUICK = training.Options(steps=6, epochs=2, batch=8, frames=8, evaluations=2, rate=1e-2)
+QUICK = answering.Options(steps=6, epochs=2, batch=8, frames=8, evaluations=2, rate=1e-2)
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,7 @@ def test_recordings_are_split_whole_and_every_class_is_everywhere(make_clip):
 def test_same_seed_same_numbers_other_seed_others():
     task, fold, hearing = heard("tones")
     found = [
-        training.train(task, fold, hearing, "hconv_add", training.Options(**{**vars(QUICK), "seed": s}))
+        training.train(task, fold, hearing, "hconv_add", answering.Options(**{**vars(QUICK), "seed": s}))
         for s in (0, 0, 1)
     ]
     test = [one for one in fold if one.split == "test"]
@@ -187,7 +187,7 @@ def test_normalisation(kind):
 )
 def test_a_kept_system_answers_as_before(name, normalise, tmp_path):
     task, fold, hearing = heard(name)
-    system = training.train(task, fold, hearing, "gumd", training.Options(**{**vars(QUICK), "normalise": normalise}))
+    system = training.train(task, fold, hearing, "gumd", answering.Options(**{**vars(QUICK), "normalise": normalise}))
     systems.save(system, NAMES, "gumd", "full", tmp_path / "kept")
     test = [one for one in fold if one.split == "test"]
     again = systems.read(tmp_path / "kept", task, hearing).answers(test)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from speechmerge.errors import StudyError
-from speechmerge.fusion import features, likeness, scoring, tasks, training, upstreams
+from speechmerge.fusion import answering, features, likeness, scoring, tasks, training, upstreams
 from speechmerge.fusion.examples import Fold
 from speechmerge.fusion.hearing import Hearing
 
@@ -89,7 +89,7 @@ def _fuse(spec: dict, inputs: Inputs, folder: Path) -> None:
             if task.kind == "classes":
                 arrays[f"{split}{number}"] = np.asarray(raw, np.float32)
                 arrays[f"classes{number}"] = np.array(system.classes)
-            said = training.said(system, raw)
+            said = answering.said(system, raw)
             answers.append(np.round(said, 4).tolist() if isinstance(said, np.ndarray) else said)
         devs.append(system.dev)
         seconds, sizes, weights = seconds + system.seconds, system.sizes(), weights or system.weights()

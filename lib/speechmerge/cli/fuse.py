@@ -139,7 +139,7 @@ def fuse_train(
     The learning rate is chosen on dev from those given, or from four. Of several folds the first is written.
     """
     from ..errors import SpeechMergeError
-    from ..fusion import interfaces, scoring, systems, training
+    from ..fusion import answering, interfaces, scoring, systems, training
 
     if output.exists() and not overwrite:
         raise SpeechMergeError(f"{output} already exists; choose another output or pass --overwrite to replace it.")
@@ -151,7 +151,7 @@ def fuse_train(
     for fold in folds:
         system, tried = training.tuned(found, fold, heard, interface, asked, rates or training.RATES)
         tests.append([one for one in fold if one.split == "test"])
-        answers.append(training.said(system, system.answers(tests[-1])))
+        answers.append(answering.said(system, system.answers(tests[-1])))
         click.echo("; ".join(f"rate {one['rate']:g}: dev {found.metric} {one['dev']:.1%}" for one in tried), err=True)
         made = made or system
     systems.save(made, names, interface, window, output, overwrite=overwrite)
@@ -181,7 +181,7 @@ def _tell(task: "Task", row: dict) -> None:
 def fuse_score(model: Path, task: str | None, speech: str | None, label: str, table: Path | None) -> None:
     """Test a trained system on the test clips of a task or of labelled clips of your own."""
     from ..errors import ScoringError
-    from ..fusion import scoring, systems, training
+    from ..fusion import answering, scoring, systems
 
     about = systems.about(model)
     found, folds = _task(task, speech, label)
@@ -190,7 +190,7 @@ def fuse_score(model: Path, task: str | None, speech: str | None, label: str, ta
     test = [one for one in folds[0] if one.split == "test"]
     heard = systems.hearing_of(about["upstreams"], test, whole=found.whole, window=about["window"])
     system = systems.read(model, found, heard)
-    answers = training.said(system, system.answers(test))
+    answers = answering.said(system, system.answers(test))
     _tell(found, scoring.summary(found, [test], [answers]))
     if table:
         if found.kind == "verification":

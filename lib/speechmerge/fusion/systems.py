@@ -12,10 +12,10 @@ from ..errors import CheckpointError
 from ..files import atomic_folder
 from . import features, interfaces, upstreams
 from .alignment import Normaliser
+from .answering import Options, System
 from .examples import Example, Task
 from .heads import Characters, Classes, Verification
 from .hearing import Hearing
-from .training import Options, System
 
 WEIGHTS, ABOUT = "system.safetensors", "system.json"
 
