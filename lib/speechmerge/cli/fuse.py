@@ -173,7 +173,7 @@ def _tell(task: "Task", row: dict) -> None:
 
 
 @fuse.command("score", epilog=example("speechmerge fuse score voices --speech ./clips --label speaker"))
-@click.argument("model", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("model", type=click.Path(path_type=Path, file_okay=False))
 @_options(several=False)
 @click.option(
     "--answers", "table", type=click.Path(path_type=Path, dir_okay=False), help="Also write a TSV of answers."

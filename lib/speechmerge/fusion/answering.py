@@ -11,7 +11,7 @@ from . import interfaces
 from .alignment import spaced
 from .examples import Example, Task
 from .fusing import WeightedSum
-from .hearing import Hearing, joined
+from .hearing import Heard, Hearing, joined
 from .scoring import Answers, measured
 
 AT_ONCE = 16  # clips in an evaluation
@@ -94,10 +94,10 @@ class System:
         """Return interface and head."""
         return nn.ModuleList([self.interface, self.head])
 
-    def forward(self, group: Sequence[Example], rows: Sequence[np.ndarray]) -> tuple[Tensor, list[int]]:
+    def forward(self, heard: Sequence[Heard], rows: Sequence[np.ndarray]) -> tuple[Tensor, list[int]]:
         """Return what the interface makes of some frames of each clip, and how many there are."""
-        heard = [self.hearing.open(one.clip).take(own) for one, own in zip(group, rows, strict=True)]
-        return self.interface(joined(heard)), [len(own) for own in rows]
+        taken = [one.take(own) for one, own in zip(heard, rows, strict=True)]
+        return self.interface(joined(taken)), [len(own) for own in rows]
 
     @torch.no_grad()
     def answers(self, fold: Sequence[Example]) -> Answers:
@@ -105,9 +105,8 @@ class System:
         self.modules().eval()
         found = []
         for start in range(0, len(fold), AT_ONCE):
-            group = fold[start : start + AT_ONCE]
-            rows = [self._tested(self.hearing.open(one.clip).frames) for one in group]
-            answer = self.head(*self.forward(group, rows))
+            heard = [self.hearing.open(one.clip) for one in fold[start : start + AT_ONCE]]
+            answer = self.head(*self.forward(heard, [self._tested(one.frames) for one in heard]))
             found += answer if isinstance(answer, list) else [answer.numpy()]
         return found if self.task.kind == "characters" else np.concatenate(found)
 
@@ -120,13 +119,13 @@ class System:
 
     def step(self, group: Sequence[Example], draw: np.random.Generator) -> Tensor:
         """Return the loss of a training step."""
-        rows = []
-        for one in group:
-            frames, some = self.hearing.open(one.clip).frames, self.options.frames
-            chosen = np.arange(frames) if self.task.whole else np.sort(draw.choice(frames, some, frames < some))
-            rows.append(chosen)
+        heard, some = [self.hearing.open(one.clip) for one in group], self.options.frames
+        rows = [
+            np.arange(one.frames) if self.task.whole else np.sort(draw.choice(one.frames, some, one.frames < some))
+            for one in heard
+        ]
         targets = [one.label if self.task.whole else self.classes.index(one.label) for one in group]
-        return self.head.loss(*self.forward(group, rows), targets)
+        return self.head.loss(*self.forward(heard, rows), targets)
 
 
 def said(system: System, answers: Answers) -> Answers:

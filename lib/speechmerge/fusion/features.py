@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,7 @@ class Features:
         layers, width: of its states.
         fingerprint: of the upstream.
         entries: by :func:`key` of a clip.
+        known: keys of clips that were read, so that a sound is hashed once.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class Features:
     width: int
     fingerprint: str
     entries: dict[str, Entry]
+    known: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
     def read(self, clip: Clip, *, whole: bool) -> np.ndarray:
         """Return the states of a clip as they lie on disk, ``[T, L, D]`` in float16; pages are read when used.
@@ -74,7 +76,10 @@ class Features:
         Raises:
             CheckpointError: it is not in the store, or not whole.
         """
-        entry = self.entries.get(key(clip))
+        place = (clip.source, clip.language, clip.id)
+        if place not in self.known:
+            self.known[place] = key(clip)
+        entry = self.entries.get(self.known[place])
         if entry is None or (whole and entry.kept < entry.frames):
             raise CheckpointError(
                 f"{self.folder}: clip {clip.id!r} is not {'whole ' if entry else ''}in the store; run "
