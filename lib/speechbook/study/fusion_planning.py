@@ -15,7 +15,7 @@ from speechmerge import corpora
 from speechmerge.errors import StudyError, nearest
 from speechmerge.fusion import interfaces, planning, tasks
 from speechmerge.fusion.convolution import FEWEST
-from speechmerge.fusion.upstreams import UPSTREAMS, plain
+from speechmerge.fusion.upstreams import described
 
 from .checked import parse, read
 from .fusion_experiment import EVERY_LAYER, LATE, FusionExperiment, FusionProfile
@@ -154,7 +154,7 @@ class _Table:
 
     def _interfaces(self, letters: str) -> Iterator[str]:
         """Yield the interfaces that a set can have."""
-        layers = UPSTREAMS[plain(self.settings.upstreams[letters[0]])].layers if len(letters) == 1 else 0
+        layers = self._shape(letters[0])[0] if len(letters) == 1 else 0
         fewest = min(self._shape(letter)[0] for letter in letters)
         for name in dict.fromkeys([*self.experiment.interfaces, *self.experiment.single]):
             if name == EVERY_LAYER:
@@ -166,7 +166,7 @@ class _Table:
                 yield name
 
     def _shape(self, letter: str) -> tuple[int, int]:
-        declared = UPSTREAMS.get(plain(self.settings.upstreams[letter]), UPSTREAMS["whisper-base"])
+        declared = described(self.settings.upstreams[letter])
         return declared.layers, declared.width
 
     def _system(self, task: str, letters: str, interface: str, seed: int, variant: dict[str, str]) -> str | None:
@@ -190,7 +190,7 @@ class _Table:
         window = variant.get("window", self.settings.windows.get(letter, "full"))
         spec = {"upstream": self.settings.upstreams[letter], "window": window, "version": VERSION}
         spec |= {"tasks": {task: self._sizes(task) for task in self.tasks}, "speech": _versions()}
-        declared = UPSTREAMS.get(plain(spec["upstream"]), UPSTREAMS["whisper-base"])
+        declared = described(spec["upstream"])
         amounts = [self.settings.here.amounts[task] for task in self.tasks]
         clips = [amount.seconds for amount in amounts for _ in range(sum(amount.clips))]
         seconds = declared.cost(clips, window) / self.settings.here.speed

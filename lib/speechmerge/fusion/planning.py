@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from .examples import Example
 from .features import BYTES, frames_of
-from .upstreams import UPSTREAMS, plain
+from .upstreams import described
 
 # Seconds of one core of an AMD EPYC with AVX-512 bf16, measured on Whisper-tiny: 16 µs a frame for ws, 31 µs for hconv.
 READ = 8.5e-9  # for one stored number to be read, interpolated and normalised
@@ -15,11 +15,11 @@ def hearing_cost(name: str, examples: Sequence[tuple[Example, bool]], window: st
     """Return the bytes that an upstream's states of some clips take, and the seconds of one core.
 
     Args:
-        name: of the registry; any other upstream counts like whisper-base.
+        name: of an upstream.
         examples: clips, and whether all of a clip's frames are kept; each clip once counts.
         window: what Whisper's encoder hears.
     """
-    declared = UPSTREAMS.get(plain(name), UPSTREAMS["whisper-base"])
+    declared = described(name)
     wanted: dict[str, tuple[Example, bool]] = {}
     for one, whole in examples:
         place = f"{one.clip.source} {one.clip.language} {one.clip.id}"

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import CheckpointError
@@ -119,7 +120,7 @@ def read(folder: Path, task: Task, hearing: Hearing) -> System:
         state = load_file(folder / WEIGHTS)
         for prefix, module in (("interface.", interface), ("head.", head)):
             module.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder / WEIGHTS} is damaged or another system's ({error}); train it again."
         ) from error

@@ -166,6 +166,11 @@ def plain(name: str) -> str:
     return re.sub(r"#\d+$", "", name)
 
 
+def described(name: str) -> Declared:
+    """Return what is known of an upstream; one of which only the name is known counts as large as Whisper-small."""
+    return UPSTREAMS.get(plain(name), UPSTREAMS["whisper-small"])
+
+
 def load(name: str, window: str = "full") -> Upstream:
     """Load an upstream: one that is known by name, a Whisper folder, or any speech encoder of Hugging Face's.
 
