@@ -40,12 +40,23 @@ def test_every_profile_can_run_every_experiment_but_the_ones_it_has_no_sets_for(
 
 def test_upstreams_of_an_experiment_hear_once_whatever_the_interfaces():
     plan = fusion_planning.plan("fusion_pairs", "fusion")
-    hears = [step for step in plan.steps.values() if step.kind == "hear"]
-    assert len(hears) == 4
+    hears = [step.spec for step in plan.steps.values() if step.kind == "hear"]
+    assert len(hears) == 4 * len(plan.cells) == len({(spec["upstream"], spec["task"]) for spec in hears})
     twice = next(
         step for step in plan.steps.values() if step.spec.get("upstreams") == ["whisper-tiny", "whisper-tiny#2"]
     )
     assert len(twice.needs) == 2
+
+
+def test_experiments_share_their_steps():
+    """What two experiments train alike is trained once, and whole clips are heard before parts of the same."""
+    pairs, layers = (fusion_planning.plan(name, "fusion") for name in ("fusion_pairs", "fusion_layers"))
+    shared = {step.key for step in pairs.steps.values()} & {step.key for step in layers.steps.values()}
+    alone = [s for s in pairs.steps.values() if s.kind == "fuse" and len(s.spec["upstreams"]) == 1]
+    same = [s for s in alone if s.spec["interface"] in ("ws", "gumd", "concat", "mlp", "hconv")]
+    assert same and all(step.key in shared for step in same)
+    hears = [s for s in fusion_planning.plan("fusion_sizes", "fusion").steps.values() if s.kind == "hear"]
+    assert hears[0].spec["task"] == "asr-en"
 
 
 def test_single_interfaces_stay_with_single_upstreams():

@@ -1,7 +1,7 @@
 """From experiments that fuse frozen upstreams to steps: what upstreams hear, rates chosen on dev, trainings.
 
-Upstreams hear the union of an experiment's clips once. The learning rate is chosen on dev for each task and family of
-interfaces, on one upstream and with the first seed, and then taken for all sets. Sets of one model twice are written
+An upstream hears a clip once, whatever tasks it belongs to. The learning rate is chosen on dev for each task and family
+of interfaces, on one upstream and with the first seed, and then taken for all sets. Sets of one model twice are written
 ``TT``.
 """
 
@@ -120,6 +120,11 @@ class _Table:
 
     def rows(self) -> None:
         """Add the systems of all variants, seeds, sets and interfaces."""
+        for task in sorted(
+            self.tasks, key=lambda name: not tasks.TASKS[name].whole
+        ):  # whole clips serve other tasks too
+            for letter in dict.fromkeys("".join(self.sets)):
+                self._hears(task, letter, {})
         for variant in self._variants():
             for seed in self.seeds:
                 for letters in self.sets:
@@ -140,7 +145,7 @@ class _Table:
     def _alike(self, task: str, letters: str) -> None:
         """Add the comparison of two upstreams by their weighted sums and by what these get wrong on dev."""
         spec = self._common(task, letters, "ws", {})
-        needs = [self._hears(letter, {}) for letter in letters]
+        needs = [self._hears(task, letter, {}) for letter in letters]
         needs += [self._fused(task, letter, "ws", self.seeds[0], {}) for letter in letters]
         self.plan.add(f"alike {task} {letters}", "alike", spec, tuple(needs), 5.0)
 
@@ -185,16 +190,15 @@ class _Table:
     def _sizes(self, task: str) -> list[int]:
         return list(self.settings.sizes.get(task, tasks.TASKS[task].sizes))
 
-    def _hears(self, letter: str, variant: dict[str, str]) -> str:
-        """Add what an upstream hears: the clips of all tasks of the experiment."""
+    def _hears(self, task: str, letter: str, variant: dict[str, str]) -> str:
+        """Add what an upstream hears for a task; clips that its store holds are not heard again."""
         window = variant.get("window", self.settings.windows.get(letter, "full"))
         spec = {"upstream": self.settings.upstreams[letter], "window": window, "version": VERSION}
-        spec |= {"tasks": {task: self._sizes(task) for task in self.tasks}, "speech": _versions()}
-        declared = described(spec["upstream"])
-        amounts = [self.settings.here.amounts[task] for task in self.tasks]
-        clips = [amount.seconds for amount in amounts for _ in range(sum(amount.clips))]
-        seconds = declared.cost(clips, window) / self.settings.here.speed
-        return self.plan.add(f"hear {spec['upstream']} {window}", "hear", spec, (), seconds)
+        spec |= {"task": task, "sizes": self._sizes(task), "speech": _versions()}
+        amount = self.settings.here.amounts[task]
+        clips = [amount.seconds] * (amount.folds * sum(amount.clips))
+        seconds = described(spec["upstream"]).cost(clips, window) / self.settings.here.speed
+        return self.plan.add(f"hear {spec['upstream']} {window} {task}", "hear", spec, (), seconds)
 
     def _common(self, task: str, letters: str, interface: str, variant: dict[str, str]) -> dict:
         """Return what a training's specification holds besides rate and seed."""
@@ -206,7 +210,7 @@ class _Table:
     def _fused(self, task: str, letters: str, interface: str, seed: int, variant: dict[str, str]) -> str:
         """Add the training of one system, at the rate of its family."""
         spec = self._common(task, letters, interface, variant) | {"seed": seed}
-        needs = [self._hears(letter, variant) for letter in dict.fromkeys(letters)]
+        needs = [self._hears(task, letter, variant) for letter in dict.fromkeys(letters)]
         needs.append(self._rate(task, interface, variant))
         title = f"fuse {task} {letters} {interface} seed {seed}{_told(variant)}"
         return self.plan.add(title, "fuse", spec, tuple(needs), self._seconds(task, letters, interface))
@@ -216,7 +220,7 @@ class _Table:
         name = interfaces.find(interface).name
         family, letter = FAMILIES.get(name, name), self.settings.rates_on
         spec = self._common(task, letter, family, variant) | {"rates": list(self.settings.rates)}
-        needs = (self._hears(letter, variant),)
+        needs = (self._hears(task, letter, variant),)
         seconds = len(self.settings.rates) * self._seconds(task, letter, family)
         return self.plan.add(f"rate {task} {family}{_told(variant)}", "fuse_rate", spec, needs, seconds)
 

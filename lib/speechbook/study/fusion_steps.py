@@ -34,15 +34,12 @@ def _upstream(name: str, window: str) -> upstreams.Upstream:
 
 
 def _hear(spec: dict, inputs: Inputs, folder: Path) -> None:
-    """Fill an upstream's store with the clips of some tasks; note what a training needs to open it."""
-    clips, wholes = [], []
-    for name, sizes in spec["tasks"].items():
-        for fold in folds_of(name, tuple(sizes)):
-            clips += [one.clip for one in fold]
-            wholes += [tasks.find(name).whole] * len(fold)
+    """Add the clips of a task to an upstream's store; note what a training needs to open it."""
+    clips = [one.clip for fold in folds_of(spec["task"], tuple(spec["sizes"])) for one in fold]
+    whole = tasks.find(spec["task"]).whole
     name, window = spec["upstream"], spec["window"]
     upstream = _upstream(name, window)
-    found = features.extract(name, upstream, clips, whole=wholes, window=window)
+    found = features.extract(name, upstream, clips, whole=whole, window=window)
     told = {"store": str(found.folder.name), "fingerprint": found.fingerprint, "clips": len(found.entries)}
     _write(folder, told | {"layers": upstream.layers, "width": upstream.width, "rate": upstream.rate})
 

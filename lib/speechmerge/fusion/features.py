@@ -9,7 +9,7 @@ frames.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -121,16 +121,14 @@ def frames_of(seconds: float, rate: float, *, whole: bool) -> int:
     return round(seconds * rate) if whole else min(KEPT, round(seconds * rate))
 
 
-def extract(
-    name: str, upstream: Upstream, clips: Sequence[Clip], *, whole: bool | Sequence[bool], window: str = "full"
-) -> Features:
+def extract(name: str, upstream: Upstream, clips: Sequence[Clip], *, whole: bool, window: str = "full") -> Features:
     """Add the clips that are missing to an upstream's store, and return what it holds of them.
 
     Args:
         name: of the upstream.
         upstream: loaded.
         clips: any number; a clip that stands twice is heard once.
-        whole: whether all frames are kept, of all clips or of each.
+        whole: whether all frames of a clip are kept.
         window: what Whisper's encoder hears.
 
     Raises:
@@ -138,18 +136,17 @@ def extract(
         CheckpointError: the store is damaged or another upstream's, or a state is not finite.
     """
     folder = folder_of(name, upstream, window)
-    wholes = [whole] * len(clips) if isinstance(whole, bool) else list(whole)
     busy = f"{folder} is being filled by another process; wait for it, or use another cache folder."
     with locked(folder / INDEX, busy):
         _claim(folder / ABOUT, _about(name, upstream, window))
         known = _resumed(folder, upstream.layers * upstream.width)
-        todo = list(_missing(clips, wholes, known))
-        frames = sum(frames_of(clip.seconds, upstream.rate, whole=all_) for clip, all_ in todo)
+        todo = _missing(clips, whole, known)
+        frames = sum(frames_of(clip.seconds, upstream.rate, whole=whole) for clip in todo)
         check_writable(folder, round(ROOM * BYTES * frames * upstream.layers * upstream.width))
         with (folder / STATES).open("ab") as states, (folder / INDEX).open("a", encoding="utf-8") as index:
             first = states.seek(0, os.SEEK_END) // (BYTES * upstream.layers * upstream.width)
-            for clip, all_ in tqdm(todo, desc=f"{name} hears", unit="clip", leave=False, disable=len(todo) < 8):
-                entry = _add(clip, upstream, all_, first, states, name)
+            for clip in tqdm(todo, desc=f"{name} hears", unit="clip", leave=False, disable=len(todo) < 8):
+                entry = _add(clip, upstream, whole, first, states, name)
                 index.write(json.dumps(asdict(entry)) + "\n")
                 index.flush()
                 known[entry.clip], first = entry, first + entry.kept
@@ -177,16 +174,11 @@ def _claim(path: Path, about: dict) -> None:
         path.write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
-def _missing(clips: Sequence[Clip], wholes: Sequence[bool], known: dict[str, Entry]) -> Iterator[tuple[Clip, bool]]:
-    """Yield each clip that must be heard, once, and whether all of its frames are wanted by any who ask for it."""
-    wanted: dict[str, tuple[Clip, bool]] = {}
-    for clip, whole in zip(clips, wholes, strict=True):
-        name = key(clip)
-        wanted[name] = (clip, whole or wanted.get(name, (clip, False))[1])
-    for name, (clip, whole) in wanted.items():
-        entry = known.get(name)
-        if entry is None or (whole and entry.kept < entry.frames):
-            yield clip, whole
+def _missing(clips: Sequence[Clip], whole: bool, known: dict[str, Entry]) -> list[Clip]:
+    """Return the clips that must be heard, each once."""
+    wanted = {key(clip): clip for clip in clips}
+    found = {name: known.get(name) for name in wanted}
+    return [wanted[name] for name, entry in found.items() if entry is None or (whole and entry.kept < entry.frames)]
 
 
 def _add(clip: Clip, upstream: Upstream, whole: bool, first: int, file: object, name: str) -> Entry:
