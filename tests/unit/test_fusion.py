@@ -202,6 +202,17 @@ def test_dev_chooses_the_rate():
     assert system.dev == min(one["dev"] for one in tried)
 
 
+def test_of_equal_rates_and_evaluations_the_better_trained_is_taken(monkeypatch):
+    task, fold, hearing = heard("tones")
+    monkeypatch.setattr(answering.System, "error", lambda self, fold: 0.0)
+    system, _ = training.tuned(task, fold, hearing, "ws", QUICK, (1e-3, 1e-2, 1e-1))
+    assert system.rate == interfaces.find("ws").rate
+    start = training.prepare(task, fold, hearing, "ws", QUICK)
+    assert system.weights() != start.weights()
+    once = training.train(task, fold, hearing, "ws", answering.Options(**{**vars(QUICK), "evaluations": 1}))
+    assert system.weights() == once.weights(), "the last evaluation is kept"
+
+
 def test_two_uses_of_one_model_hear_once():
     task = tasks.find("tones")
     fold, counted = task.folds((4, 2, 2))[0], Counted()

@@ -7,6 +7,7 @@ evaluations on dev the best is kept, and test is read once, after that.
 
 import copy
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -73,7 +74,7 @@ def train(task: Task, fold: Fold, hearing: Hearing, interface: str, options: Opt
             _step(system, modules.train(), optimiser, group, number / len(batches), draw)
             if number + 1 in points or number + 1 == len(batches):
                 system.tried.append(system.error(parts["dev"]))
-                if system.tried[-1] < system.dev:
+                if system.tried[-1] <= system.dev:  # of equals the one that was trained longer
                     system.dev, best = system.tried[-1], copy.deepcopy(modules.state_dict())
     if best is not None:
         modules.load_state_dict(best)
@@ -140,14 +141,13 @@ def tuned(
 ) -> tuple[System, list[dict]]:
     """Train at several rates and return the system with the lowest error on dev, and what was tried.
 
-    It is said where the best rate is the lowest or the highest, so that a better one may lie beyond.
+    Of rates that end alike, as they may on a small dev set, the one that was better on the way is taken, and then the
+    one nearest to the interface's own. It is said where the best rate is the lowest or the highest: a better one may
+    lie beyond.
     """
-    best, tried = None, []
-    for rate in rates:
-        found = train(task, fold, hearing, interface, replace(options, rate=rate))
-        tried.append({"rate": rate, "dev": found.dev})
-        if best is None or found.dev < best.dev:
-            best = found
+    known = math.log(interfaces.find(interface).rate)
+    found = [train(task, fold, hearing, interface, replace(options, rate=rate)) for rate in rates]
+    best = min(found, key=lambda one: (one.dev, np.mean(one.tried), abs(math.log(one.rate) - known)))
     if len(rates) > 2 and best.rate in (min(rates), max(rates)):
         log.warning("%s, %s: the best rate, %g, is at the end of those tried.", task.name, interface, best.rate)
-    return best, tried
+    return best, [{"rate": one.rate, "dev": one.dev} for one in found]
