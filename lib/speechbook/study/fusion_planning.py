@@ -120,27 +120,27 @@ class _Table:
 
     def rows(self) -> None:
         """Add the systems of all variants, seeds, sets and interfaces."""
-        for task in sorted(
-            self.tasks, key=lambda name: not tasks.TASKS[name].whole
-        ):  # whole clips serve other tasks too
+        whole_first = sorted(self.tasks, key=lambda name: not tasks.TASKS[name].whole)  # they serve other tasks too
+        for task in whole_first:
             for letter in dict.fromkeys("".join(self.sets)):
                 self._hears(task, letter, {})
         for variant in self._variants():
             for seed in self.seeds:
                 for letters in self.sets:
                     for interface in self._interfaces(letters):
-                        decodes = {
-                            cell: self._system(cell.name, letters, interface, seed, variant) for cell in self.plan.cells
-                        }
-                        decodes = {cell: step for cell, step in decodes.items() if step}
-                        told = " ".join([letters, *(f"{name}={value}" for name, value in variant.items())])
-                        if decodes:
-                            self.plan.systems.append(System(interface, seed, interface, decodes, tuple(letters), told))
-
+                        self._row(letters, interface, seed, variant)
         for letters in self.sets if self.experiment.alike else ():
             if len(letters) == 2 and letters[0] != letters[1]:
                 for task in self.tasks:
                     self._alike(task, letters)
+
+    def _row(self, letters: str, interface: str, seed: int, variant: dict[str, str]) -> None:
+        """Add a system: a set and an interface, on all tasks that it can do."""
+        made = {cell: self._system(cell.name, letters, interface, seed, variant) for cell in self.plan.cells}
+        decodes = {cell: step for cell, step in made.items() if step}
+        told = " ".join([letters, *(f"{name}={value}" for name, value in variant.items())])
+        if decodes:
+            self.plan.systems.append(System(interface, seed, interface, decodes, tuple(letters), told))
 
     def _alike(self, task: str, letters: str) -> None:
         """Add the comparison of two upstreams by their weighted sums and by what these get wrong on dev."""

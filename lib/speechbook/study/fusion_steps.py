@@ -1,7 +1,10 @@
 """What the steps of a fusion experiment do: an upstream hears, dev chooses a rate, systems are trained and tested."""
 
+import contextlib
+import fcntl
 import functools
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +14,10 @@ from speechmerge.errors import StudyError
 from speechmerge.fusion import answering, features, likeness, scoring, tasks, training, upstreams
 from speechmerge.fusion.examples import Fold
 from speechmerge.fusion.hearing import Hearing
+from speechmerge.packages import artefact
 
 from .plans import Step, result
+from .store import slug
 
 Inputs = list[tuple[Step, Path]]
 ANSWERS, LOG_PROBABILITIES = "answers.json", "log_probabilities.npz"
@@ -33,13 +38,24 @@ def _upstream(name: str, window: str) -> upstreams.Upstream:
     return upstreams.load(name, window)
 
 
+@contextlib.contextmanager
+def _in_turn(name: str) -> Iterator[None]:
+    """Wait until no other step lets this upstream hear, for several may run at once."""
+    place = artefact("features", f"{slug(name)}.lock")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _hear(spec: dict, inputs: Inputs, folder: Path) -> None:
     """Add the clips of a task to an upstream's store; note what a training needs to open it."""
     clips = [one.clip for fold in folds_of(spec["task"], tuple(spec["sizes"])) for one in fold]
     whole = tasks.find(spec["task"]).whole
     name, window = spec["upstream"], spec["window"]
     upstream = _upstream(name, window)
-    found = features.extract(name, upstream, clips, whole=whole, window=window)
+    with _in_turn(name):
+        found = features.extract(name, upstream, clips, whole=whole, window=window)
     told = {"store": str(found.folder.name), "fingerprint": found.fingerprint, "clips": len(found.entries)}
     _write(folder, told | {"layers": upstream.layers, "width": upstream.width, "rate": upstream.rate})
 
