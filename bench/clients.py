@@ -263,6 +263,5 @@ def keep(row: dict[str, Any], model: str, seconds: float) -> None:
     store.write_statistics("bench", "clients", [about | row | machine.stamp()], identity=IDENTITY)
 
 
-
 if __name__ == "__main__":
     main()

@@ -4,6 +4,7 @@ import functools
 import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import click
@@ -29,6 +30,11 @@ KINDS = (
     "tune",
     "match",
     "describe",
+    "hear",
+    "fuse_rate",
+    "fuse",
+    "late",
+    "alike",
 )  # of steps, in the order in which they are told
 
 
@@ -50,24 +56,31 @@ def _study_options(command: Callable) -> Callable:
 
 
 def _plans(names: tuple, profile: str, systems: tuple, seeds: tuple, take: bool = False) -> list:
-    from .study import experiments
+    from .study import experiments, fusion_planning
 
     if systems and not names:
         raise click.UsageError("--system needs --experiment, whose systems it chooses from.")
-    wanted = names or tuple(experiments.runnable(profile))
-    return [_plan(name, profile, systems, seeds, take) for name in wanted]
+    planner = fusion_planning if profile in fusion_planning.profiles() else experiments
+    wanted = names or tuple(planner.runnable(profile))
+    return [_plan(planner, name, profile, systems, seeds, take) for name in wanted]
 
 
-def _plan(name: str, profile: str, systems: tuple, seeds: tuple, take: bool) -> "Plan":
+def _plan(planner: ModuleType, name: str, profile: str, systems: tuple, seeds: tuple, take: bool) -> "Plan":
     """Plan an experiment, or a part of it; seeds that are not the profile's make a plan of their own."""
-    from .study import experiments, plans
+    from .study import plans
     from .study.study import take_choices
 
-    own = set(seeds) <= set(experiments.settings_of(profile, name).seeds)
-    made = experiments.plan(name, profile, None if own else list(seeds))
+    made = planner.plan(name, profile)
+    own = set(seeds) <= {system.seed for system in made.systems}
+    made = made if own else planner.plan(name, profile, list(seeds))
     if take:
         click.echo(f"{name} ({profile}): {take_choices(made)} committed choices taken over")
     return plans.narrowed(made, systems, seeds if own else ())
+
+
+def _is_fusion(made: "Plan") -> bool:
+    """Whether a plan is of an experiment that fuses frozen models, whose rows have fields of their own."""
+    return made.experiment.kind == "fusion"
 
 
 @study.command(epilog=example("speechmerge study plan --experiment table1"))
@@ -128,7 +141,11 @@ def study_run(
             forget(made)
         _print_plan(f"{made.name} ({profile})", len(made.steps), made.pending())
         before = measured(profile, made.name)
-        _print_changes(made.name, "written", before, run(made, executor=executor))
+        rows = run(made, executor=executor)
+        if _is_fusion(made):
+            click.echo(f"{made.name}: {len(rows)} rows written")
+        else:
+            _print_changes(made.name, "written", before, rows)
 
 
 @study.command(epilog=example("speechmerge study rescore --experiment table1"))
@@ -138,11 +155,18 @@ def rescore(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
 
     Fetches the test speech it needs. Ends with exit code 1 if a row differs.
     """
+    from .study import fusion_rows
     from .study.rows import judged, rescored
     from .study.store import measured, unlike
 
     differ = 0
     for made in (made for made in _plans(names, profile, systems, seeds) if made.systems):
+        if _is_fusion(made):
+            found = fusion_rows.rescored(made)
+            other = unlike(profile, f"{made.name}.fused", found)
+            click.echo(f"{made.name}: {len(found)} rows; {len(found) - len(other)} as committed, {len(other)} differ")
+            differ += len(other)
+            continue
         differ += _print_changes(made.name, "scored", measured(profile, made.name), rescored(made))
         for name, found in judged(made).items():
             other = unlike(profile, name, found)
@@ -209,7 +233,10 @@ def status(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
     for made in _plans(names, profile, systems, seeds):
         name = made.name
         try:
-            rows = len(store.rows(profile, name) if made.systems else store.statistics(profile, name))
+            if _is_fusion(made):
+                rows = len(store.lines(profile, f"{name}.fused"))
+            else:
+                rows = len(store.rows(profile, name) if made.systems else store.statistics(profile, name))
         except StudyError:
             rows = 0
         done = len(made.steps) - len(made.pending())

@@ -24,6 +24,7 @@ ROOMS = [
     "dynamic",
     "formats",
     "tuning",
+    "fusion",
     "cli",
 ]
 BOOK = ["study", "figures", "tables", "claims", "pages", "commands"]

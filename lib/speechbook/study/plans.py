@@ -20,7 +20,7 @@ from speechmerge.packages import artefact
 if TYPE_CHECKING:
     from .experiment import Experiment, Profile
 
-TOLD = ("choose", "rate", "tune", "describe")  # kinds of steps whose results are committed besides the rows
+TOLD = ("choose", "rate", "tune", "describe", "alike")  # kinds of steps whose results are committed besides the rows
 
 
 @dataclass(frozen=True)

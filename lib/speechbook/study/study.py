@@ -14,11 +14,14 @@ from speechmerge.errors import StudyError
 from speechmerge.files import atomic_folder
 from speechmerge.finetuning import training
 
-from . import steps, store
+from . import fusion_rows, fusion_steps, steps, store
 from .plans import Plan, Step, chosen, reads
 from .rows import collect
 
 log = logging.getLogger(__name__)
+
+ACTIONS = steps.ACTIONS | fusion_steps.ACTIONS
+COLLECTED = {"fusion": fusion_rows.collect}  # by kind of experiment; all others become rows of a table of systems
 
 
 def run(plan: Plan, *, executor: str = "local") -> list[dict]:
@@ -38,7 +41,7 @@ def run(plan: Plan, *, executor: str = "local") -> list[dict]:
     with tqdm(total=round(sum(step.seconds for step in pending)), unit="s", desc=plan.name, disable=not pending) as bar:
         for step in EXECUTORS[executor](pending, plan.steps, bar):
             bar.update(round(step.seconds))
-    return collect(plan)
+    return COLLECTED.get(plan.experiment.kind, collect)(plan)
 
 
 def _one_by_one(pending: list[Step], known: dict[str, Step], bar: tqdm) -> Iterator[Step]:
@@ -120,7 +123,7 @@ def execute(batch: list[Step], known: dict[str, Step]) -> None:
         steps.decode(batch, inputs)
     else:
         with atomic_folder(first.folder) as folder:
-            steps.ACTIONS[first.kind](first.spec, inputs, folder)
+            ACTIONS[first.kind](first.spec, inputs, folder)
     log.info("%s: %.0f s", ", ".join(step.name for step in batch), time.perf_counter() - started)
 
 

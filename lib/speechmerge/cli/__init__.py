@@ -6,7 +6,7 @@ import sys
 import click
 
 from ..errors import SpeechMergeError
-from . import convert, data, decoding, merging, methods, models, statistics, tune
+from . import convert, data, decoding, fuse, merging, methods, models, statistics, tune
 from .groups import Root, example
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -30,6 +30,7 @@ for command in (
     merging.merge,
     merging.check,
     tune.tune,
+    fuse.fuse,
     methods.methods,
     convert.convert,
     decoding.decode,
