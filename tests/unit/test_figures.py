@@ -8,6 +8,7 @@ from made_up import made_up_rows, made_up_task_vectors
 from speechbook.figures import figured, plots, style
 from speechbook.study import experiments
 from speechbook.tables import outcomes, vector_tables
+from speechmerge.dynamic import systems
 from speechmerge.errors import BookError
 from speechmerge.merging import methods
 
@@ -132,3 +133,4 @@ def test_every_family_has_its_own_colour_marker_and_label():
     assert len(set(style.COLOURS.values())) == len(style.COLOURS)
     assert len(set(style.MARKERS.values())) == len(style.MARKERS)
     assert style.family("joint training") == "joint" and style.family("lors") == "lowrank"
+    assert {style.family(system) for system in systems.SYSTEMS} == {"dynamic"}

@@ -25,7 +25,8 @@ TRAINED = {
     "fine-tuning": "expert",
     "joint training": "joint",
     "sequential training": "joint",
-}  # rows that are not merges
+    **dict.fromkeys(("se_merging", "routing", "predicted_task", "guided", "ensemble"), "dynamic"),
+}  # rows that are no merge of the registry
 COLOURS = {
     "pretrained": "#8a8a8a",
     "expert": "#111111",
@@ -38,8 +39,9 @@ COLOURS = {
     "calibrated": "#117733",
     "learned": "#999933",
     "per_task": "#AA4499",
+    "dynamic": "#DDCC77",
 }
-MARKERS = dict(zip(COLOURS, "XDsovP^<>dp", strict=True))
+MARKERS = dict(zip(COLOURS, "XDsovP^<>dph", strict=True))
 LABELS = {
     "pretrained": "before fine-tuning",
     "expert": "own-language expert",
@@ -52,6 +54,7 @@ LABELS = {
     "calibrated": "calibrated on data",
     "learned": "learned weights",
     "per_task": "a model per task",
+    "dynamic": "merged while listening",
 }
 LINES = ["#332288", "#CC6677", "#117733", "#882255", "#88CCEE", "#999933", "#44AA99", "#AA4499", "#DDCC77", "#111111"]
 SETTINGS = {  # over those of seaborn's style
