@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from speechbook.pages import building, notebooks, watching
+from speechbook.study import table_files
 from speechmerge.errors import BookError
 
 
@@ -214,15 +215,15 @@ class TestBook:
         with pytest.raises(BookError, match=r"page\.ipynb is out of date"):
             building.build_book("speech", root=root)
 
-    @pytest.mark.parametrize(("profile", "kind"), [("speech", "rows"), ("tiny", "measures")])
+    @pytest.mark.parametrize(("profile", "kind"), [("speech", "rows"), ("tiny", "comparisons")])
     def test_a_notebook_outside_the_contents_waits_for_what_it_shows(self, root, profile, kind):
         named = f"profile = {profile!r}\nexperiment = 'table1'"
         make(root / "notebooks", "profile", parameters=named, name="waiting")
         own = root / "results" / profile / "table1"
-        own.mkdir(parents=True)
-        (own / "chosen.parquet").touch()
+        table_files.write(own / "measures.parquet", [{"value": 0.5}])
+        table_files.write(own / f"{kind}.parquet", [])
         assert "waiting" not in building.listed_sources(root)
-        (own / f"{kind}.parquet").touch()
+        table_files.write(own / f"{kind}.parquet", [{"value": 0.5}])
         with pytest.raises(BookError, match="lacks book/executed/waiting, whose notebook exists"):
             building.listed_sources(root)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from speechmerge.errors import BookError
 
-from ..study import protocol
+from ..study import protocol, table_files
 from ..study.experiments import settings_of
 from ..study.store import project_root, results_folder
 from . import method_cards, notebooks, rendering
@@ -49,15 +49,15 @@ def listed_sources(root: Path) -> dict[str, Path]:
 def _waits(source: Path, results: Path) -> bool:
     """Tell whether the experiment that a notebook's parameter ``experiment`` names has no committed rows.
 
-    Where the protocol governs the notebook's own profile, measures are what it waits for: rows of all seeds.
+    Where the protocol governs the notebook's own profile, comparisons are what it waits for: they need all seeds.
     """
     values = notebooks.declared_parameters(source)
     if "experiment" not in values:
         return False
     own = results / values["profile"] / values["experiment"]
     governed = protocol.governs(settings_of(values["profile"], values["experiment"]))
-    kinds = ("measures",) if governed else ("rows", "statistics")
-    return not any((own / f"{kind}.parquet").is_file() for kind in kinds)
+    kinds = ("comparisons",) if governed else ("rows", "statistics")
+    return not any(table_files.read(own / f"{kind}.parquet") for kind in kinds)
 
 
 def check_current(root: Path, profile: str | None = None, unmade: Collection[str] = ()) -> None:
