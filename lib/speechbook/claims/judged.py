@@ -1,27 +1,18 @@
 """Results measured by the protocol, as the tests of claims read them: its primary metric, on all or on novel clips."""
 
-import pandas as pd
-
-from speechmerge.errors import StudyError
+import functools
 
 from ..study import protocol
 from ..study.measures import ALL
 from ..tables import evidence
-from .results import NotRunError, Results
+from .results import Results
 
 
 class Judged(Results):
     """As :class:`Results`, from the tables of measures and comparisons; all training seeds together."""
 
     def __init__(self, profile: str, clips: str = ALL) -> None:
-        super().__init__(profile)
-        self.clips = clips
-
-    def _frame(self, experiment: str) -> pd.DataFrame:
-        try:
-            return evidence.frame(self.profile, experiment, clips=self.clips)
-        except StudyError as error:
-            raise NotRunError(f"{experiment} has no rows") from error
+        self._read = functools.cache(functools.partial(evidence.frame, profile, clips=clips))
 
     def unit(self, task: str) -> str:
         """Return the unit of a task's score."""
