@@ -92,7 +92,7 @@ def scalings(rows: pd.DataFrame) -> pd.DataFrame:
     found: dict[str, dict[str, str]] = {}
     for system, model, _, params in _merged(rows):
         if "scaling" in params:
-            found.setdefault(system, {})[model] = f"{params['scaling']:g}"
+            found.setdefault(system, {})[model] = f"{params['scaling']:.3g}"
     table = _short(pd.DataFrame.from_dict(found)).T.fillna("")
     return (table.set_axis(["λ"], axis=1) if table.shape[1] == 1 else table).rename_axis(columns="λ of")
 

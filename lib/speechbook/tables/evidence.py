@@ -164,7 +164,7 @@ def trainings(profile: str, experiment: str) -> pd.DataFrame:
         experiment: with rows of trained systems.
 
     Returns:
-        Columns ``minutes, rate, steps, best step, update`` (its Euclidean norm, in per cent of the base's), ``in the
+        Columns ``minutes, rate, steps, best step, update`` (its Euclidean norm, per cent of the base's), ``in the
         token table`` and ``in rows never read`` (shares of its squared norm, per cent), a line a model and seed.
     """
     rows = store.rows(profile, experiment)
@@ -175,12 +175,14 @@ def trainings(profile: str, experiment: str) -> pd.DataFrame:
             "minutes": table["minutes"].map("{:.0f}".format),
             "rate": table["learning_rate"].map("{:g}".format),
             "best step": table["best_step"],
-            "update": table["update"],
+            "update, %": (100 * table["update"]).map("{:.2f}".format),
             "in the token table, %": (100 * table["in_table"]).round(1),
             "in rows never read, %": (100 * table["in_unseen_rows"]).round(1),
         }
     )
-    table = table[["minutes", "rate", "steps", "best step", "update", "in the token table, %", "in rows never read, %"]]
+    table = table[
+        ["minutes", "rate", "steps", "best step", "update, %", "in the token table, %", "in rows never read, %"]
+    ]
     return table.rename(index=lambda name: name.removeprefix("choose ")).sort_index()
 
 
