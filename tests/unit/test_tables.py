@@ -185,7 +185,8 @@ def test_who_reads_rows_does_not_wait_for_transformers():
     """Its import takes longer than a chapter's own work, and a book has many chapters."""
     code = (
         "import sys\nfrom speechbook.figures import curves, plots\nfrom speechbook.pages import provenance\n"
-        "from speechbook.tables import choices, costs, domains, growth, leaders, outcomes, series, sweeps, transfer\n"
+        "from speechbook.tables import choices, costs, domains, evidence, growth, leaders\n"
+        "from speechbook.tables import outcomes, series, sweeps, transfer\n"
         "from speechbook.study import experiments\n"
         "experiments.plan('table1', 'speech')\nsys.exit('transformers' in sys.modules)"
     )

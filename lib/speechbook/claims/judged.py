@@ -3,7 +3,7 @@
 import functools
 
 from ..study import protocol
-from ..study.measures import ALL
+from ..study.protocol import ALL
 from ..tables import evidence
 from .results import Results
 

@@ -101,23 +101,12 @@ class Entry(Checked):
             raise Fault(f"has {extra[0]!r}, a field of merges; {made[0]!r} makes no merge.")
         return self
 
-    def _can_listen(self) -> None:
-        """Check what is merged while it listens."""
-        from speechmerge.dynamic import systems  # which brings in what decodes
-
-        if extra := next((name for name in ("tune", "match", "prune", "sweep") if getattr(self, name)), None):
-            raise Fault(f"has dynamic and {extra}; take over what another merge was tuned to with tuned_as.")
-        try:
-            systems.check(self.dynamic)
-        except SpeechMergeError as error:
-            raise Fault(f"cannot listen: {error}") from None
-
     def _can_be_merged(self) -> None:
         """Check method and parameters; values that the profile lists are checked with it."""
         if self.tune and self.tuned_as:
             raise Fault("has tune and tuned_as; expected one of them.")
-        if self.dynamic:
-            self._can_listen()
+        if self.dynamic and (extra := next(filter(self.__getattribute__, ("tune", "match", "prune", "sweep")), None)):
+            raise Fault(f"has dynamic and {extra}; take over what another merge was tuned to with tuned_as.")
         check_merge(self.method, self.params | (self.match or {}))
         found = methods.find(self.method)
         if self.hears != "dev" and (found.measure or not found.data):

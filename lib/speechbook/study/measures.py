@@ -28,12 +28,10 @@ from . import store
 from .comparisons import OTHERS
 from .kept import Kept
 from .plans import Cell
-from .protocol import Protocol
+from .protocol import ALL, NOVEL, OWN, Protocol
 
 log = logging.getLogger(__name__)
 
-OWN = "own cells"
-ALL, NOVEL = "all", "novel"
 IDENTITY = ("system", "variant", "task", "group", "clips", "metric")
 DIGITS = 6  # behind the point
 

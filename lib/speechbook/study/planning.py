@@ -12,7 +12,7 @@ the merge whose length of update it is scaled to; ``prune``; ``sweep``, a parame
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from speechmerge.errors import MethodError, StudyError, nearest
+from speechmerge.errors import MethodError, SpeechMergeError, StudyError, nearest
 from speechmerge.finetuning.packing import FULL_SECONDS
 from speechmerge.merging import methods, options, searching
 
@@ -208,7 +208,7 @@ class Table:
             model["speech"] = [[cell | heard for cell in described(part)] for part in finer]
             model |= {"hears": entry.hears} if entry.hears != "dev" else {}
         if entry.dynamic:
-            model |= self._listening(entry.dynamic, finer)
+            model |= self._listening(entry, finer)
         found = (entry.system, group)
         if found not in self.tuned:
             prunes = tuple(
@@ -225,14 +225,18 @@ class Table:
             self.tuned[found] = prunes + tunes
         return group, model, experts + self.tuned[found]
 
-    def _listening(self, dynamic: dict, finer: Sequence[Group]) -> dict:
+    def _listening(self, entry: Entry, finer: Sequence[Group]) -> dict:
         """Return what the specification of a model says that is merged while it listens."""
         from speechmerge.dynamic import systems  # which brings in what decodes
 
-        if systems.check(dynamic)[1].get("signal") != "speech":
-            return {"dynamic": dynamic}
+        try:
+            _, options = systems.check(entry.dynamic)
+        except SpeechMergeError as error:
+            raise StudyError(f"{self.plan.name}: {entry.system!r} cannot listen: {error}") from error
+        if options.get("signal") != "speech":
+            return {"dynamic": entry.dynamic}
         heard = [[cell | {"cap": systems.CLIPS} for cell in described(part)] for part in finer]
-        return {"dynamic": dynamic, "speech": heard, "hears": "train"}
+        return {"dynamic": entry.dynamic, "speech": heard, "hears": "train"}
 
     def _check(self, entry: Entry, experts: int) -> None:
         """Check that a system can be merged with its own parameters and all values that may be chosen for it."""

@@ -15,11 +15,13 @@ from .checked import Checked, Count, Fault, Positive, Rates, Seeds, word
 from .experiment import Decode, Profile
 from .store import project_root
 
+OWN = "own cells"  # the group of all cells of a table
+ALL, NOVEL = "all", "novel"  # which clips are judged
 METRICS = {  # what a task may be judged by, and whether more of it is better
     "asr": {"capped_wer": False, "wer": False, "macro_wer": False, "spelled_wer": False},
     "st": {"chrf": True, "bleu": True},
 }
-ALL = METRICS["asr"] | METRICS["st"]
+EVERY = METRICS["asr"] | METRICS["st"]
 Share = Annotated[Positive, Field(le=1)]
 
 
@@ -83,8 +85,8 @@ class Protocol(Checked):
                 if name not in self.margins:
                     raise Fault(f"lacks {name} in margins, a metric of {task}; say how large a difference counts.")
         for name in self.margins:
-            if name not in ALL:
-                raise Fault(f"has no metric {name!r}, named in margins.{nearest(name, ALL)}")
+            if name not in EVERY:
+                raise Fault(f"has no metric {name!r}, named in margins.{nearest(name, EVERY)}")
         return self
 
     @model_validator(mode="after")

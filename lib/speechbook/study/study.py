@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import time
+from collections import ChainMap
 from collections.abc import Iterator
 
 from tqdm import tqdm
@@ -20,7 +21,7 @@ from .rows import collect
 
 log = logging.getLogger(__name__)
 
-ACTIONS = steps.ACTIONS | fusion_steps.ACTIONS
+ACTIONS = ChainMap(steps.ACTIONS, fusion_steps.ACTIONS)
 COLLECTED = {"fusion": fusion_rows.collect}  # by kind of experiment; all others become rows of a table of systems
 
 

@@ -3,10 +3,12 @@
 import pandas as pd
 
 from speechmerge.errors import StudyError
+from speechmerge.merging import searching
 
 from ..figures.style import AVERAGE
 from ..study import experiments
-from ..study.plans import Plan, System
+from ..study.planning import EVALUATIONS
+from ..study.plans import Plan, Step, System
 
 
 def of_systems(rows: pd.DataFrame) -> pd.DataFrame:
@@ -67,9 +69,21 @@ def _choosing(plan: Plan, system: System) -> tuple[tuple[int, int], tuple[int, i
     found = []
     for per_expert in (True, False):
         chosen = [plan.steps[name] for name in tunes if plan.steps[name].spec["per_expert"] == per_expert]
-        decodes = sum(len(step.needs) for step in chosen)
-        found.append((sum(len(step.spec["grid"]) for step in chosen), decodes * plan.settings.dev_clips))
+        found.append((sum(map(_candidates, chosen)), sum(_decoded(plan, step) for step in chosen)))
     return tuple(found)
+
+
+def _candidates(step: Step) -> int:
+    """Count the merges that a choice made: those of its grid, or about as many as a search tries."""
+    search = step.spec.get("search")
+    return len(search["values"] or range(EVALUATIONS)) if search else len(step.spec["grid"])
+
+
+def _decoded(plan: Plan, step: Step) -> int:
+    """Count the dev clips that a choice decoded: of each point of a grid, or of the best that a search found."""
+    clips = plan.settings.dev_clips or plan.settings.here.test_clips
+    many = len(step.spec["cells"]) * searching.FINALISTS if "search" in step.spec else len(step.needs)
+    return many * clips
 
 
 def one_more(costs: pd.DataFrame, joint: str, merges: list[str]) -> pd.DataFrame:

@@ -12,8 +12,8 @@ from speechmerge.evaluation import inference
 from ..figures.curves import signed
 from ..figures.style import AVERAGE, DASH, TO
 from ..study import experiments, protocol, store
-from ..study.measures import ALL, NOVEL, OWN
 from ..study.plans import Cell
+from ..study.protocol import ALL, NOVEL, OWN
 from . import choices, results
 
 SHOWN = {  # of metrics, and by what they are multiplied

@@ -22,7 +22,6 @@ from typing import Annotated, Any
 from .. import speech
 from ..errors import MethodError, nearest
 from ..evaluation.decoding import Decoder, Decoding
-from ..merging.given import parse
 from ..merging.parameters import Choice, Parameter, PerExpert, Range, parameter_of
 from ..merging.recipe import Recipe
 from ..merging.rules.primitives import per_expert
@@ -189,4 +188,6 @@ def from_recipe(recipe: Recipe, settings: Decoding | None = None, *, resolve: Ca
 
 def spoken(named: Sequence[str]) -> list[list[speech.Part]]:
     """Return each expert's own speech, given as ``WHERE:LANGUAGE[:TASK]``: some of its training clips."""
+    from ..merging.given import parse  # which brings in transformers, for whoever only checks a system
+
     return [speech.heard(parse(text), "train", CLIPS) for text in named]
