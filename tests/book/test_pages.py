@@ -121,14 +121,6 @@ class TestSources:
         with pytest.raises(BookError, match="lacks book/executed/new"):
             building.listed_sources(root)
 
-    def test_a_notebook_may_wait_for_its_rows_outside_the_contents(self, root):
-        write_notebook(root / "notebooks" / "new.ipynb", 'profile = "speech"\nexperiment = "table9"')
-        assert list(building.listed_sources(root)) == ["page"]
-        (root / "results" / "speech" / "table9").mkdir(parents=True)
-        (root / "results" / "speech" / "table9" / "rows.parquet").write_bytes(b"rows")
-        with pytest.raises(BookError, match="lacks book/executed/new"):
-            building.listed_sources(root)
-
 
 class TestBuild:
     """The real Jupyter Book on a book of one notebook and one page."""

@@ -65,7 +65,8 @@ def test_every_page_of_the_contents_is_there(index, root):
 
 def test_the_result_page_shows_the_rows_that_were_just_measured(index):
     rows = store.rows("smoke", "table1")
-    pooled = rows[rows["language"] == "pooled"].set_index("system")["wer"]
+    first = rows[rows["seed"] == rows["seed"].min()]  # the one that the page shows
+    pooled = first[first["language"] == "pooled"].set_index("system")["wer"]
     page = article(index, "book/executed/table1")
     table, *_ = [x for x in page.find_all("table", class_="dataframe") if "published" in x.thead.get_text()]
     shown = {tr.find("th").get_text(): [td.get_text() for td in tr.find_all("td")] for tr in table.tbody.find_all("tr")}
