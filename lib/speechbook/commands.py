@@ -68,12 +68,13 @@ def _plans(names: tuple, profile: str, systems: tuple, seeds: tuple, take: bool 
 def _plan(planner: ModuleType, name: str, profile: str, systems: tuple, seeds: tuple, take: bool) -> "Plan":
     """Plan an experiment, or a part of it; seeds that are not the profile's make a plan of their own."""
     from .study import plans
-    from .study.study import take_choices
 
     made = planner.plan(name, profile)
     own = set(seeds) <= {system.seed for system in made.systems}
     made = made if own else planner.plan(name, profile, list(seeds))
     if take:
+        from .study.study import take_choices  # which brings in what trains and decodes
+
         click.echo(f"{name} ({profile}): {take_choices(made)} committed choices taken over")
     return plans.narrowed(made, systems, seeds if own else ())
 

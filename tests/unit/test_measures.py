@@ -306,11 +306,12 @@ def test_pages_show_measures_in_points(plan, clips):
 def test_pages_say_what_a_comparison_decides_from_either_side(plan):
     line = kept_line("comparisons", system="Merged", against="Base")
     assert line["verdict"] == HOLDS
-    assert evidence.verdict("smoke", "judged", "Merged", "Base").startswith("better (−")
-    assert evidence.verdict("smoke", "judged", "Own", "Merged").startswith("undecided (−")
-    assert evidence.verdict("smoke", "judged", "Base", "Merged").startswith("worse (+")
-    with pytest.raises(StudyError, match="'Base' was not compared with 'Nobody' in judged"):
-        evidence.verdict("smoke", "judged", "Base", "Nobody")
+    found = evidence.frame("smoke", "judged")
+    assert evidence.verdict(found, "Merged", "Base").startswith("better (−")
+    assert evidence.verdict(found, "Own", "Merged").startswith("undecided (−")
+    assert evidence.verdict(found, "Base", "Merged").startswith("worse (+")
+    with pytest.raises(StudyError, match="'Base' was not compared with 'Nobody' in task 'asr'"):
+        evidence.verdict(found, "Base", "Nobody")
     table = evidence.outcomes("smoke", "judged", "Base")
     assert list(table.index) == ["Own", "Merged", "Merged again"]
     assert table["all clips", "it is"]["Merged"] == "better"

@@ -237,8 +237,7 @@ def _tune(spec: dict, inputs: Inputs, folder: Path) -> None:
         }
         tried.append({**point, **{scoring.METRICS[task]: rate for task, rate in rates.items()}})
         tried[-1]["error"] = dev_error(rates)
-    best = min(range(len(tried)), key=lambda i: tried[i]["error"])
-    write(folder, {"params": spec["grid"][best], "error": tried[best]["error"], "tried": tried})
+    write(folder, _tuned_as(spec, tried))
 
 
 def _searched(spec: dict, inputs: Inputs) -> dict:
@@ -267,13 +266,7 @@ def _searched(spec: dict, inputs: Inputs) -> dict:
     seconds, decoder = time.perf_counter() - started, _decoder(base, Decoding(**spec["decoding"]), False)
     errors = {value: measuring.decoded_error(decoder, state(value), heard) for value in best}
     rows = [{name: value, "loss": found, **errors.get(value, {})} for value, found in tried]
-    chosen = min(best, key=lambda value: errors[value]["error"])
-    return {
-        "params": {name: chosen},
-        "error": errors[chosen]["error"],
-        "tried": rows,
-        "loss_seconds": round(seconds, 1),
-    }
+    return _tuned_as(spec, rows) | {"loss_seconds": round(seconds, 1)}
 
 
 def _tuned_as(spec: dict, tried: list[dict]) -> dict:

@@ -12,7 +12,6 @@ from speechmerge.evaluation import inference
 from ..figures.curves import signed
 from ..figures.style import AVERAGE, DASH, TO
 from ..study import experiments, protocol, store
-from ..study.plans import Cell
 from ..study.protocol import ALL, NOVEL, OWN
 from . import choices, results
 
@@ -59,14 +58,14 @@ def frame(
     unit, wide = found["metric"].map({name: unit for name, (_, unit) in SHOWN.items()}), found["wide_low"].notna()
     ends = {end: unit * found[f"wide_{end}"].where(wide, found[f"ci_{end}"]).astype(float) for end in ("low", "high")}
     place = found["group"].where(found["group"] != OWN, found["task"].map(AVERAGE))
-    cells = {cell.name for cell in own_cells(profile, experiment)}
-    of = found["group"].map(lambda name: "average" if name == OWN else "place" if name in cells else "group")
+    own = _places(profile, experiment)
+    of = found["group"].map(lambda name: "average" if name == OWN else "place" if name in own else "group")
     return found.assign(value=unit * found["value"].astype(float), place=place, of=of, seed=0, before=None, **ends)
 
 
-def own_cells(profile: str, experiment: str) -> tuple[Cell, ...]:
-    """Return the cells that an experiment's own table is about."""
-    return experiments.plan(experiment, profile).cells
+def _places(profile: str, experiment: str) -> tuple[str, ...]:
+    """Return the languages or domains that an experiment's own table is about."""
+    return experiments.settings_of(profile, experiment).sets[experiments.experiments()[experiment].languages]
 
 
 def measured(
@@ -79,7 +78,7 @@ def measured(
     """
     found = frame(profile, experiment, clips=clips, task=task, metric=metric)
     order = [entry.system for entry in experiments.experiments()[experiment].systems]
-    places = [*dict.fromkeys(cell.name for cell in own_cells(profile, experiment)), AVERAGE[task]]
+    places = [*_places(profile, experiment), AVERAGE[task]]
     found = found[found["against"].isna() & found["place"].isin(places) & found["system"].isin(order)]
     found = found.sort_values(
         ["system", "place"], key=lambda own: own.map((order if own.name == "system" else places).index), kind="stable"
@@ -129,18 +128,19 @@ def averages(profile: str, experiment: str, *, task: str = "asr") -> pd.DataFram
     return pd.DataFrame(columns).rename_axis(index=None)
 
 
-def verdict(
-    profile: str, experiment: str, system: str, against: str, *, task: str = "asr", clips: str = ALL,
-    place: str | None = None,
-) -> str:  # fmt: skip
+def verdict(found: pd.DataFrame, system: str, against: str, *, task: str = "asr", place: str | None = None) -> str:
     """Return what a comparison says of a system in words, with the difference and its interval.
 
-    Arguments as for :func:`frame` and :func:`outcomes`.
+    Args:
+        found: what :func:`frame` returns.
+        system: the subject.
+        against: what it is compared with.
+        task: ``asr`` or ``st``.
+        place: a language or group; None for the average.
 
     Raises:
         StudyError: the two were not compared.
     """
-    found = frame(profile, experiment, clips=clips, task=task)
     for first, second, sign in ((system, against, 1), (against, system, -1)):
         own = results.pair(found, first, second, task, place)
         if len(own) == 1:
@@ -148,7 +148,7 @@ def verdict(
             low, high = sorted((sign * row.low, sign * row.high))
             said = WORDS[row.verdict] if sign > 0 else _turned(WORDS[row.verdict])
             return f"{said} ({_signed(sign * row.value)} points, {_signed(low)}{TO}{_signed(high)})"
-    raise StudyError(f"{system!r} was not compared with {against!r} in {experiment}; see `against` in experiments/.")
+    raise StudyError(f"{system!r} was not compared with {against!r} in task {task!r}; see `against` in experiments/.")
 
 
 def _turned(word: str) -> str:
