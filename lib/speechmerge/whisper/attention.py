@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
 from ..devices import AMX, AVX, cpu_features
@@ -16,9 +17,9 @@ BY_WINDOW = "by_window"  # our name for it in transformers' registry
 def implementation(device: torch.device) -> str:
     """Name the fastest attention there, in transformers' words: its fused ``"sdpa"``, or :func:`by_window`.
 
-    PyTorch's fused kernel gains nothing from AVX-512 BF16 instructions; with AMX and on GPUs it is the faster one.
+    PyTorch's fused kernel gains nothing from AVX-512 BF16 instructions, and its gradient nothing from AMX either.
     """
-    return BY_WINDOW if device.type == "cpu" and cpu_features() & {AMX, AVX} == {AVX} else "sdpa"
+    return BY_WINDOW if device.type == "cpu" and cpu_features() & {AMX, AVX} else "sdpa"
 
 
 def by_window(
@@ -29,9 +30,11 @@ def by_window(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: object,
+    **others: object,
 ) -> tuple[Tensor, None]:
     """Attend without a fused kernel, in so many windows at once that their scores are few.
+
+    Where nothing is learnt and the processor has AMX, the fused kernel is the faster one, and is what runs.
 
     Args:
         module: the attention module.
@@ -41,10 +44,13 @@ def by_window(
         attention_mask: added to the scores; (windows or 1, heads or 1, targets, sources).
         scaling: factor of the scores; without it, one over the root of the width of a head.
         dropout: share of the weights that are dropped in training.
+        others: what the fused kernel understands besides.
 
     Returns:
         What was attended to, (windows, targets, heads, width of a head), and None for the weights.
     """
+    if AMX in cpu_features() and not torch.is_grad_enabled():
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
     windows, heads, targets, width = query.shape
     size = max(1, SCORES // (heads * targets * key.shape[2]))
     query = query * (width**-0.5 if scaling is None else scaling)
