@@ -109,7 +109,10 @@ def test_pages_of_one_notebook_share_its_code_and_differ_in_their_text():
     assert first.cells[0].source.startswith("# Two tasks, one") and second.cells[0].source.startswith(
         "# Two tasks, five"
     )
-    here, there = (str([cell.source for cell in code_cells(one)]) for one in (first, second))
+    assert [code_cells(one)[0].source.splitlines()[1] for one in (first, second)] == [
+        'experiment = "table11"', 'experiment = "table9"',
+    ]  # fmt: skip
+    here, there = (str([cell.source for cell in code_cells(one)[1:]]) for one in (first, second))
     assert here != there and here.replace("table3", "table9") == there
 
 

@@ -9,7 +9,9 @@ Several pages may share a source. Its metadata name them, with the parameters of
 
 import ast
 import hashlib
+import json
 import logging
+import re
 import tempfile
 from importlib import import_module
 from importlib.metadata import version
@@ -57,18 +59,21 @@ def pages(source: Path) -> dict[str, dict[str, object]]:
 
 
 def page_of(source: Path, page: str) -> nbformat.NotebookNode:
-    """Return what stands on one of the pages of a notebook.
+    """Return what stands on one of the pages of a notebook; its parameters cell has the page's own values.
 
     Raises:
         BookError: the file is no notebook.
     """
-    notebook = read(source)
+    notebook, values = read(source), pages(source).get(page, {})
     only = [[tag for tag in cell.metadata.get("tags", []) if tag.startswith(ONLY)] for cell in notebook.cells]
     notebook.cells = [
         cell for cell, tags in zip(notebook.cells, only, strict=True) if not tags or f"{ONLY}{page}" in tags
     ]
     for cell in notebook.cells:
         cell.source = cell.source.replace(PAGE, page)
+        if "parameters" in cell.metadata.get("tags", []):
+            for name, value in values.items():  # words, which JSON and Python write alike
+                cell.source = re.sub(rf"(?m)^{name} = \S+", f"{name} = {json.dumps(value)}", cell.source)
     return notebook
 
 
