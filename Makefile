@@ -71,5 +71,5 @@ lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 clean:
-	rm -rf _build book/executed book/_static/mathjax .pytest_cache .ruff_cache $(VENV)
+	rm -rf _build book/executed book/_static/mathjax book/_static/datatables .pytest_cache .ruff_cache $(VENV)
 	find lib tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

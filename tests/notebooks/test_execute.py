@@ -191,7 +191,7 @@ class TestBook:
     def root(self, tmp_path, monkeypatch):
         monkeypatch.setenv("SPEECHMERGE_RESULTS", str(tmp_path / "results"))
         (tmp_path / "notebooks").mkdir()
-        (tmp_path / "book" / "_static" / "mathjax").mkdir(parents=True)
+        monkeypatch.setattr(building.rendering, "VENDORED", {})
         (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/executed/page\n")
         make(tmp_path / "notebooks", "profile", parameters="profile = 'speech'")
         monkeypatch.setattr(building.rendering, "build_html", lambda root: root / "index.html")
@@ -233,7 +233,7 @@ class TestBook:
 
     def test_a_damaged_copy_is_made_again(self, root):
         copy = root / "book" / "executed" / "page.ipynb"
-        copy.parent.mkdir()
+        copy.parent.mkdir(parents=True)
         copy.write_text('{"cells": [')
         building.build_book("speech", root=root)
         assert notebooks.recorded(copy)["key"]
@@ -249,7 +249,7 @@ class TestUnmade:
     def root(self, tmp_path, monkeypatch):
         monkeypatch.setenv("SPEECHMERGE_RESULTS", str(tmp_path / "results"))
         (tmp_path / "notebooks").mkdir()
-        (tmp_path / "book" / "_static" / "mathjax").mkdir(parents=True)
+        monkeypatch.setattr(building.rendering, "VENDORED", {})
         toc = {"root": "book/executed/good", "chapters": [{"file": f"book/executed/{x}"} for x in self.CHAPTERS[1:]]}
         (tmp_path / "_toc.yml").write_text(json.dumps(toc))
         for name in self.CHAPTERS:

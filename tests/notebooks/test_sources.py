@@ -119,7 +119,7 @@ def test_pages_of_one_notebook_share_its_code_and_differ_in_their_text():
 def test_every_key_it_shows_is_glued_in_it(notebook):
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     code = "\n".join(cell.source for cell in code_cells(notebook))
-    published = re.findall(r"(?:publish\(profile, |show\()\"([^\"]+)\"\)", code)
+    published = re.findall(r"(?:publish\((?:profile|\"bench\"), |show\()\"([^\"]+)\"\)", code)
     keys = {f"{name}-{part}" for name in published for part in ("figure", "caption")}
     patterns = [re.escape(key) for key in keys | set(re.findall(r"glue\(\"([^\"]+)\"", code))]
     patterns += [re.sub(r"\{.*?\}(?=[^}]*$|-)", ".+", key) for key in re.findall(r"glue\(f\"([^\"]+)\"", code)]

@@ -106,7 +106,7 @@ def build_book(profile: str | None = None, *, root: Path | None = None) -> Path:
     """
     root = project_root() if root is None else root
     sources = listed_sources(root)
-    rendering.vendor_mathjax(root)
+    rendering.vendor(root)
     if (root / "book" / "methods").is_dir():
         method_cards.draw_pictures(root / "book")
     unmade = _unmade(root, profile, sources)
