@@ -84,11 +84,7 @@ def build_html(root: Path) -> Path:
     built = root / "_build" / "html"
     built.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=built.parent) as work, atomic_folder(built, overwrite=True) as folder:
-        command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(root), "--path-output", work]
-        done = subprocess.run([*command, "--all", "-W", "--keep-going"], capture_output=True, text=True, cwd=root)
-        if done.returncode:
-            raise BookError(f"the book did not build:\n{_complaints(done.stdout + done.stderr)}")
-        site = Path(work) / "_build" / "html"
+        site = run_sphinx(root, work, "-W", "--keep-going")
         if not site.is_dir():
             raise BookError(
                 "Jupyter Book ended without an error but built no site; version 1.x is needed (see the lock)."
@@ -96,6 +92,19 @@ def build_html(root: Path) -> Path:
         check_pages(site, table_of_contents(root))
         shutil.copytree(site, folder, dirs_exist_ok=True)
     return built / "index.html"
+
+
+def run_sphinx(root: Path, work: str, *flags: str, builder: str = "html") -> Path:
+    """Run Jupyter Book on all pages and return the folder they are in, below ``work``.
+
+    Raises:
+        BookError: with the warnings or the error.
+    """
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(root), "--path-output", work, "--builder", builder]
+    done = subprocess.run([*command, "--all", *flags], capture_output=True, text=True, cwd=root)
+    if done.returncode:
+        raise BookError(f"the book did not build:\n{_complaints(done.stdout + done.stderr)}")
+    return Path(work) / "_build" / builder
 
 
 def _complaints(output: str) -> str:
