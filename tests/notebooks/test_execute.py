@@ -202,6 +202,24 @@ class TestBook:
         monkeypatch.setattr(notebooks.papermill, "execute_notebook", lambda *a, **k: pytest.fail("was run again"))
         assert building.build_book("speech", root=root) == root / "index.html"
 
+    def test_an_unchanged_notebook_is_run_again_if_it_is_asked_for(self, root, monkeypatch):
+        building.build_book("speech", root=root)
+        run = []
+        monkeypatch.setattr(notebooks, "execute", lambda *a, page, **k: run.append(page))
+        building.build_book("speech", root=root, again=["page"])
+        assert run == ["page"]
+        with pytest.raises(BookError, match=r"no executed page 'pgae'\. Did you mean 'page'\?"):
+            building.build_book("speech", root=root, again=["pgae"])
+
+    def test_a_page_offers_its_notebook_which_runs_by_itself(self, root):
+        building.build_book("speech", root=root)
+        executed = root / "book" / "executed"
+        told = nbformat.read(executed / "page.ipynb", as_version=4).cells[1].source
+        for name in re.findall(r"\{download\}`[^<]+<([^>]+)>`", told):
+            taken = nbformat.read(executed / name, as_version=4)
+            assert [cell.source for cell in taken.cells] == ["# Page", "profile = 'speech'", "profile"]
+        assert "\nspeechmerge book --again page\n" in told and told.count("{download}") == 2
+
     def test_another_profile_runs_it_with_that_profile(self, root):
         building.build_book("smoke", root=root)
         executed = nbformat.read(root / "book" / "executed" / "page.ipynb", as_version=4)
