@@ -1,6 +1,7 @@
 # Two commands matter: `make book` and `make test`. Each sets up what it needs and says what it is doing.
 #
 #   make book     environment, real weights and speech, notebooks, rendered book (prints the path of its first page)
+#   make print    the book, and all of it in one PDF (needs a Chromium)
 #   make test     environment, every test (the book's own included); needs no network once the environment stands
 #   make study    recompute the study's rows: trains, merges, decodes and scores; prints its plan and estimate first
 #   make bench    merging timed against other libraries and the disk (over an hour)
@@ -30,7 +31,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TQDM_MININTERVAL ?= $(shell [ -t 2 ] && echo 0.1 || echo 30)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test study bench lint clean
+.PHONY: help setup book print test study bench lint clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -53,7 +54,10 @@ book: $(STAMP)
 	$(SAY) "speech: the corpora"
 	@$(BIN)/speechmerge fetch corpora asterisk stamps
 	$(SAY) "book: notebooks, then pages"
-	@$(BIN)/speechmerge book $(PROFILE:%=--profile %)
+	@$(BIN)/speechmerge book $(PROFILE:%=--profile %) $(PDF:%=--pdf %)
+
+print: PDF := _build/book.pdf
+print: book
 
 test: $(STAMP)
 	$(SAY) "tests"
@@ -71,5 +75,5 @@ lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 clean:
-	rm -rf _build book/executed book/_static/mathjax .pytest_cache .ruff_cache $(VENV)
+	rm -rf _build book/executed book/_static/mathjax book/_static/datatables .pytest_cache .ruff_cache $(VENV)
 	find lib tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -86,7 +86,9 @@ def made_up_choices(plan: Plan) -> list[dict]:
         if step.kind == "rate":
             tried = [{"learning_rate": rate, "dev_loss": 1 + rate} for rate in step.spec["rates"]]
         else:
-            tried = [point | {"wer": 0.3, "error": 0.3 + 0.01 * i} for i, point in enumerate(_points(step))]
+            told = {"loss_seconds": 1.0, "decode_seconds": 6.0} if "decoded" in step.spec.get("search", {}) else {}
+            told |= {"wer": 0.3, "loss": 1.2}
+            tried = [point | told | {"error": 0.3 + 0.01 * i} for i, point in enumerate(_points(step))]
         rows.append({"step": step.name, "kind": step.kind, "tried": tried} | STAMP)
     return rows
 

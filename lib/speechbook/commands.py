@@ -1,4 +1,4 @@
-"""Commands that recompute and render the book: study, book, cards; entry points of the library's command line."""
+"""Commands of the study and the book: study, book, students, cards; entry points of the library's command line."""
 
 import functools
 import logging
@@ -245,20 +245,45 @@ def status(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
 
 
 @click.command(
-    epilog=example("speechmerge book --profile speech"), short_help="Execute the notebooks and render the book."
+    epilog=example(
+        "speechmerge book --profile speech\nspeechmerge book --again table1\nspeechmerge book --pdf book.pdf"
+    ),
+    short_help="Execute the notebooks and render the book.",
 )
 @click.option("--profile", help="Whose rows the pages show (default: each page's own).")
-def book(profile: str | None) -> None:
+@click.option("--again", multiple=True, help="Page to execute even if it is current; repeatable.")
+@click.option(
+    "--pdf", type=click.Path(dir_okay=False, path_type=Path), help="Also print the whole book into this file."
+)
+def book(profile: str | None, again: tuple, pdf: Path | None) -> None:
     """Execute the notebooks that are not current, render the book, check it, and print its first page.
 
     A notebook that fails leaves a page that says so; the others are rendered, and the command ends with exit code 1.
     """
+    from .pages import printing
     from .pages.building import build_book
     from .study.experiments import settings_of
+    from .study.store import project_root
 
     if profile:
         settings_of(profile)  # a misspelt name ends here, not in the first notebook
-    click.echo(build_book(profile))
+    if pdf:
+        printing.browser()
+    click.echo(build_book(profile, again=again))
+    if pdf:
+        click.echo(printing.print_book(project_root(), pdf))
+
+
+@click.command(epilog=example("speechmerge students course --page table1"))
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--page", "pages", multiple=True, help="Page to write; repeatable (default: all).")
+def students(folder: Path, pages: tuple) -> None:
+    """Write the notebooks of the book to FOLDER as students get them: without solutions, with room for their own."""
+    from .pages.course import write_students
+    from .study.store import project_root
+
+    for path in write_students(project_root(), folder, pages):
+        click.echo(path)
 
 
 @click.command(epilog=example("speechmerge cards --update"))

@@ -186,14 +186,14 @@ class TestBuild:
             rendering.build_html(root)
 
 
-def test_mathjax_is_put_in_place_once_and_whole(tmp_path, monkeypatch):
+def test_scripts_of_others_are_put_in_place_once_and_whole(tmp_path, monkeypatch):
     package = tmp_path / "npm"
-    for name in ("tex-mml-chtml.js", "output/chtml/fonts/a.woff"):
-        (package / "package" / "es5" / name).parent.mkdir(parents=True, exist_ok=True)
-        (package / "package" / "es5" / name).write_text("content")
+    for name in ("tex-mml-chtml.js", "output/chtml/fonts/a.woff", "dataTables.min.js"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("content")
     asked = []
     monkeypatch.setattr(rendering, "npm_package", lambda spec, integrity, keep: asked.append(spec) or package)
-    target = rendering.vendor_mathjax(tmp_path)
-    assert target == rendering.vendor_mathjax(tmp_path) == tmp_path / "book" / "_static" / "mathjax"
-    assert (target / "output" / "chtml" / "fonts" / "a.woff").read_text() == "content"
-    assert asked == [rendering.MATHJAX]
+    targets = rendering.vendor(tmp_path)
+    assert targets == rendering.vendor(tmp_path) == [tmp_path / "book" / "_static" / x for x in rendering.VENDORED]
+    assert (targets[0] / "output" / "chtml" / "fonts" / "a.woff").read_text() == "content"
+    assert asked == [spec for spec, *_ in rendering.VENDORED.values()]

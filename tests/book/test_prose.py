@@ -40,9 +40,9 @@ def test_every_arxiv_number_looks_like_one():
 @pytest.mark.parametrize("name", [name for name in prose() if name.endswith(".ipynb") and name != "status.ipynb"])
 def test_a_chapter_has_the_parts_of_a_chapter(name):
     headings = re.findall(r"(?m)^## (.+)$", prose()[name])
-    for part in ("Question", "What it means", "What would change our mind", "Exercise"):
+    for part in ("Question", "What it means", "What would change our mind"):
         assert part in headings, f"{name} has no section {part!r}"
-    assert ":::{dropdown} Solution" in prose()[name]
+    assert headings[-1] in ("Exercise", "Exercises")
 
 
 @pytest.mark.parametrize("name", list(prose()))
@@ -58,3 +58,12 @@ def test_the_readme_names_only_files_that_exist():
     missing = [t for pair in targets for t in pair if t and not (ROOT / t).exists()]
     assert missing == []
     assert "make book" in text and "make test" in text
+
+
+def test_the_course_has_six_meetings_and_each_exercise_it_names_is_there():
+    text = (ROOT / "book" / "course.md").read_text()
+    assert re.findall(r"(?m)^## (\d)\. \S", text) == list("123456")
+    links = re.findall(r'<a href="executed/(\w+)\.html#([\w-]+)">([^<]+)</a>', text)
+    assert len(links) >= 12
+    for page, label, title in links:
+        assert f":::{{exercise}} {title}\n:label: {label}\n" in prose()[f"{page}.ipynb"]

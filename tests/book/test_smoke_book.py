@@ -21,15 +21,16 @@ LIVE = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A copy of the book's sources, with MathJax replaced by an empty file and the live chapters made short."""
+    """A copy of the book's sources, with others' scripts replaced by empty files and the live chapters made short."""
     folder = tmp_path_factory.mktemp("book")
     for name in PARTS:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("executed", "mathjax"))
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("executed", *rendering.VENDORED))
         else:
             shutil.copy(ROOT / name, folder / name)
-    (folder / "book" / "_static" / "mathjax").mkdir(parents=True)
-    (folder / "book" / "_static" / "mathjax" / "tex-mml-chtml.js").touch()
+    for name, (*_, script) in rendering.VENDORED.items():
+        (folder / "book" / "_static" / name).mkdir(parents=True)
+        (folder / "book" / "_static" / name / script).touch()
     for name, parameters in LIVE.items():
         live = folder / "notebooks" / f"{name}.ipynb"
         notebook = nbformat.read(live, as_version=4)

@@ -191,7 +191,7 @@ class TestBook:
     def root(self, tmp_path, monkeypatch):
         monkeypatch.setenv("SPEECHMERGE_RESULTS", str(tmp_path / "results"))
         (tmp_path / "notebooks").mkdir()
-        (tmp_path / "book" / "_static" / "mathjax").mkdir(parents=True)
+        monkeypatch.setattr(building.rendering, "VENDORED", {})
         (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/executed/page\n")
         make(tmp_path / "notebooks", "profile", parameters="profile = 'speech'")
         monkeypatch.setattr(building.rendering, "build_html", lambda root: root / "index.html")
@@ -201,6 +201,24 @@ class TestBook:
         building.build_book("speech", root=root)
         monkeypatch.setattr(notebooks.papermill, "execute_notebook", lambda *a, **k: pytest.fail("was run again"))
         assert building.build_book("speech", root=root) == root / "index.html"
+
+    def test_an_unchanged_notebook_is_run_again_if_it_is_asked_for(self, root, monkeypatch):
+        building.build_book("speech", root=root)
+        run = []
+        monkeypatch.setattr(notebooks, "execute", lambda *a, page, **k: run.append(page))
+        building.build_book("speech", root=root, again=["page"])
+        assert run == ["page"]
+        with pytest.raises(BookError, match=r"no executed page 'pgae'\. Did you mean 'page'\?"):
+            building.build_book("speech", root=root, again=["pgae"])
+
+    def test_a_page_offers_its_notebook_which_runs_by_itself(self, root):
+        building.build_book("speech", root=root)
+        executed = root / "book" / "executed"
+        told = nbformat.read(executed / "page.ipynb", as_version=4).cells[1].source
+        for name in re.findall(r"\{download\}`[^<]+<([^>]+)>`", told):
+            taken = nbformat.read(executed / name, as_version=4)
+            assert [cell.source for cell in taken.cells] == ["# Page", "profile = 'speech'", "profile"]
+        assert "\nspeechmerge book --again page\n" in told and told.count("{download}") == 2
 
     def test_another_profile_runs_it_with_that_profile(self, root):
         building.build_book("smoke", root=root)
@@ -233,7 +251,7 @@ class TestBook:
 
     def test_a_damaged_copy_is_made_again(self, root):
         copy = root / "book" / "executed" / "page.ipynb"
-        copy.parent.mkdir()
+        copy.parent.mkdir(parents=True)
         copy.write_text('{"cells": [')
         building.build_book("speech", root=root)
         assert notebooks.recorded(copy)["key"]
@@ -249,7 +267,7 @@ class TestUnmade:
     def root(self, tmp_path, monkeypatch):
         monkeypatch.setenv("SPEECHMERGE_RESULTS", str(tmp_path / "results"))
         (tmp_path / "notebooks").mkdir()
-        (tmp_path / "book" / "_static" / "mathjax").mkdir(parents=True)
+        monkeypatch.setattr(building.rendering, "VENDORED", {})
         toc = {"root": "book/executed/good", "chapters": [{"file": f"book/executed/{x}"} for x in self.CHAPTERS[1:]]}
         (tmp_path / "_toc.yml").write_text(json.dumps(toc))
         for name in self.CHAPTERS:

@@ -7,6 +7,7 @@ import sys
 import nbformat
 import pytest
 
+from speechbook.pages import course
 from speechbook.study.store import project_root
 
 ROOT = project_root()
@@ -19,7 +20,16 @@ SMALL = {
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_every_cell_runs_on_the_smoke_profile(source, tmp_path, made_up_results):
-    notebook = nbformat.read(source, as_version=4)
+    run(nbformat.read(source, as_version=4), source, tmp_path)
+
+
+def test_what_students_get_runs_too(tmp_path, made_up_results):
+    """One stands for all: tests/notebooks/test_sources.py holds each against its chapter."""
+    source = ROOT / "notebooks" / "task_vectors.ipynb"
+    run(course.student(source), source, tmp_path)
+
+
+def run(notebook, source, tmp_path):
     [cell] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     values = {"profile": "smoke"} | SMALL.get(source.stem, {})
     cell.source += "".join(f"\n{name} = {value!r}" for name, value in values.items())

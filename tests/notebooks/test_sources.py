@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from speechbook.pages import rendering
+from speechbook.pages import course, rendering
 from speechbook.pages.notebooks import declared_parameters, page_of, pages
 from speechbook.study.store import project_root
 
@@ -19,6 +19,10 @@ PAGES = {page: source for source in SOURCES for page in pages(source)}
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def solves(cell):
+    return "solution" in cell.metadata.get("tags", [])
 
 
 def code_lines(cell):
@@ -65,11 +69,9 @@ def test_links_of_a_chapter_lead_to_pages_of_the_contents(page, notebook):
 
 
 def test_it_is_thin(notebook):
-    sizes = [
-        len(code_lines(cell)) for cell in code_cells(notebook) if "parameters" not in cell.metadata.get("tags", [])
-    ]
-    assert max(sizes) <= 15
-    assert sum(sizes) <= 50
+    cells = [cell for cell in code_cells(notebook) if "parameters" not in cell.metadata.get("tags", [])]
+    assert max(len(code_lines(cell)) for cell in cells) <= 15
+    assert sum(len(code_lines(cell)) for cell in cells if not solves(cell)) <= 50  # a student writes the solutions
 
 
 def test_it_defines_nothing_installs_nothing_and_names_no_path(notebook):
@@ -109,20 +111,58 @@ def test_pages_of_one_notebook_share_its_code_and_differ_in_their_text():
     assert first.cells[0].source.startswith("# Two tasks, one") and second.cells[0].source.startswith(
         "# Two tasks, five"
     )
-    here, there = (str([cell.source for cell in code_cells(one)]) for one in (first, second))
+    assert [code_cells(one)[0].source.splitlines()[1] for one in (first, second)] == [
+        'experiment = "table11"', 'experiment = "table9"',
+    ]  # fmt: skip
+    here, there = (str([c.source for c in code_cells(one)[1:] if not solves(c)]) for one in (first, second))
     assert here != there and here.replace("table3", "table9") == there
 
 
 def test_every_key_it_shows_is_glued_in_it(notebook):
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     code = "\n".join(cell.source for cell in code_cells(notebook))
-    published = re.findall(r"(?:publish\(profile, |show\()\"([^\"]+)\"\)", code)
+    published = re.findall(r"(?:publish\((?:profile|\"bench\"), |show\()\"([^\"]+)\"\)", code)
     keys = {f"{name}-{part}" for name in published for part in ("figure", "caption")}
     patterns = [re.escape(key) for key in keys | set(re.findall(r"glue\(\"([^\"]+)\"", code))]
     patterns += [re.sub(r"\{.*?\}(?=[^}]*$|-)", ".+", key) for key in re.findall(r"glue\(f\"([^\"]+)\"", code)]
     used = set(re.findall(r"\{glue:text\}`([^:`]+)", text)) | set(re.findall(r"\{glue:figure\} (\S+)", text))
     assert [key for key in used if not any(re.fullmatch(pattern, key) for pattern in patterns)] == []
     assert [key for key in keys if key not in used] == [], "a figure is drawn but not shown"
+
+
+def test_it_says_what_one_learns_and_how_long_it_takes(page, notebook):
+    if page == "status":
+        return
+    first = notebook.cells[0].source
+    box = re.search(r"(?s):::\{admonition\} After (\d+) minutes of reading you can\n:class: goals\n\n(.+?)\n:::", first)
+    assert 2 <= int(box[1]) <= 40
+    goals = box[2].splitlines()
+    assert 2 <= len(goals) <= 4 and all(re.match(r"- [a-z]", goal) for goal in goals)
+
+
+def test_every_exercise_is_solved_in_cells_that_students_do_not_get(page, notebook):
+    if page == "status":
+        return
+    texts = {
+        solved: [c.source for c in notebook.cells if c.cell_type == "markdown" and solves(c) == solved]
+        for solved in (0, 1)
+    }
+    label = rf"ex-{page.replace('_', '-')}-[\w-]+"
+    exercises = re.findall(rf"(?m)^:::\{{exercise\}} \S.*\n:label: ({label})$", "\n".join(texts[False]))
+    solutions = re.findall(rf"(?m)^:::\{{solution(?:-start)?\}} ({label})\n:class: dropdown$", "\n".join(texts[True]))
+    assert exercises and exercises == solutions
+    assert not re.search(r"\{solution|\{dropdown", "\n".join(texts[False]))
+    assert len(re.findall(r"\{solution-start", str(texts))) == len(re.findall(r"\{solution-end", str(texts)))
+
+
+def test_the_students_notebook_is_the_chapter_up_to_its_solutions(page, source, notebook):
+    given = course.student(source, page)
+    nbformat.validate(given)
+    assert not any(map(solves, given.cells)) and "{solution" not in str(given.cells)
+    code = [cell.source for cell in code_cells(given)]
+    room = code.count(course.ROOM)
+    assert room == len(re.findall(r"\{solution-start", str(notebook.cells)))
+    assert code[: len(code) - room] == [cell.source for cell in code_cells(notebook) if not solves(cell)]
 
 
 def test_no_page_needs_what_another_chapter_makes():

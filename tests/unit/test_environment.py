@@ -128,7 +128,7 @@ def test_continuous_integration_runs_make_test_and_nothing_else():
     assert commands == ["exec make test"]
 
 
-@pytest.mark.parametrize("target", ["book", "test", "study", "bench", "clean"])
+@pytest.mark.parametrize("target", ["book", "print", "test", "study", "bench", "clean"])
 def test_make_has_the_target(target):
     dry = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert dry.returncode == 0, dry.stderr

@@ -5,12 +5,20 @@ import pandas as pd
 import pytest
 from made_up import made_up_rows, made_up_task_vectors
 
-from speechbook.figures import figured, plots, style
+from speechbook.claims import parts
+from speechbook.figures import figured, overviews, plots, style
 from speechbook.study import experiments
-from speechbook.tables import outcomes, vector_tables
+from speechbook.tables import leaders, outcomes, vector_tables
 from speechmerge.dynamic import systems
 from speechmerge.errors import BookError
 from speechmerge.merging import methods
+
+TILES = pd.DataFrame({"group": ["a", "a", "b"], "case": ["A1", "A2", "B1"]})
+TILES["outcome"] = [parts.HOLDS, parts.FAILS, parts.OPEN]
+MARKS = pd.DataFrame({"panel": ["time", "memory"] * 2, "value": [0.5, 0.1, 2, 1]})
+MARKS["label"] = ["ties", "ties", "lors", "lors"]
+MEANS = pd.DataFrame({"system": ["Best", "Near", "Far", "Expert"], "method": ["ties", "lors", "ties", "fine-tuning"]})
+MEANS = MEANS.assign(place="in domain", value=[20.0, 20.5, 25.0, 10.0], high=[21.0, 21.5, 26.0, 11.0])
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +48,9 @@ def every_figure(rows, two_tasks, statistics):
         "cosines": plots.cosines(cosines[cosines["scope"] == "model"]),
         "norms": plots.norms(vector_tables.by_layer(statistics["norm"])),
         "spectra": plots.spectra(*vector_tables.spectra(statistics["spectrum"])),
+        "tiles": overviews.tiles(TILES, looks=parts.LOOKS, caption="Verdicts."),
+        "rivals": overviews.rivals(leaders.distances(MEANS), unit="points", caption="Distances."),
+        "marks": overviews.marks(MARKS, unit="ratio", caption="Ratios.", reference=1.0, logarithmic=True),
     }
 
 
@@ -134,3 +145,20 @@ def test_every_family_has_its_own_colour_marker_and_label():
     assert len(set(style.MARKERS.values())) == len(style.MARKERS)
     assert style.family("joint training") == "joint" and style.family("lors") == "lowrank"
     assert {style.family(system) for system in systems.SYSTEMS} == {"dynamic"}
+
+
+def test_rivals_are_counted_from_the_best_merge_and_say_who_lies_within_its_interval(every_figure):
+    told = every_figure["rivals"]
+    assert list(told.data["value"]) == [0.0, 0.5, 5.0]  # the expert is no merge
+    assert "in domain: Best leads, 2 of 3 lie within its interval" in told.alt
+
+
+def test_a_tile_has_the_sign_of_its_outcome_and_every_outcome_is_in_the_legend(every_figure):
+    fig = every_figure["tiles"].fig
+    assert [text.get_text() for text in fig.axes[0].texts] == ["✓", "A1", "✗", "A2", "○", "B1"]
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == [parts.HOLDS, parts.FAILS, parts.OPEN]
+
+
+def test_a_mark_of_equals_lies_on_the_reference_and_less_lies_left_of_it(every_figure):
+    for axes, values in zip(every_figure["marks"].fig.axes, ([0.5, 2.0], [0.1, 1.0]), strict=True):
+        assert [line.get_xdata()[0] for line in axes.lines[:-1]] == values  # the last is the reference

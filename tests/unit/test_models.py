@@ -138,12 +138,39 @@ def test_loading_gives_fp32_in_evaluation_mode_with_a_tied_head(base):
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
-    [("fma avx2", "sdpa"), ("avx512f avx512_bf16", attention.BY_WINDOW), ("avx512_bf16 amx_bf16", "sdpa")],
+    [("fma avx2", "sdpa"), ("avx512f avx512_bf16", attention.BY_WINDOW), ("avx512_bf16 amx_bf16", attention.BY_WINDOW)],
 )
-def test_attention_is_unfused_only_with_avx512_bf16_and_no_amx(monkeypatch, flags, expected):
+def test_attention_is_fused_but_on_processors_with_bf16(monkeypatch, flags, expected):
     monkeypatch.setattr(attention, "cpu_features", lambda: set(flags.split()))
     assert attention.implementation(torch.device("cpu")) == expected
     assert attention.implementation(torch.device("cuda")) == "sdpa"
+
+
+@pytest.mark.parametrize(("flags", "fused"), [("avx512_bf16", 0), ("avx512_bf16 amx_bf16", 1)])
+def test_with_amx_only_what_is_learnt_is_attended_by_window(monkeypatch, flags, fused):
+    calls = []
+    whole = lambda *given: calls.append(given) or attention_of_transformers(*given)  # noqa: E731
+    attention_of_transformers = attention.sdpa_attention_forward
+    monkeypatch.setattr(attention, "cpu_features", lambda: set(flags.split()))
+    monkeypatch.setattr(attention, "sdpa_attention_forward", whole)
+    query, key, value = torch.randn(3, 2, 3, 40, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    mask = torch.triu(torch.full((40, 40), -torch.inf), 1)[None, None]
+    learnt = attention.by_window(torch.nn.Identity(), query, key, value, mask, 0.25)[0]
+    assert not calls
+    with torch.inference_mode():
+        read = attention.by_window(torch.nn.Identity(), query, key, value, mask, 0.25)[0]
+    assert len(calls) == fused
+    torch.testing.assert_close(read, learnt, atol=1e-6, rtol=1e-5)
+
+
+def test_attention_by_window_has_the_gradient_of_the_fused_one():
+    given = torch.randn(3, 2, 3, 40, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    found = []
+    for attend in (attention.by_window, attention.sdpa_attention_forward):
+        attend(torch.nn.Identity(), *given, None, scaling=0.25, is_causal=False)[0].square().sum().backward()
+        found.append(given.grad.clone())
+        given.grad = None
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
 
 
 def test_attention_by_window_and_fused_attention_agree(base, monkeypatch):
@@ -167,6 +194,7 @@ def test_attention_that_gives_its_result_alone_is_as_near_as_softmax(size, windo
     given = [(size * query).bfloat16(), (size * key).bfloat16(), value.bfloat16()]
     expected = torch.nn.functional.scaled_dot_product_attention(*(x.double() for x in given), scale=1.0).transpose(1, 2)
     monkeypatch.setattr(attention, "SCORES", 20_000)
+    monkeypatch.setattr(attention, "cpu_features", lambda: {attention.AVX})
     module = torch.nn.Identity().eval()
     plain = attention.by_window(module, *given, None, 1.0)[0]
     with torch.inference_mode():

@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from speechmerge.errors import BookError
+from speechmerge.errors import BookError, nearest
 
 from ..study import protocol, table_files
 from ..study.experiments import settings_of
 from ..study.store import project_root, results_folder
-from . import method_cards, notebooks, rendering
+from . import course, method_cards, notebooks, rendering
 from .unmade import unmade_page
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def _values(page: str, source: Path, profile: str | None) -> dict:
     return notebooks.pages(source)[page] | ({"profile": profile} if profile and own not in (None, profile) else {})
 
 
-def build_book(profile: str | None = None, *, root: Path | None = None) -> Path:
+def build_book(profile: str | None = None, *, root: Path | None = None, again: Collection[str] = ()) -> Path:
     """Execute what is out of date, render the book, check it, and return its first page.
 
     A chapter that cannot be made costs no other: its page says so, the book is rendered with it, and only then is the
@@ -99,17 +99,22 @@ def build_book(profile: str | None = None, *, root: Path | None = None) -> Path:
     Args:
         profile: the study whose rows the pages show; None: that of each notebook's own default.
         root: the folder that holds ``_config.yml``; the project's own if not given.
+        again: pages to be executed even if they are current.
 
     Raises:
-        BookError: chapters could not be made (the book is there, they are marked), or the rendered book lacks a page,
-            figure, text or citation (the book built before is untouched).
+        BookError: there is no such page to execute again; or chapters could not be made (the book is there, they are
+            marked); or the rendered book lacks a page, figure, text or citation (the book before is untouched).
     """
     root = project_root() if root is None else root
     sources = listed_sources(root)
-    rendering.vendor_mathjax(root)
+    for page in again:
+        if page not in sources:
+            raise BookError(f"the book has no executed page {page!r}.{nearest(page, sources)}")
+    rendering.vendor(root)
     if (root / "book" / "methods").is_dir():
         method_cards.draw_pictures(root / "book")
-    unmade = _unmade(root, profile, sources)
+    unmade = _unmade(root, profile, sources, again)
+    course.write_taken(root / rendering.EXECUTED, {page: file for page, file in sources.items() if page not in unmade})
     check_current(root, profile, unmade)
     log.info("rendering the pages")
     try:
@@ -129,11 +134,11 @@ def _listed(unmade: dict[str, str]) -> str:
     return "".join(f"\n  {name} could not be made: {why}" for name, why in unmade.items())
 
 
-def _unmade(root: Path, profile: str | None, sources: dict[str, Path]) -> dict[str, str]:
+def _unmade(root: Path, profile: str | None, sources: dict[str, Path], again: Collection[str] = ()) -> dict[str, str]:
     """Bring all executed copies up to date, live ones alone and first; return those that failed, and why."""
     ordered = sorted(sources.items(), key=lambda item: not _is_live(item[1]))
     alone = sum(map(_is_live, sources.values()))
-    make = functools.partial(_make, root, profile, itertools.count(len(sources) - 1, -1))
+    make = functools.partial(_make, root, profile, again, itertools.count(len(sources) - 1, -1))
     titles = [f"notebook {number} of {len(sources)}: {page}" for number, (page, _) in enumerate(ordered, start=1)]
     told = list(map(make, ordered[:alone], titles))
     with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
@@ -149,18 +154,21 @@ def _is_live(source: Path) -> bool:
         return False
 
 
-def _make(root: Path, profile: str | None, left: Iterator[int], item: tuple[str, Path], title: str) -> str:
+def _make(
+    root: Path, profile: str | None, again: Collection[str], left: Iterator[int], item: tuple[str, Path], title: str
+) -> str:
     """Bring one executed copy up to date or put a page in its place; return why it could not be made."""
     page, source = item
     output, start, why = root / rendering.EXECUTED / f"{page}.ipynb", time.perf_counter(), ""
     try:
         values = _values(page, source, profile)
         made_of = notebooks.key(source, values, results_folder(), page)
-        if notebooks.recorded(output).get("key") == made_of:
+        if page not in again and notebooks.recorded(output).get("key") == made_of:
             log.info("%s is up to date; %d left", title, next(left))
             return why
         log.info("%s is running", title)
-        notebooks.execute(source, output, values, page=page, key=made_of, cwd=root, title=title)
+        offer = course.offer(page)
+        notebooks.execute(source, output, values, page=page, key=made_of, cwd=root, title=title, offer=offer)
     except BookError as error:
         why = " ".join(str(error).replace(f"{root}/", "").split())
         log.error("%s could not be made: %s", title, why)

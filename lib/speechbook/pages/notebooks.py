@@ -4,12 +4,16 @@ A notebook in ``notebooks/`` is a source without outputs. Its executed copy in `
 metadata the key of everything that made it, so that a copy is made again exactly when one of those things changed.
 
 Several pages may share a source. Its metadata name them, with the parameters of each (:func:`pages`); a cell tagged
-``only-NAME`` stands on that page alone, and ``%page%`` stands for the page's name.
+``only-NAME`` stands on that page alone, ``%page%`` stands for the page's name, and ``%minutes%`` for the time that
+reading it takes. Cells tagged ``solution`` solve an exercise.
 """
 
 import ast
 import hashlib
+import json
 import logging
+import math
+import re
 import tempfile
 from importlib import import_module
 from importlib.metadata import version
@@ -33,6 +37,8 @@ METADATA = "speechmerge"  # where an executed copy keeps its key
 # Packages whose versions can change an output.
 TOOLS = ("ipykernel", "matplotlib", "numpy", "pandas", "seaborn", "torch", "transformers")
 ONLY, PAGE = "only-", "%page%"  # begins the tags of cells of one page; stands for a page's name
+MINUTES, SOLUTION = "%minutes%", "solution"  # stands for the time of reading; tags the cells of a solution
+PACE, LOOK = 200, 0.5  # words read in a minute; minutes for a table or figure
 NOT_READ = "predictions.parquet"  # in results/: what pages do not read
 
 
@@ -57,19 +63,32 @@ def pages(source: Path) -> dict[str, dict[str, object]]:
 
 
 def page_of(source: Path, page: str) -> nbformat.NotebookNode:
-    """Return what stands on one of the pages of a notebook.
+    """Return what stands on one of the pages of a notebook; its parameters cell has the page's own values.
 
     Raises:
         BookError: the file is no notebook.
     """
-    notebook = read(source)
+    notebook, values = read(source), pages(source).get(page, {})
     only = [[tag for tag in cell.metadata.get("tags", []) if tag.startswith(ONLY)] for cell in notebook.cells]
     notebook.cells = [
         cell for cell, tags in zip(notebook.cells, only, strict=True) if not tags or f"{ONLY}{page}" in tags
     ]
+    minutes = reading_minutes(notebook.cells)
     for cell in notebook.cells:
-        cell.source = cell.source.replace(PAGE, page)
+        cell.source = cell.source.replace(PAGE, page).replace(MINUTES, str(minutes))
+        if "parameters" in cell.metadata.get("tags", []):
+            for name, value in values.items():  # words, which JSON and Python write alike
+                cell.source = re.sub(rf"(?m)^{name} = \S+", f"{name} = {json.dumps(value)}", cell.source)
     return notebook
+
+
+def reading_minutes(cells: list[nbformat.NotebookNode]) -> int:
+    """Return the minutes that reading a page takes: its words, and a look at every output; solutions are left out."""
+    read = [cell for cell in cells if SOLUTION not in cell.metadata.get("tags", [])]
+    words = sum(len(re.findall(r"\w+", cell.source)) for cell in read if cell.cell_type == "markdown")
+    silent = {"parameters", "remove-cell"}
+    shown = sum(cell.cell_type == "code" and not silent & set(cell.metadata.get("tags", [])) for cell in read)
+    return math.ceil(words / PACE + LOOK * shown)
 
 
 def declared_parameters(source: Path) -> dict[str, object]:
@@ -108,6 +127,7 @@ def execute(
     key: str | None = None,
     cwd: Path | None = None,
     title: str | None = None,
+    offer: str = "",
 ) -> Path:
     """Run a notebook with the given parameters and write the executed copy.
 
@@ -119,6 +139,7 @@ def execute(
         key: kept in the copy's metadata; see :func:`key`.
         cwd: the folder the notebook runs in; the current one by default.
         title: names the notebook in the log while a long cell runs; its file by default.
+        offer: a text that the copy has below its first cell.
 
     Returns:
         ``output``.
@@ -135,6 +156,8 @@ def execute(
         nbformat.write(page_of(source, page or source.stem), copy)
         notebook = _executed(source, copy, parameters, cwd or Path.cwd(), watching.Watch(title or source.name))
     _hide_injected(notebook)
+    if offer:
+        notebook.cells.insert(1, nbformat.v4.new_markdown_cell(offer, id="offer"))
     notebook.metadata[METADATA] = {"key": key, "parameters": {**known, **parameters}}
     write(notebook, output)
     return output

@@ -1,4 +1,4 @@
-"""The rendered book: MathJax beside it, the Jupyter Book run with warnings as errors, and checks of every page.
+"""The rendered book: the scripts it needs, the Jupyter Book run with warnings as errors, and checks of every page.
 
 A green build can still be an empty or broken site, so the pages are read back: each entry of ``_toc.yml`` has its page,
 every picture has a text for those who cannot see it, no markup or formula is left unrendered.
@@ -20,9 +20,20 @@ from speechmerge.packages import npm_package
 
 EXECUTED = Path("book") / "executed"
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"
-MATHJAX = "mathjax@3.2.2"
-MATHJAX_INTEGRITY = "sha512-Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw=="
-MATHJAX_KEEP = r"es5/(tex-mml-chtml\.js|output/chtml/fonts/|input/tex/extensions/)"
+VENDORED = {  # scripts that pages load: folder in _static, npm package, its hash, what is kept, a file at the top
+    "mathjax": (
+        "mathjax@3.2.2",
+        "sha512-Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
+        r"es5/(tex-mml-chtml\.js|output/chtml/fonts/|input/tex/extensions/)",
+        "tex-mml-chtml.js",
+    ),
+    "datatables": (
+        "datatables.net@3.1.5",
+        "sha512-phu9fVz1cOhD7kZDO5Ztj15qwghCkmdwX5AezLi+PxfMtnFAq0itpewvXzdwdr6bOwPqO2zuXsXWUU5x3wQptw==",
+        r"js/dataTables\.min\.js",
+        "dataTables.min.js",
+    ),
+}
 OWN_PAGES = {"genindex", "search", "index"}  # pages that Sphinx adds to those of the table of contents
 LEFTOVERS = {  # what must not be visible on a page, and what it means
     r"\$[^$\n]*\\[a-zA-Z]+[^$\n]*\$": "a formula that was not recognised",
@@ -46,15 +57,20 @@ def table_of_contents(root: Path) -> list[str]:
     return pages
 
 
-def vendor_mathjax(root: Path) -> Path:
-    """Put MathJax under ``book/_static/mathjax``, so that formulas render without a network; return the folder."""
-    target = root / "book" / "_static" / "mathjax"
-    if not target.is_dir():
-        package = npm_package(MATHJAX, MATHJAX_INTEGRITY, keep=MATHJAX_KEEP)
-        script = next(package.rglob("tex-mml-chtml.js"))
-        with atomic_folder(target) as folder:
-            shutil.copytree(script.parent, folder, dirs_exist_ok=True)
-    return target
+def vendor(root: Path) -> list[Path]:
+    """Put the scripts of other makers under ``book/_static``, so that pages need no network; return the folders.
+
+    MathJax sets formulas; DataTables sorts and searches long tables.
+    """
+    targets = []
+    for name, (package, integrity, keep, script) in VENDORED.items():
+        target = root / "book" / "_static" / name
+        targets.append(target)
+        if not target.is_dir():
+            found = next(npm_package(package, integrity, keep=keep).rglob(script))
+            with atomic_folder(target) as folder:
+                shutil.copytree(found.parent, folder, dirs_exist_ok=True)
+    return targets
 
 
 def build_html(root: Path) -> Path:
@@ -68,11 +84,7 @@ def build_html(root: Path) -> Path:
     built = root / "_build" / "html"
     built.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=built.parent) as work, atomic_folder(built, overwrite=True) as folder:
-        command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(root), "--path-output", work]
-        done = subprocess.run([*command, "--all", "-W", "--keep-going"], capture_output=True, text=True, cwd=root)
-        if done.returncode:
-            raise BookError(f"the book did not build:\n{_complaints(done.stdout + done.stderr)}")
-        site = Path(work) / "_build" / "html"
+        site = run_sphinx(root, work, "-W", "--keep-going")
         if not site.is_dir():
             raise BookError(
                 "Jupyter Book ended without an error but built no site; version 1.x is needed (see the lock)."
@@ -80,6 +92,19 @@ def build_html(root: Path) -> Path:
         check_pages(site, table_of_contents(root))
         shutil.copytree(site, folder, dirs_exist_ok=True)
     return built / "index.html"
+
+
+def run_sphinx(root: Path, work: str, *flags: str, builder: str = "html") -> Path:
+    """Run Jupyter Book on all pages and return the folder they are in, below ``work``.
+
+    Raises:
+        BookError: with the warnings or the error.
+    """
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(root), "--path-output", work, "--builder", builder]
+    done = subprocess.run([*command, "--all", *flags], capture_output=True, text=True, cwd=root)
+    if done.returncode:
+        raise BookError(f"the book did not build:\n{_complaints(done.stdout + done.stderr)}")
+    return Path(work) / "_build" / builder
 
 
 def _complaints(output: str) -> str:

@@ -21,7 +21,7 @@ VARIATIONS = ("subsets", "counts", "minutes", "unseen_rows")
 MAKERS = ("model", "train", "sequence", "method")
 MERGES = (  # fields that only merges have
     *("of", "into", "params", "tune", "tuned_as", "match", "prune", "sweep"),
-    *("dynamic", "hears"),
+    *("dynamic", "hears", "exhaustive"),
 )
 TABLES = ("also", "groups", "vary", "against", "by_language", "systems")  # … that only comparisons of systems have
 
@@ -79,6 +79,7 @@ class Entry(Checked):
     into: Partition = "all"  # which cells share a merged model
     params: dict[str, Any] = {}  # of the method
     tune: One = {}  # the parameter chosen on dev, with the name of its values among the profile's grids
+    exhaustive: bool = False  # where choices are by dev loss: every value of the grid is decoded too, none in between
     tuned_as: str | None = None  # a system above, whose choice on dev is taken over
     match: dict[str, Any] | None = None  # parameters of the merge whose length of update it is scaled to
     prune: dict[str, str] = {}  # parameters chosen for each expert alone, with the method that prunes it
@@ -105,6 +106,8 @@ class Entry(Checked):
         """Check method and parameters; values that the profile lists are checked with it."""
         if self.tune and self.tuned_as:
             raise Fault("has tune and tuned_as; expected one of them.")
+        if self.exhaustive and not self.tune:
+            raise Fault("has exhaustive, but no tune.")
         if self.dynamic and (extra := next(filter(self.__getattribute__, ("tune", "match", "prune", "sweep")), None)):
             raise Fault(f"has dynamic and {extra}; take over what another merge was tuned to with tuned_as.")
         check_merge(self.method, self.params | (self.match or {}))

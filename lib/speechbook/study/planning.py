@@ -5,8 +5,9 @@ has one cell; multi-task training joins the tasks of a language, multilingual tr
 joins the models ``of`` a finer partition ``into`` those of a coarser one.
 
 What a merge's system may say: ``params``; ``tune``, the parameter to choose on dev, alone or with the name of the
-profile's grid (``{scaling: unit}``); ``tuned_as``, a system above whose choice it takes over; ``match``, parameters of
-the merge whose length of update it is scaled to; ``prune``; ``sweep``, a parameter that makes a system of each value.
+profile's grid (``{scaling: unit}``), of which ``exhaustive`` decodes every value; ``tuned_as``, a system above whose
+choice it takes over; ``match``, parameters of the merge whose length of update it is scaled to; ``prune``; ``sweep``,
+a parameter that makes a system of each value.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -219,7 +220,8 @@ class Table:
             tunes = self._tuning_of(entry.tuned_as, group) if entry.tuned_as else ()
             title = f"{entry.system} {label(group)}"
             for parameter, grid in entry.tune.items():
-                tunes = (self.tune(title, parameter, group, model, experts + prunes, grid=grid),)
+                needs = experts + prunes
+                tunes = (self.tune(title, parameter, group, model, needs, grid=grid, exhaustive=entry.exhaustive),)
             if entry.match is not None:
                 tunes = (self.matched(title, model, entry.match, experts + prunes + tunes),)
             self.tuned[found] = prunes + tunes
@@ -278,11 +280,16 @@ class Table:
         *,
         per_expert: bool = False,
         grid: str = "",
+        exhaustive: bool = False,
     ) -> str:
         """Add the dev decodings of a grid and the choice of the point with the lowest error."""
+        values = self.plan.values("grids", grid or parameter)
         if self.settings.select == "loss":
-            return self.searched(title, parameter, group, model, needs, per_expert=per_expert)
-        points = [{parameter: value} for value in self.plan.values("grids", grid or parameter)]
+            searched = {"parameter": parameter, "values": values} | ({"decoded": "all"} if exhaustive else {})
+            if parameter == "scaling" and not exhaustive:
+                searched["values"] = None
+            return self.searched(title, searched, group, model, needs, per_expert=per_expert)
+        points = [{parameter: value} for value in values]
         decodes = [
             self.decoded(
                 f"{title} {parameter} {point[parameter]} {cell}", cell, "dev",
@@ -296,18 +303,20 @@ class Table:
         )
 
     def searched(
-        self, title: str, parameter: str, group: Group, model: dict, needs: tuple[str, ...], *, per_expert: bool
+        self, title: str, search: dict, group: Group, model: dict, needs: tuple[str, ...], *, per_expert: bool
     ) -> str:
-        """Add the search of a parameter by teacher-forced dev loss, which decodes the best few values only."""
-        values = None if parameter == "scaling" else self.plan.values("grids", parameter)
+        """Add the search of a parameter by teacher-forced dev loss, which decodes the best few values, or all.
+
+        ``search`` has the ``parameter``; its ``values``, None for a continuous one; and ``decoded: all``.
+        """
         settings, here = self.settings, self.settings.here
         spec = {"base": settings.base, "model": model, "cells": described(group), "decoding": settings.decoding.given()}
-        spec |= {"search": {"parameter": parameter, "values": values}, "per_expert": per_expert}
-        clips = len(group) * here.test_clips
+        spec |= {"search": search, "per_expert": per_expert}
+        clips, tried = len(group) * here.test_clips, len(search["values"] or range(EVALUATIONS))
         heard = clips * SECONDS_A_CLIP / FULL_SECONDS / (FORWARD * here.train_windows_per_second)
-        decoded = searching.FINALISTS * clips / here.decode_clips_per_second
-        seconds = heard * (len(values) if values else EVALUATIONS) + decoded
-        return self.plan.add(f"tune {title} {parameter}{self.place}", "tune", spec, needs, seconds)
+        decoded = (tried if "decoded" in search else searching.FINALISTS) * clips / here.decode_clips_per_second
+        title = f"tune {title} {search['parameter']}{self.place}"
+        return self.plan.add(title, "tune", spec, needs, heard * tried + decoded)
 
     def described(self, merges: Iterable[Described]) -> None:
         """Add the step that describes the task vectors of the first seed's experts, and of merges of them."""

@@ -1,5 +1,6 @@
 """What each kind of step does: train, choose a rate, decode, tune on dev, match lengths, describe task vectors."""
 
+import collections
 import functools
 import itertools
 import json
@@ -243,30 +244,36 @@ def _tune(spec: dict, inputs: Inputs, folder: Path) -> None:
 def _searched(spec: dict, inputs: Inputs) -> dict:
     """Search one parameter of a merge by teacher-forced dev loss; decode the best few values and choose by error.
 
-    λ is searched as a continuous number, any other parameter over the step's values. All dev clips count.
+    λ is searched as a continuous number, any other parameter over the step's values. All dev clips count. Where the
+    step says that all values are decoded, the seconds that either measure of a value took are kept beside it.
     """
-    base, name, cells = models.base_model(spec["base"]), spec["search"]["parameter"], spec["cells"]
+    base, search, cells = models.base_model(spec["base"]), spec["search"], spec["cells"]
+    name, values, every = search["parameter"], search["values"], search.get("decoded") == "all"
     experts = tuple(expert(path) for step, path in inputs if step.kind == "choose")
     params = _resolved(spec["model"]["params"], inputs)
     told, heard = _told(spec), [_part(cell) for cell in cells]
-    listen, started = measuring.listener(base, heard), time.perf_counter()
+    listen, took = measuring.listener(base, heard), collections.defaultdict(dict)
 
     def state(value: float) -> dict[str, Tensor]:
         return _merged(spec["model"]["method"], base, experts, json.dumps(params | {name: value}), told)[0]
 
-    def loss(value: float) -> float:
-        return measuring.dev_loss(listen(state(value)))
+    def timed(what: str, measure: Callable[[dict[str, Tensor]], Any], value: float) -> Any:
+        merged, started = state(value), time.perf_counter()
+        found = measure(merged)
+        took[value][f"{what}_seconds"] = round(time.perf_counter() - started, 2)
+        return found
 
-    if name == "scaling":
-        tried = searching.minimum(loss)
-        best = searching.finalists(tried)
+    loss = functools.partial(timed, "loss", lambda merged: measuring.dev_loss(listen(merged)))
+    tried = sorted(((v, loss(v)) for v in values), key=lambda pair: pair[1]) if values else searching.minimum(loss)
+    if every or values:
+        best = [value for value, _ in (tried if every else tried[: searching.FINALISTS])]
     else:
-        tried = sorted(((value, loss(value)) for value in spec["search"]["values"]), key=lambda pair: pair[1])
-        best = [value for value, _ in tried[: searching.FINALISTS]]
-    seconds, decoder = time.perf_counter() - started, _decoder(base, Decoding(**spec["decoding"]), False)
-    errors = {value: measuring.decoded_error(decoder, state(value), heard) for value in best}
-    rows = [{name: value, "loss": found, **errors.get(value, {})} for value, found in tried]
-    return _tuned_as(spec, rows) | {"loss_seconds": round(seconds, 1)}
+        best = searching.finalists(tried)
+    decoder = _decoder(base, Decoding(**spec["decoding"]), False)
+    decode = functools.partial(timed, "decode", lambda merged: measuring.decoded_error(decoder, merged, heard))
+    errors = {value: decode(value) for value in best}
+    rows = [{name: v, "loss": found, **errors.get(v, {}), **(took[v] if every else {})} for v, found in tried]
+    return _tuned_as(spec, rows)
 
 
 def _tuned_as(spec: dict, tried: list[dict]) -> dict:

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from speechmerge.errors import StudyError
+from speechmerge.merging.dialect import NAMES
 
 from ..figures.style import DASH
 from ..study import store
@@ -27,9 +28,21 @@ def lines() -> pd.DataFrame:
     return found[found["hardware"] == last]
 
 
+def _shared(found: pd.DataFrame) -> pd.DataFrame:
+    return found[(found["size"] == SIZE) & ~found["peer"].isin([PLAIN, "none"])]
+
+
+def ratios(found: pd.DataFrame) -> pd.DataFrame:
+    """Return time and memory against the peer's, in memory: columns ``panel, label, method, value``, 1 being equal."""
+    shared = _shared(found).sort_values("ratio time / peer")
+    named = pd.DataFrame({"label": shared["method"], "method": shared["method"].str.partition(",")[0].replace(NAMES)})
+    panels = {"time": "ratio time / peer", "peak memory": "ratio memory / peer"}
+    return pd.concat([named.assign(panel=panel, value=shared[column]) for panel, column in panels.items()])
+
+
 def against_peers(found: pd.DataFrame) -> pd.DataFrame:
     """Return one line a method that another library has too: seconds, memory, and ratios below 1 where this is less."""
-    shared = found[(found["size"] == SIZE) & ~found["peer"].isin([PLAIN, "none"])]
+    shared = _shared(found)
     columns = {
         "ours_s": "seconds", "ratio time / floor": "of floor", "ratio time / peer": "time", "ratio cpu / peer": "cpu",
         "ratio memory / peer": "memory", "ratio time / command": "time ", "ratio memory / command": "memory ",

@@ -82,8 +82,10 @@ def _candidates(step: Step) -> int:
 def _decoded(plan: Plan, step: Step) -> int:
     """Count the dev clips that a choice decoded: of each point of a grid, or of the best that a search found."""
     clips = plan.settings.dev_clips or plan.settings.here.test_clips
-    many = len(step.spec["cells"]) * searching.FINALISTS if "search" in step.spec else len(step.needs)
-    return many * clips
+    if "search" not in step.spec:
+        return len(step.needs) * clips
+    models = _candidates(step) if "decoded" in step.spec["search"] else searching.FINALISTS
+    return models * len(step.spec["cells"]) * clips
 
 
 def one_more(costs: pd.DataFrame, joint: str, merges: list[str]) -> pd.DataFrame:

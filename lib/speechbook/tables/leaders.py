@@ -52,6 +52,22 @@ def of_groups(means: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(lines, orient="index")
 
 
+def distances(means: pd.DataFrame) -> pd.DataFrame:
+    """Return how many points every merge into one model lies behind the best of each group, and that one's own reach.
+
+    Args:
+        means: averages.
+
+    Returns:
+        Columns ``panel, system, method, value, reach``; ``reach`` is the upper half of the leader's interval.
+    """
+    parts = []
+    for group, own in one_model(means).groupby("place", sort=False):
+        top = own.loc[own["value"].idxmin()]
+        parts.append(own.assign(panel=group, value=own["value"] - top["value"], reach=top["high"] - top["value"]))
+    return pd.concat(parts)[["panel", "system", "method", "value", "reach"]].reset_index(drop=True)
+
+
 def prices(systems: Mapping[str, str]) -> pd.DataFrame:
     """Return what merges ask for besides the experts and a λ: data, chance, and work; one line a system.
 

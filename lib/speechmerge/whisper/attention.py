@@ -50,6 +50,7 @@ def by_window(
         What was attended to, (windows, targets, heads, width of a head), and None for the weights.
     """
     if AMX in cpu_features() and not torch.is_grad_enabled():
+        others |= {"is_causal": False}  # what is not to be seen is in the mask
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
     windows, heads, targets, width = query.shape
     size = max(1, SCORES // (heads * targets * key.shape[2]))
