@@ -289,21 +289,23 @@ def students(folder: Path, pages: tuple) -> None:
 @click.command(epilog=example("speechmerge cards --update"))
 @click.option("--update", is_flag=True, help="Rewrite the generated numbers instead of only checking them.")
 def cards(update: bool) -> None:
-    """Check the numbers in data_cards/ against the fetched corpora, and pages against registry and findings."""
+    """Check the numbers in data_cards/ against the fetched corpora, and pages against registry, findings and rows."""
     from speechmerge import corpora
 
-    from .pages import method_cards, surprises
+    from .pages import in_short, method_cards, surprises
     from .pages.cards import check_card, update_card
     from .study.store import project_root
 
     if update:
         for path in method_cards.update(project_root() / "book"):
             click.echo(f"{path.relative_to(project_root())}: updated")
-        click.echo(f"{surprises.PAGE}: {'updated' if surprises.update(project_root()) else 'current'}")
+        for made in (surprises, in_short):
+            click.echo(f"{made.PAGE}: {'updated' if made.update(project_root()) else 'current'}")
     else:
         method_cards.check(project_root() / "book")
         surprises.check(project_root())
-        click.echo("methods and findings: current")
+        in_short.check(project_root())
+        click.echo("methods, findings and the README: current")
     for name, declared in corpora.registry().items():
         if reason := corpora.skipped(declared):
             click.echo(f"{name}: not checked, because {reason}")
