@@ -22,6 +22,7 @@ from made_up import (
     made_up_directions,
     made_up_groups,
     made_up_measures,
+    made_up_predictions,
     made_up_rows,
     made_up_task_vectors,
 )
@@ -80,6 +81,8 @@ def made_up_folder(tmp_path_factory):
                         store.write_statistics(profile, f"{name}.groups", groups)
                     if described.describe:
                         store.write_statistics(profile, name, made_up_directions(plan))
+            if profile == "smoke":  # whose clips are made on the spot
+                store.keep_predictions(profile, "table1", made_up_predictions(experiments.plan("table1", profile)))
             store.write_statistics(profile, "task_vectors", made_up_task_vectors(profile))
         shutil.copytree(store.project_root() / "results" / "bench", folder / "bench")
     return folder

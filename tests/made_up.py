@@ -1,11 +1,16 @@
 """Results that only tests may show: rows, comparisons and task vectors of the right form, with made-up values."""
 
 import itertools
+from dataclasses import asdict
+from functools import cache
 
 import torch
 
-from speechbook.study import experiments, measures, protocol, store
-from speechbook.study.plans import Plan, Step, System
+from speechbook.study import experiments, kept, measures, protocol, steps, store
+from speechbook.study.plans import Cell, Plan, Step, System
+from speechmerge import corpora
+from speechmerge.corpora import Clip
+from speechmerge.evaluation.decoding import Prediction
 from speechmerge.evaluation.inference import EQUIVALENT, FAILS, HOLDS, OPEN
 from speechmerge.merging import engine, overlaps, task_vectors
 
@@ -21,13 +26,36 @@ def made_up_rows(plan: Plan) -> list[dict]:
         shared = _shared(plan, system)
         for task in dict.fromkeys(cell.task for cell in system.decodes):
             cells = [cell for cell in system.decodes if cell.task == task]
-            places = [(cell.language, "+".join(cell.corpora)) for cell in cells]
+            places = [(cell.language, "+".join(cell.corpora), _fingerprint(plan, cell)) for cell in cells]
             if set(cells) & set(plan.cells):
-                places += [("macro", "all")] if task == "st" else [("pooled", "all"), ("macro", "all")]
-            for language, domain in places:
-                place = {"task": task, "language": language, "domain": domain}
+                places += [(name, "all", None) for name in ("pooled", "macro") if (task, name) != ("st", "pooled")]
+            for language, domain, fingerprint in places:
+                place = {"task": task, "language": language, "domain": domain, "corpus_fingerprint": fingerprint}
                 rows.append(shared | place | _score(task, next(numbers) * 37 % 100))
     return rows
+
+
+def _fingerprint(plan: Plan, cell: Cell) -> str | None:
+    """The fingerprint of test clips that need no download."""
+    return corpora.fingerprint(_clips(cell, plan.test_clips)) if plan.profile == "smoke" else None
+
+
+@cache
+def _clips(cell: Cell, cap: int | None) -> list[Clip]:
+    return steps.clips_of(asdict(cell), "test", cap)
+
+
+def made_up_predictions(plan: Plan) -> dict[store.Spoken, list[Prediction]]:
+    """Transcripts of the clips of a profile that needs no download: right, changed, cut and repeated in turn."""
+    turn = itertools.cycle(("{0}", "{0} más", "otra {1}", "", "no " * 60))
+    return {
+        kept.spoken(system, cell): [
+            Prediction(clip.id, next(turn).format(clip.text, clip.text.partition(" ")[2]))
+            for clip in _clips(cell, plan.test_clips)
+        ]
+        for system in plan.systems
+        for cell in system.decodes
+    }
 
 
 def _score(task: str, number: int) -> dict:

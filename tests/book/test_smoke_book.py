@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import browser
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
@@ -13,6 +14,7 @@ from speechmerge.finetuning import training
 
 ROOT = store.project_root()
 PARTS = ("book", "data_cards", "notebooks", "_config.yml", "_toc.yml")
+STAND_INS = {"mathjax": "", "datatables": "class DataTable {}"}  # scripts that the pages of the test load instead
 LIVE = {
     "your_first_merge": "minutes = 0.2\nepochs = 1\nlearning_rate = 1e-3\nclips = 2",
     "your_merge": "splits = ['train', 'dev', 'test']\nmethods = ['task_arithmetic']\nclips = 20\nbudget = 4",
@@ -21,7 +23,7 @@ LIVE = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A copy of the book's sources, with others' scripts replaced by empty files and the live chapters made short."""
+    """A copy of the book's sources, with stand-ins for others' scripts and the live chapters made short."""
     folder = tmp_path_factory.mktemp("book")
     for name in PARTS:
         if (ROOT / name).is_dir():
@@ -30,7 +32,7 @@ def root(tmp_path_factory):
             shutil.copy(ROOT / name, folder / name)
     for name, (*_, script) in rendering.VENDORED.items():
         (folder / "book" / "_static" / name).mkdir(parents=True)
-        (folder / "book" / "_static" / name / script).touch()
+        (folder / "book" / "_static" / name / script).write_text(STAND_INS[name])
     for name, parameters in LIVE.items():
         live = folder / "notebooks" / f"{name}.ipynb"
         notebook = nbformat.read(live, as_version=4)
@@ -52,6 +54,19 @@ def index(root):
         for name in (name for name, table in experiments.experiments().items() if table.notebook in executed):
             study.run(experiments.plan(name, "smoke"))
         yield building.build_book("smoke", root=root)
+
+
+@pytest.fixture(scope="module")
+def visitor(index):
+    """A browser on the book's pages; it starts when the book is built, since notebooks run in a loop of their own."""
+    with browser.visiting(index.parent) as visitor:
+        yield visitor
+
+
+@pytest.fixture(scope="module")
+def looks(visitor, root):
+    """What a browser finds wrong, page by page."""
+    return [visitor.look(page) for page in (*rendering.table_of_contents(root), "search")]
 
 
 def article(index, page):
@@ -95,3 +110,22 @@ def test_a_second_build_runs_no_notebook(index, root, monkeypatch):
     )
     monkeypatch.setattr(building.rendering, "build_html", lambda root: index)
     assert building.build_book("smoke", root=root) == index
+
+
+class TestInABrowser:
+    @pytest.mark.parametrize("fault", ["sideways", "errors", "pictures", "violations"])
+    def test_no_page_has(self, looks, fault):
+        assert [told for look in looks for told in getattr(look, fault)] == []
+
+    def test_the_search_finds_a_word(self, visitor):
+        assert any("asterisk" in address for address in visitor.search("book/introduction", "telephone"))
+
+    def test_every_clip_can_be_played(self, visitor, index):
+        clips = article(index, "book/executed/hear").find_all("audio")
+        seconds, played = visitor.listen("book/executed/hear")
+        assert len(seconds) == len(clips) > 0 and min(seconds) > 0.3 and played > 0
+
+    @pytest.mark.parametrize("page", ["book/introduction", "book/executed/hear"])
+    def test_the_keyboard_reaches_what_is_seen_and_nothing_else(self, visitor, page):
+        unseen, missed = visitor.tab(page)
+        assert unseen == [] and missed == []

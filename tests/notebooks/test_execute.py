@@ -150,10 +150,9 @@ class TestKey:
     def test_it_is_the_same_for_the_same_things(self, source, results):
         assert notebooks.key(source, {}, results) == notebooks.key(source, {}, results)
 
-    def test_outputs_predictions_and_figures_do_not_enter(self, source, results, tmp_path):
+    def test_outputs_and_figures_do_not_enter(self, source, results, tmp_path):
         before = notebooks.key(source, {}, results)
         executed = notebooks.execute(source, tmp_path / "page.ipynb", {})
-        (results / "table1" / "predictions.parquet").write_bytes(b"texts")
         (results / "figures" / "a.svg").write_text("<svg/>")
         assert notebooks.key(executed, {}, results) == before
 

@@ -39,7 +39,6 @@ TOOLS = ("ipykernel", "matplotlib", "numpy", "pandas", "seaborn", "torch", "tran
 ONLY, PAGE = "only-", "%page%"  # begins the tags of cells of one page; stands for a page's name
 MINUTES, SOLUTION = "%minutes%", "solution"  # stands for the time of reading; tags the cells of a solution
 PACE, LOOK = 200, 0.5  # words read in a minute; minutes for a table or figure
-NOT_READ = "predictions.parquet"  # in results/: what pages do not read
 
 
 def read(source: Path) -> nbformat.NotebookNode:
@@ -218,7 +217,7 @@ def key(source: Path, parameters: dict, results: Path, page: str | None = None) 
     """
     notebook = page_of(source, page or source.stem)
     cells = [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebook.cells]
-    files = [file for file in results.rglob("*.parquet") if file.name != NOT_READ]
+    files = list(results.rglob("*.parquet"))
     return digest(
         {
             "cells": cells,

@@ -1,0 +1,29 @@
+"""A Sphinx extension, named in ``_config.yml``: what the theme gets wrong is put right as a page is written."""
+
+from sphinx.application import Sphinx
+
+# Sphinx lists entries of a bibliography in an element with this role, whose children would then have to be list items.
+LIST, PLAIN = 'role="list" class="citation-list"', 'class="citation-list"'
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect what is below, after all that themes and other extensions do to a page."""
+    app.connect("html-page-context", mend, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def mend(app: Sphinx, page: str, template: str, context: dict, doctree: object) -> None:
+    """Leave out scripts that fail or need a network, follow the reader's light or dark mode, mend bibliographies.
+
+    sphinx-thebe, which Jupyter Book always loads, runs code of a page elsewhere; this book offers that on no page, and
+    its settings are written twice, which is an error.
+    """
+    context["default_mode"] = context.get("default_mode") or "auto"
+    context["script_files"] = [script for script in context["script_files"] if not _is_thebe(script)]
+    if "body" in context:
+        context["body"] = context["body"].replace(LIST, PLAIN)
+
+
+def _is_thebe(script: object) -> bool:
+    told = getattr(script, "attributes", {}).get("body") or getattr(script, "filename", None) or script
+    return "thebe" in str(told).lower()

@@ -1,0 +1,33 @@
+"""What the theme gets wrong is mended on a page, and nothing else is touched."""
+
+from types import SimpleNamespace
+
+from speechbook.pages import theme
+
+
+def script(filename=None, body=None):
+    return SimpleNamespace(filename=filename, attributes={"body": body} if body else {})
+
+
+def test_scripts_that_run_code_elsewhere_are_left_out():
+    kept = [script("_static/doctools.js"), script(body="let toggleHintShow = 1;"), "_static/plain.js"]
+    dropped = [script("sphinx-thebe.js"), script(body='const THEBE_JS_URL = "x"'), script(body="const thebe_selector")]
+    context = {"script_files": [*kept, *dropped]}
+    theme.mend(None, "page", "page.html", context, None)
+    assert context["script_files"] == kept
+
+
+def test_the_mode_follows_the_reader_unless_the_book_says_otherwise():
+    for said, meant in ((None, "auto"), ("", "auto"), ("dark", "dark")):
+        context = {"script_files": [], "default_mode": said}
+        theme.mend(None, "page", "page.html", context, None)
+        assert context["default_mode"] == meant
+
+
+def test_a_bibliography_is_no_list_without_items_and_lists_stay_lists():
+    body = (
+        '<ul role="list"><li>a</li></ul><div role="list" class="citation-list"><div role="doc-biblioentry"></div></div>'
+    )
+    context = {"script_files": [], "body": body}
+    theme.mend(None, "page", "page.html", context, None)
+    assert context["body"].count('role="list"') == 1 and '<div class="citation-list">' in context["body"]
