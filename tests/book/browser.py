@@ -51,8 +51,11 @@ PLAYED = """async () => {
   for (let i = 0; i < 100 && !e.currentTime; i++) await new Promise(r => setTimeout(r, 50));
   return e.currentTime;
 }"""
-# The button that leads back to the top comes and goes with the direction of scrolling.
-REACHABLE = "a[href], button:not(#pst-back-to-top), input, select, summary, audio[controls], [tabindex='0']"
+# Two things come and go with scrolling: the button that leads back to the top, and the contents' lower levels.
+REACHABLE = (
+    "a[href]:not([class*=toc-h] .nav a), button:not(#pst-back-to-top), input, select, summary, audio[controls], "
+    "[tabindex='0']"
+)
 WATCH_FOCUS = """() => {
   window.reached = new Set(); window.unseen = [];
   document.addEventListener('focusin', ({target: e}) => {
