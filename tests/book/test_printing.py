@@ -52,3 +52,4 @@ def test_the_book_is_printed_from_the_page_that_holds_all_chapters(tmp_path, pro
     monkeypatch.setattr(rendering, "run_sphinx", run_sphinx)
     assert printing.print_book(tmp_path, tmp_path / "book.pdf").read_bytes() == b"%PDF-1.4"
     assert asked == ["singlehtml"]
+    assert (tmp_path / "site" / printing.WHOLE).read_text() == "<h1>Book</h1>"  # beside the styles, not in book/

@@ -18,6 +18,7 @@ FLAGS = (
     "--no-pdf-header-footer",
     "--run-all-compositor-stages-before-draw",
 )
+WHOLE = "whole.html"  # all chapters, at the top of the site
 WAIT = 120_000  # milliseconds of the page's own clock in which its formulas are set
 
 
@@ -61,4 +62,5 @@ def print_book(root: Path, output: Path) -> Path:
         first = folder / f"{rendering.table_of_contents(root)[0]}.html"
         if not first.is_file():
             raise BookError(f"Jupyter Book wrote no {first.relative_to(folder)} with all chapters.")
-        return print_page(first, output)
+        whole = shutil.copy(first, folder / WHOLE)  # styles and pictures are named from there
+        return print_page(whole, output)
