@@ -149,7 +149,7 @@ def test_attention_is_fused_but_on_processors_with_bf16(monkeypatch, flags, expe
 @pytest.mark.parametrize(("flags", "fused"), [("avx512_bf16", 0), ("avx512_bf16 amx_bf16", 1)])
 def test_with_amx_only_what_is_learnt_is_attended_by_window(monkeypatch, flags, fused):
     calls = []
-    whole = lambda *given: calls.append(given) or attention_of_transformers(*given)  # noqa: E731
+    whole = lambda *given, **told: calls.append(given) or attention_of_transformers(*given, **told)  # noqa: E731
     attention_of_transformers = attention.sdpa_attention_forward
     monkeypatch.setattr(attention, "cpu_features", lambda: set(flags.split()))
     monkeypatch.setattr(attention, "sdpa_attention_forward", whole)

@@ -197,7 +197,8 @@ def _matrices(count: int, size: int = 12) -> Tensor:
     values = 2.0 * 0.72**steps
     first, others = torch.zeros(1, dtype=torch.long), torch.arange(size - 1)
     turned = [torch.cat([first, 1 + (others * (t + 2) + 3 * t) % (size - 1)]) for t in range(count)]
-    return torch.stack([(basis[:, order] * values) @ basis[:, order.roll(t)].T for t, order in enumerate(turned)])
+    made = torch.stack([(basis[:, order] * values) @ basis[:, order.roll(t)].T for t, order in enumerate(turned)])
+    return made + 0.02 * torch.sin(torch.arange(made.numel()).double() ** 1.3).view_as(made)  # no two entries are equal
 
 
 def _pruned(method: Method, options: dict) -> Picture:

@@ -36,13 +36,14 @@ def sentences(profile: str = PROFILE, before: str = BEFORE) -> dict[str, str]:
     """
     measured = evidence.measured(profile, EXPERIMENT)
     error = {system: outcomes.value(measured, system, "value") for system in (BASE, EXPERT, JOINT, TA)}
-    share = (error[BASE] - error[TA]) / (error[BASE] - error[EXPERT])
+    gained = error[BASE] - error[EXPERT]
+    share = f", which is {100 * (error[BASE] - error[TA]) / gained:.0f} % of the way" if gained > 0 else ""
     frames = [evidence.frame(profile, EXPERIMENT, clips=clips) for clips in evidence.CLIPS]
     everywhere, novel = (evidence.verdict(found, TA, JOINT) for found in frames)
     return {
         "kept": f"On five languages the pretrained model makes {error[BASE]:.1f} % word errors and five experts, each "
         f"on its own language, {error[EXPERT]:.1f} %. One model, made by adding up what the five learnt, makes "
-        f"{error[TA]:.1f} %, which is {100 * share:.0f} % of the way from the one to the others.",
+        f"{error[TA]:.1f} %{share}.",
         "joint": f"One model trained on all five languages together makes {error[JOINT]:.1f} %. Held against it, the "
         f"merged model is {everywhere}; on sentences unlike any it was trained on, {novel}.",
         "methods": f"Four other ways to add up the five, held against the plain sum: {_sorted(frames[0])}.",

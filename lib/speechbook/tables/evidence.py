@@ -55,7 +55,8 @@ def frame(
     found = pd.concat([measured, compared], ignore_index=True)
     wanted = found["task"].map(primary) if metric is None else metric
     found = found[(found["metric"] == wanted) & (found["clips"] == clips) & (task is None or found["task"] == task)]
-    unit, wide = found["metric"].map({name: unit for name, (_, unit) in SHOWN.items()}), found["wide_low"].notna()
+    unit = found["metric"].map({name: unit for name, (_, unit) in SHOWN.items()}).astype(float)
+    wide = found["wide_low"].notna()
     ends = {end: unit * found[f"wide_{end}"].where(wide, found[f"ci_{end}"]).astype(float) for end in ("low", "high")}
     place = found["group"].where(found["group"] != OWN, found["task"].map(AVERAGE))
     own = _places(profile, experiment)
@@ -101,6 +102,8 @@ def outcomes(
         found = frame(profile, experiment, clips=clips, task=task, metric=metric)
         own = found[(found["against"] == against) & (found["place"] == (place or AVERAGE[task]))]
         own = own.set_index("system").reindex(order).dropna(subset=["value"])
+        if own.empty:  # there are no novel clips
+            continue
         ends = own["low"].map(_signed) + TO + own["high"].map(_signed)
         sides[title] = pd.DataFrame(
             {"points": own["value"].map(_signed), "95 % interval": ends, "it is": own["verdict"].map(WORDS)}
@@ -123,6 +126,8 @@ def averages(profile: str, experiment: str, *, task: str = "asr") -> pd.DataFram
         for metric in names:
             own = measured(profile, experiment, task=task, metric=metric, clips=clips)
             own = own[own["language"] == AVERAGE[task]].set_index("system")
+            if own.empty:  # there are no novel clips
+                continue
             ends = own["low"].map("{:.1f}".format) + DASH + own["high"].map("{:.1f}".format)
             columns[CLIPS[clips], SHOWN[metric][0]] = own["value"].map("{:.1f}".format) + " (" + ends + ")"
     return pd.DataFrame(columns).rename_axis(index=None)
@@ -132,7 +137,7 @@ def verdict(found: pd.DataFrame, system: str, against: str, *, task: str = "asr"
     """Return what a comparison says of a system in words, with the difference and its interval.
 
     Args:
-        found: what :func:`frame` returns.
+        found: what :func:`frame` returns; nothing where there are no clips of the kind.
         system: the subject.
         against: what it is compared with.
         task: ``asr`` or ``st``.
@@ -141,6 +146,8 @@ def verdict(found: pd.DataFrame, system: str, against: str, *, task: str = "asr"
     Raises:
         StudyError: the two were not compared.
     """
+    if found.empty:
+        return "not known, for there are no such clips"
     for first, second, sign in ((system, against, 1), (against, system, -1)):
         own = results.pair(found, first, second, task, place)
         if len(own) == 1:
