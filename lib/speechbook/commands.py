@@ -296,15 +296,16 @@ def cards(update: bool) -> None:
     from .pages.cards import check_card, update_card
     from .study.store import project_root
 
+    generated = (surprises, in_short)
     if update:
         for path in method_cards.update(project_root() / "book"):
             click.echo(f"{path.relative_to(project_root())}: updated")
-        for made in (surprises, in_short):
+        for made in generated:
             click.echo(f"{made.PAGE}: {'updated' if made.update(project_root()) else 'current'}")
     else:
         method_cards.check(project_root() / "book")
-        surprises.check(project_root())
-        in_short.check(project_root())
+        for made in generated:
+            made.check(project_root())
         click.echo("methods, findings and the README: current")
     for name, declared in corpora.registry().items():
         if reason := corpora.skipped(declared):

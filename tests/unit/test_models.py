@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
-from speechmerge import hub, packages
+from speechmerge import devices, hub, packages
 from speechmerge.errors import SourceError
 from speechmerge.whisper import attention, catalogue, generation, models, smoke, whisper_folder
 from speechmerge.whisper.checkpoints import fingerprint
@@ -141,7 +141,7 @@ def test_loading_gives_fp32_in_evaluation_mode_with_a_tied_head(base):
     [("fma avx2", "sdpa"), ("avx512f avx512_bf16", attention.BY_WINDOW), ("avx512_bf16 amx_bf16", attention.BY_WINDOW)],
 )
 def test_attention_is_fused_but_on_processors_with_bf16(monkeypatch, flags, expected):
-    monkeypatch.setattr(attention, "cpu_features", lambda: set(flags.split()))
+    monkeypatch.setattr(devices, "cpu_features", lambda: set(flags.split()))
     assert attention.implementation(torch.device("cpu")) == expected
     assert attention.implementation(torch.device("cuda")) == "sdpa"
 
@@ -194,7 +194,7 @@ def test_attention_that_gives_its_result_alone_is_as_near_as_softmax(size, windo
     given = [(size * query).bfloat16(), (size * key).bfloat16(), value.bfloat16()]
     expected = torch.nn.functional.scaled_dot_product_attention(*(x.double() for x in given), scale=1.0).transpose(1, 2)
     monkeypatch.setattr(attention, "SCORES", 20_000)
-    monkeypatch.setattr(attention, "cpu_features", lambda: {attention.AVX})
+    monkeypatch.setattr(attention, "cpu_features", lambda: {devices.AVX})
     module = torch.nn.Identity().eval()
     plain = attention.by_window(module, *given, None, 1.0)[0]
     with torch.inference_mode():

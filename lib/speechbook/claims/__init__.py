@@ -17,6 +17,7 @@ from speechmerge.errors import StudyError, nearest
 from ..study import protocol, store
 from ..study.experiments import settings_of
 from ..tables import evidence
+from ..tables.results import joined
 from . import curves, measures
 from .judged import Judged
 from .parts import EQUIVALENT, FAILS, HOLDS, MARKS, NOT_RUN, NOT_TESTABLE, OPEN, SAME, VERDICTS, Part, lines, verdict
@@ -187,6 +188,11 @@ def table(profile: str, ids: Sequence[str] | None = None) -> Table:
     return Table(found[[*names, "verdict"]].rename(columns=names))
 
 
+def measured(found: pd.DataFrame) -> pd.Series:
+    """Tell of each line of :func:`verdicts` whether rows decided it, whatever they said."""
+    return ~found["verdict"].isin((NOT_RUN, NOT_TESTABLE))
+
+
 def changes(before: str, after: str) -> Table:
     """Return the claims that the protocol measured again: the verdict there was, and those on all and on novel clips.
 
@@ -195,7 +201,7 @@ def changes(before: str, after: str) -> Table:
         after: profile that the protocol governs.
     """
     everything, novel = verdicts(after), verdicts(after, clips=evidence.NOVEL)
-    again = ~everything["verdict"].isin((NOT_RUN, NOT_TESTABLE))
+    again = measured(everything)
     shown = everything[again].assign(id=everything["id"] + "\n" + everything["place"], old=verdicts(before)["verdict"])
     for title, found in (("all", everything), ("novel", novel)):
         shown[title] = found["verdict"] + "\n" + found["measured"]
@@ -205,11 +211,15 @@ def changes(before: str, after: str) -> Table:
 
 def summary(profile: str, ids: Sequence[str] | None = None) -> str:
     """Return a sentence that counts the verdicts; arguments as for :func:`verdicts`."""
-    found = Counter(verdicts(profile, ids)["verdict"])
+    return counted(verdicts(profile, ids))
+
+
+def counted(lines: pd.DataFrame) -> str:
+    """Return a sentence that counts the verdicts of some lines of :func:`verdicts`."""
+    found = Counter(lines["verdict"])
     words = {HOLDS: ("holds", "hold"), FAILS: ("does not hold", "do not hold")}
     words[EQUIVALENT] = tuple(f"{verb} {EQUIVALENT}" for verb in ("shows", "show"))
     other = {OPEN: OPEN, NOT_TESTABLE: NOT_TESTABLE, NOT_RUN: NOT_RUN}
     words |= {name: (f"is {text}", f"are {text}") for name, text in other.items()}
     told = [f"{found[name]} {words[name][found[name] != 1]}" for name in VERDICTS if found[name]]
-    joined = " and ".join(filter(None, [", ".join(told[:-1]), told[-1]]))
-    return f"Of {found.total()} claim{'s' * (found.total() != 1)} {joined}."
+    return f"Of {found.total()} claim{'s' * (found.total() != 1)} {joined(told)}."

@@ -10,15 +10,15 @@ from ..figures.curves import signed
 NOT_TESTABLE, NOT_RUN = "not testable here", "not run here"
 VERDICTS = (HOLDS, FAILS, EQUIVALENT, OPEN, NOT_TESTABLE, NOT_RUN)
 MARKS = {1: "✓", -1: "✗", 0: "○"}  # a part for the claim, against it, undecided
+SAME = "≈"  # a difference was claimed, and there is none larger than the margin
 LOOKS = {  # colour and sign of a verdict in a picture
-    HOLDS: ("#117733", "✓"),
-    FAILS: ("#882255", "✗"),
-    EQUIVALENT: ("#88CCEE", "≈"),
-    OPEN: ("#d2d2d2", "○"),
+    HOLDS: ("#117733", MARKS[1]),
+    FAILS: ("#882255", MARKS[-1]),
+    EQUIVALENT: ("#88CCEE", SAME),
+    OPEN: ("#d2d2d2", MARKS[0]),
     NOT_TESTABLE: ("#eeeeee", "–"),
     NOT_RUN: ("#eeeeee", "…"),
 }
-SAME = "≈"  # a difference was claimed, and there is none larger than the margin
 
 
 @dataclass(frozen=True)

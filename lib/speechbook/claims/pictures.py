@@ -5,8 +5,8 @@ import pandas as pd
 from ..figures import overviews
 from ..figures.figured import Figured
 from ..tables import evidence
-from . import verdicts
-from .parts import LOOKS, NOT_RUN, NOT_TESTABLE
+from . import measured, verdicts
+from .parts import LOOKS
 
 PAPERS = {"L": "LoRS-Merging", "B": "many domains", "G": "geometric", "F": "fusing"}  # of claims, by the letter
 
@@ -30,7 +30,7 @@ def changed(before: str, after: str) -> Figured:
     """
     novel = verdicts(after, clips=evidence.NOVEL)
     frames = {"before": verdicts(before), "all clips": verdicts(after), "novel clips": novel}
-    again = ~frames["all clips"]["verdict"].isin((NOT_RUN, NOT_TESTABLE))
+    again = measured(frames["all clips"])
     found = pd.concat([frame[again].assign(group=name) for name, frame in frames.items()], ignore_index=True)
     return _tiles(found, "The verdict on every claim that was measured again: before, and now on all and novel clips.")
 

@@ -33,8 +33,7 @@ def listed_sources(root: Path) -> dict[str, Path]:
     """
     listed = rendering.table_of_contents(root)
     executed = {Path(page).name for page in listed if Path(page).parent == rendering.EXECUTED}
-    found = sorted((root / "notebooks").glob("*.ipynb"))
-    sources = {page: source for source in found for page in notebooks.pages(source)}
+    sources = notebooks.sources(root)
     missing = sorted(executed - sources.keys()) + [
         page for page in listed if Path(page).parent != rendering.EXECUTED and not list(root.glob(f"{page}.*"))
     ]

@@ -48,9 +48,7 @@ def write_students(root: Path, folder: Path, names: tuple[str, ...] = ()) -> lis
     Raises:
         BookError: there is no such page.
     """
-    sources = {
-        page: source for source in sorted((root / "notebooks").glob("*.ipynb")) for page in notebooks.pages(source)
-    }
+    sources = notebooks.sources(root)
     for name in names:
         if name not in sources:
             raise BookError(f"no notebook makes the page {name!r}.{nearest(name, sources)}")

@@ -1,6 +1,5 @@
 """What was found, in five sentences made from committed rows: the book's first page, and the top of the README."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -20,8 +19,8 @@ TITLES = {  # of each sentence, and of the chapter that shows it
     "claims": ("What the papers say", "What was measured again, and what changed"),
     "domains": ("Ten domains", "Ten domains, one model"),
 }
-EXPERIMENT, BASE, EXPERT, JOINT = "table1", "Pretrained", "Finetuned", "Multi-lingual training"
-TA, OTHERS = "Task Arithmetic", ("Weight Averaging", "MP-Merging", "SVP-Merging", "LoRS-Merging")
+EXPERIMENT, OTHERS = "table1", (claims.WA, claims.MP, claims.SVP, claims.LORS)
+BASE, EXPERT, JOINT, TA = claims.BASE, claims.EXPERT, claims.JOINT, claims.TA
 
 
 def sentences(profile: str = PROFILE, before: str = BEFORE) -> dict[str, str]:
@@ -39,6 +38,8 @@ def sentences(profile: str = PROFILE, before: str = BEFORE) -> dict[str, str]:
     gained = error[BASE] - error[EXPERT]
     share = f", which is {100 * (error[BASE] - error[TA]) / gained:.0f} % of the way" if gained > 0 else ""
     frames = [evidence.frame(profile, EXPERIMENT, clips=clips) for clips in evidence.CLIPS]
+    tested = claims.verdicts(profile)
+    tested = tested[claims.measured(tested)]
     everywhere, novel = (evidence.verdict(found, TA, JOINT) for found in frames)
     return {
         "kept": f"On five languages the pretrained model makes {error[BASE]:.1f} % word errors and five experts, each "
@@ -47,7 +48,7 @@ def sentences(profile: str = PROFILE, before: str = BEFORE) -> dict[str, str]:
         "joint": f"One model trained on all five languages together makes {error[JOINT]:.1f} %. Held against it, the "
         f"merged model is {everywhere}; on sentences unlike any it was trained on, {novel}.",
         "methods": f"Four other ways to add up the five, held against the plain sum: {_sorted(frames[0])}.",
-        "claims": f"Tested by the rules of this book so far: o{claims.summary(profile, _again(profile))[1:]}",
+        "claims": f"Tested by the rules of this book so far: o{claims.counted(tested)[1:]}",
         "domains": _domains(profile if store.measured(profile, "domains") else before),
     }
 
@@ -57,13 +58,9 @@ def _sorted(found: pd.DataFrame) -> str:
     said: dict[str, list[str]] = {}
     for system in OTHERS:
         said.setdefault(evidence.verdict(found, system, TA).partition(" (")[0], []).append(system)
-    return "; ".join(f"{_joined(names)} {'is' if len(names) == 1 else 'are'} {word}" for word, names in said.items())
-
-
-def _again(profile: str) -> list[str]:
-    """Return the claims that the profile's rows say something about."""
-    found = claims.verdicts(profile)
-    return found[~found["verdict"].isin((claims.NOT_RUN, claims.NOT_TESTABLE))]["id"].to_list()
+    return "; ".join(
+        f"{results.joined(names)} {'is' if len(names) == 1 else 'are'} {word}" for word, names in said.items()
+    )
 
 
 def _domains(profile: str) -> str:
@@ -78,11 +75,6 @@ def _domains(profile: str) -> str:
         f"{inside} is the best on their own domains and makes {at_home} joint training there; on domains nobody "
         f"trained on {outside} is the best and makes {abroad} it{measured}."
     )
-
-
-def _joined(names: Iterable[str]) -> str:
-    *most, last = names
-    return " and ".join(filter(None, [", ".join(most), last]))
 
 
 def render() -> str:

@@ -56,9 +56,18 @@ def read(source: Path) -> nbformat.NotebookNode:
 def pages(source: Path) -> dict[str, dict[str, object]]:
     """Return the pages made of a notebook, with the parameters of each; one of its own name if it does not say."""
     try:
-        return read(source).metadata.get(METADATA, {}).get("pages") or {source.stem: {}}
+        return _pages(read(source)) or {source.stem: {}}
     except BookError:
         return {source.stem: {}}  # its own page says later what is wrong
+
+
+def _pages(notebook: nbformat.NotebookNode) -> dict[str, dict[str, object]]:
+    return notebook.metadata.get(METADATA, {}).get("pages", {})
+
+
+def sources(root: Path) -> dict[str, Path]:
+    """Return the notebook of every page that some notebook below the project's folder makes."""
+    return {page: source for source in sorted((root / "notebooks").glob("*.ipynb")) for page in pages(source)}
 
 
 def page_of(source: Path, page: str) -> nbformat.NotebookNode:
@@ -67,7 +76,8 @@ def page_of(source: Path, page: str) -> nbformat.NotebookNode:
     Raises:
         BookError: the file is no notebook.
     """
-    notebook, values = read(source), pages(source).get(page, {})
+    notebook = read(source)
+    values = _pages(notebook).get(page, {})
     only = [[tag for tag in cell.metadata.get("tags", []) if tag.startswith(ONLY)] for cell in notebook.cells]
     notebook.cells = [
         cell for cell, tags in zip(notebook.cells, only, strict=True) if not tags or f"{ONLY}{page}" in tags

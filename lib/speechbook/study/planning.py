@@ -285,10 +285,10 @@ class Table:
         """Add the dev decodings of a grid and the choice of the point with the lowest error."""
         values = self.plan.values("grids", grid or parameter)
         if self.settings.select == "loss":
-            searched = {"parameter": parameter, "values": values} | ({"decoded": "all"} if exhaustive else {})
-            if parameter == "scaling" and not exhaustive:
-                searched["values"] = None
-            return self.searched(title, searched, group, model, needs, per_expert=per_expert)
+            continuous = parameter == "scaling" and not exhaustive
+            search = {"parameter": parameter, "values": None if continuous else values}
+            search |= {"decoded": "all"} if exhaustive else {}
+            return self.searched(title, search, group, model, needs, per_expert=per_expert)
         points = [{parameter: value} for value in values]
         decodes = [
             self.decoded(

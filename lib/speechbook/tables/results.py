@@ -192,6 +192,11 @@ def verdict(found: pd.DataFrame, system: str, against: str, task: str = "asr", *
     return side({"low": own["low"].min(), "high": own["high"].max()}, *VERDICTS[task])
 
 
+def joined(words: Sequence[str]) -> str:
+    """Return words as a sentence lists them: "A, B and C"."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
 def verdicts(found: pd.DataFrame, systems: Sequence[str], against: str, task: str = "asr") -> str:
     """Return one clause that sorts systems by :func:`verdict`: "A makes fewer word errors than B; C and D cannot …".
 
@@ -207,7 +212,7 @@ def verdicts(found: pd.DataFrame, systems: Sequence[str], against: str, task: st
     for said in (below, above, across):
         names = [system for system, word in words.items() if word == said]
         if names:
-            subject = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+            subject = joined(names)
             predicate = "cannot be told apart from" if said == across else f"{verbs[len(names) == 1]} {said}"
             clauses.append(f"{subject} {predicate} {'it' if clauses else against}")
     return "; ".join(clauses)

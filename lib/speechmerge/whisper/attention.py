@@ -7,7 +7,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask
 
-from ..devices import AMX, AVX, cpu_features
+from ..devices import AMX, bf16_pays, cpu_features
 
 SCORES = 2**24  # as many stay in a processor's cache, or nearly
 SAFE = 64.0  # between this and its negative, sums of exponentials neither overflow nor vanish
@@ -19,7 +19,7 @@ def implementation(device: torch.device) -> str:
 
     PyTorch's fused kernel gains nothing from AVX-512 BF16 instructions, and its gradient nothing from AMX either.
     """
-    return BY_WINDOW if device.type == "cpu" and cpu_features() & {AMX, AVX} else "sdpa"
+    return BY_WINDOW if device.type == "cpu" and bf16_pays(device) else "sdpa"
 
 
 def by_window(
