@@ -61,7 +61,7 @@ print: book
 
 test: $(STAMP)
 	$(SAY) "tests"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -n $(WORKERS) --dist loadfile $(TESTS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 study: $(STAMP)
 	$(SAY) "study: profile $(or $(PROFILE),speech)"

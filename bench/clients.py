@@ -27,7 +27,8 @@ import padded_keys
 from speechbook.study import store
 from speechmerge import corpora, machine
 from speechmerge.corpora import Clip
-from speechmerge.evaluation.decoding import Decoder, Decoding
+from speechmerge.evaluation.decoding import Decoder
+from speechmerge.evaluation.decoding_settings import Decoding
 from speechmerge.formats.converting import convert
 from speechmerge.whisper import models
 

@@ -11,6 +11,7 @@ os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
 
 import shutil
 import socket
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from made_up import (
 )
 
 from speechbook.study import experiments, protocol, store
+from speechmerge import devices
 from speechmerge.audio import SAMPLE_RATE, encode_flac
 from speechmerge.corpora import Clip
 
@@ -41,6 +43,14 @@ def _own_cache(tmp_path_factory):
     """Nothing is read from or left in the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPEECHMERGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_collecting():
+    """Between small pieces of work the search for garbage takes a third of the time, for memory nobody needs here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "gc", SimpleNamespace(collect=lambda: None))
         yield
 
 

@@ -6,12 +6,12 @@ from functools import cache
 
 import torch
 
-from speechbook.study import experiments, kept, measures, protocol, steps, store
+from speechbook.study import experiments, kept, measures, protocol, store
 from speechbook.study.plans import Cell, Plan, Step, System
 from speechmerge import corpora
 from speechmerge.corpora import Clip
-from speechmerge.evaluation.decoding import Prediction
 from speechmerge.evaluation.inference import EQUIVALENT, FAILS, HOLDS, OPEN
+from speechmerge.evaluation.predictions import Prediction
 from speechmerge.merging import engine, overlaps, task_vectors
 
 STAMP = {"library": "0.0.0", "hardware": "made up for tests", "date": "2001-01-01"}
@@ -42,7 +42,7 @@ def _fingerprint(plan: Plan, cell: Cell) -> str | None:
 
 @cache
 def _clips(cell: Cell, cap: int | None) -> list[Clip]:
-    return steps.clips_of(asdict(cell), "test", cap)
+    return kept.clips_of(asdict(cell), "test", cap)
 
 
 def made_up_predictions(plan: Plan) -> dict[store.Spoken, list[Prediction]]:

@@ -9,7 +9,9 @@ import torch
 
 from speechmerge import cli, corpora
 from speechmerge.evaluation import scoring
-from speechmerge.evaluation.decoding import Decoder, Decoding, read_predictions
+from speechmerge.evaluation.decoding import Decoder
+from speechmerge.evaluation.decoding_settings import Decoding
+from speechmerge.evaluation.predictions import read_predictions
 from speechmerge.finetuning import packing
 from speechmerge.merging import engine
 from speechmerge.speech import pooled_clips

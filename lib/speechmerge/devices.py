@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
-PRECISIONS = ("auto", "bf16", "fp32")
+from .errors import MethodError, nearest
+
+DEVICES = ("auto", "cpu", "cuda")
 AMX, AVX = "amx_bf16", "avx512_bf16"  # Linux's names of the processor features with bf16 products
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's names for mallopt(3)
 
@@ -16,6 +18,28 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's names for mall
 def best_device() -> torch.device:
     """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """Return a device; ``"auto"`` is the GPU if there is one.
+
+    Raises:
+        MethodError: there is no such device here.
+    """
+    if str(name) == "auto":
+        return best_device()
+    try:
+        device = torch.device(str(name))
+    except RuntimeError:
+        raise MethodError(f"device is {name!r}.{nearest(name, DEVICES)}") from None
+    if device.type not in DEVICES:
+        raise MethodError(f"device is {str(name)!r}; expected one of {', '.join(DEVICES)}.")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and not count:
+        raise MethodError(f"device={str(name)!r}, but there is no GPU here; use device='auto' or 'cpu'.")
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise MethodError(f"device={str(name)!r}, but the GPUs here have the numbers 0 to {count - 1}.")
+    return device
 
 
 @functools.cache

@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 
 def stamp() -> dict[str, str]:
     """Return the fields that say where, when and by which library version a number was made."""
@@ -19,6 +17,8 @@ def stamp() -> dict[str, str]:
 @functools.cache
 def hardware() -> str:
     """Describe this machine in one line: processor, cores, memory, GPU. No host name, no serial number."""
+    import torch  # heavy, and of no use to who only reads what was measured
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -8,7 +8,7 @@ import pytest
 from speechbook.pages import live
 from speechmerge import budget
 from speechmerge.budget import Budget
-from speechmerge.evaluation.decoding import Prediction
+from speechmerge.evaluation.predictions import Prediction
 from speechmerge.finetuning.training_recipe import TrainingLog
 
 

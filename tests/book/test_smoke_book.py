@@ -11,7 +11,6 @@ from bs4 import BeautifulSoup
 from speechbook.pages import building, notebooks, rendering
 from speechbook.study import experiments, store, study
 from speechbook.tables import evidence
-from speechmerge.finetuning import training
 
 ROOT = store.project_root()
 PARTS = ("book", "data_cards", "notebooks", "_config.yml", "_toc.yml")
@@ -49,8 +48,6 @@ def index(root):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPEECHMERGE_RESULTS", str(root / "results"))
         patch.setenv("SPEECHMERGE_HOME", str(ROOT))
-        for module in (study, training):  # much of the time of so small a study, for memory it does not need
-            patch.setattr(module, "release_memory", lambda: None)
         executed = {Path(page).name for page in rendering.table_of_contents(root)}
         for name in (name for name, table in experiments.experiments().items() if table.notebook in executed):
             study.run(experiments.plan(name, "smoke"))

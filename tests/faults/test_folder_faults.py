@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import WhisperConfig, WhisperForAudioClassification, WhisperForConditionalGeneration
 
 from speechmerge.errors import CheckpointError
-from speechmerge.evaluation.decoding import Decoder, Decoding
+from speechmerge.evaluation.decoding import Decoder
+from speechmerge.evaluation.decoding_settings import Decoding
 from speechmerge.merging import engine, task_vectors, validation
 from speechmerge.whisper import models
 from speechmerge.whisper.checkpoints import fingerprint, open_checkpoint

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import speechmerge
 from speechmerge import cli
 from speechmerge.errors import MethodError, SpeechMergeError
-from speechmerge.evaluation.decoding import Decoding
+from speechmerge.evaluation.decoding_settings import Decoding
 from speechmerge.finetuning.training_recipe import Recipe, Source
 from speechmerge.merging import engine, methods, recipe
 from speechmerge.merging.merge import Merge

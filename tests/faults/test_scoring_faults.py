@@ -6,7 +6,7 @@ import gzip
 import pytest
 
 from speechmerge.errors import ScoringError
-from speechmerge.evaluation.decoding import Prediction, read_predictions, write_predictions
+from speechmerge.evaluation.predictions import Prediction, read_predictions, write_predictions
 from speechmerge.evaluation.resampling import compare
 from speechmerge.evaluation.scoring import count, translation
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from speechmerge import cli
 from speechmerge.errors import CorpusError, MethodError, SpeechMergeError
-from speechmerge.evaluation.decoding import Decoding
+from speechmerge.evaluation.decoding_settings import Decoding
 from speechmerge.finetuning.training_recipe import Source
 from speechmerge.tuning import ear, plan, request, speech
 from speechmerge.tuning.request import Request

@@ -21,7 +21,8 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from speechmerge.evaluation.decoding import Decoder, Decoding
+from speechmerge.evaluation.decoding import Decoder
+from speechmerge.evaluation.decoding_settings import Decoding
 from speechmerge.merging import engine
 from speechmerge.whisper import models
 from speechmerge.whisper.checkpoints import fingerprint, open_checkpoint

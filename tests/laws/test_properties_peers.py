@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from held import Held
 from scipy.special import softmax
 
 import speechmerge
 from speechmerge.errors import MethodError
 from speechmerge.merging.methods import find
 from speechmerge.merging.rules import contributions, drawn_in, learned, projections
-from speechmerge.merging.rules.streams import Piece
 
 T, M, N = 3, 14, 9
 
@@ -152,7 +152,7 @@ def test_half_of_the_base_is_where_the_singular_values_reach_half_their_sum():
 
 def doge(deltas, **options):
     settings = {"density": 1.0, "count": "ceil"} | {k: options[k] for k in ("density",) if k in options}
-    prepass = projections._thresholds(lambda: [Piece(deltas, deltas[0].numel())], **settings)
+    prepass = projections._thresholds(Held([deltas]), **settings)
     return projections.doge_ta(deltas, **{"density": 1.0, **options}, prepass=prepass)
 
 

@@ -6,12 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from held import Held
 
 from speechmerge.merging.applying import generator
 from speechmerge.merging.rules import consensus, dropping, per_task, sparse
 from speechmerge.merging.rules.primitives import elect
 from speechmerge.merging.rules.ranking import ranks
-from speechmerge.merging.rules.streams import Piece, order_statistics
+from speechmerge.merging.rules.streams import order_statistics
 
 T, M, N = 4, 24, 40
 
@@ -24,7 +25,7 @@ def deltas() -> torch.Tensor:
 def whole(deltas: torch.Tensor, pieces: int = 3):
     """The stream an engine would give a prepass: the vector in pieces of unequal length."""
     edges = [0, 7, deltas.shape[1] // pieces, deltas.shape[1]]
-    return lambda: (Piece(deltas[:, a:b], b - a) for a, b in itertools.pairwise(edges))
+    return Held([deltas[:, a:b] for a, b in itertools.pairwise(edges)])
 
 
 def ties(deltas, density=0.2, **options):
@@ -80,14 +81,14 @@ def test_order_statistics_are_exact_also_among_ties_and_zeros(dtype):
     rows[1, :50_000] = 0.0
     rows[2] = rows[2].mul(3).round()
     ranks = [[0, 17, 30_000, 59_999]] * 3
-    found = order_statistics(lambda: rows.split(7_001, dim=1), lambda n: ranks)
+    found = order_statistics(Held(rows.split(7_001, dim=1)), torch.clone, ranks)
     assert torch.equal(found, rows.sort(1).values[:, ranks[0]])
 
 
 def test_order_statistics_survive_a_sample_that_misleads():
     row = torch.zeros(1, 100_000)
     row[0, 3_000:3_500] = torch.arange(500.0) + 1  # a lump between two samples
-    found = order_statistics(lambda: [row], lambda n: [[n - 1, n - 250]])
+    found = order_statistics(Held([row]), torch.clone, [[99_999, 99_750]])
     assert found.tolist() == [[500.0, 251.0]]
 
 

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from speechmerge import corpora
 from speechmerge.errors import CheckpointError, MethodError
 from speechmerge.evaluation import resampling, scoring
-from speechmerge.evaluation.decoding import Decoder, Decoding
+from speechmerge.evaluation.decoding import Decoder
+from speechmerge.evaluation.decoding_settings import Decoding
 from speechmerge.finetuning.packing import Window, collate
 from speechmerge.merging import calibration, engine, listening, measuring
 from speechmerge.merging.rules.calibrated import regmean

@@ -13,7 +13,8 @@ from speechmerge import corpora
 from speechmerge.audio import SAMPLE_RATE
 from speechmerge.errors import ScoringError
 from speechmerge.evaluation import references, transcription
-from speechmerge.evaluation.decoding import Decoder, Prediction, read_predictions, write_predictions
+from speechmerge.evaluation.decoding import Decoder
+from speechmerge.evaluation.predictions import Prediction, read_predictions, write_predictions
 from speechmerge.evaluation.transcription import Segment
 
 

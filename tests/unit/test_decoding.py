@@ -9,7 +9,9 @@ from transformers import EncoderDecoderCache, SuppressTokensLogitsProcessor
 from speechmerge import corpora
 from speechmerge.errors import CheckpointError, ScoringError
 from speechmerge.evaluation import decoding, greedy
-from speechmerge.evaluation.decoding import Decoder, Decoding, Prediction, read_predictions, write_predictions
+from speechmerge.evaluation.decoding import Decoder
+from speechmerge.evaluation.decoding_settings import MAX_TOKENS, STOPS, Decoding
+from speechmerge.evaluation.predictions import Prediction, read_predictions, write_predictions
 from speechmerge.merging import engine
 from speechmerge.whisper import models
 
@@ -122,10 +124,10 @@ def test_longer_clips_may_give_more_tokens_up_to_whispers_limit(decoder, clips, 
     monkeypatch.setattr(decoder, "settings", Decoding(precision="fp32"))
     for seconds in (1.0, 5.0, 20.0):
         decoder.decode([dataclasses.replace(clips[0], seconds=seconds)], "es", "asr", progress=False)
-    assert asked == [[40], [120], [decoding.MAX_TOKENS]]
+    assert asked == [[40], [120], [MAX_TOKENS]]
 
 
-@pytest.mark.parametrize("stop", decoding.STOPS)
+@pytest.mark.parametrize("stop", STOPS)
 def test_beam_search(said, clips, listening, stop):
     beams = Decoder(models.base_model("smoke"), dataclasses.replace(SHORT, beams=3, stop=stop), state=listening)
     found = beams.decode(clips[:2], "es", "asr", progress=False)

@@ -11,7 +11,7 @@ from speechbook.tables import choices, directions, domains, growth, leaders, res
 from speechmerge.corpora import Clip, find
 from speechmerge.errors import StudyError
 from speechmerge.evaluation import scoring
-from speechmerge.evaluation.decoding import Prediction
+from speechmerge.evaluation.predictions import Prediction
 from speechmerge.merging import overlaps
 
 STUDY = ("domains", "beta", "rank", "domain_count")

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from speechmerge import corpora
 from speechmerge.dynamic import choosing, guiding, states, systems, weights
 from speechmerge.errors import CheckpointError, MethodError
-from speechmerge.evaluation.decoding import Decoder, Decoding, read_predictions
+from speechmerge.evaluation.decoding import Decoder
+from speechmerge.evaluation.decoding_settings import Decoding
+from speechmerge.evaluation.predictions import read_predictions
 from speechmerge.merging import engine, recipe
 from speechmerge.whisper import models
 

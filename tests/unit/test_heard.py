@@ -6,7 +6,7 @@ import pytest
 
 from speechbook.tables import heard
 from speechmerge.errors import ScoringError
-from speechmerge.evaluation.decoding import Prediction
+from speechmerge.evaluation.predictions import Prediction
 
 
 @pytest.fixture

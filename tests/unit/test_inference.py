@@ -8,8 +8,8 @@ from sacrebleu.metrics import CHRF
 
 from speechmerge.errors import ScoringError
 from speechmerge.evaluation.chrf import character_matches, chrf
-from speechmerge.evaluation.decoding import Prediction
 from speechmerge.evaluation.inference import EQUIVALENT, FAILS, HOLDS, OPEN, Bootstrap, seed_deviation, verdict, widened
+from speechmerge.evaluation.predictions import Prediction
 from speechmerge.evaluation.resampling import RESAMPLES, compare, comparison, interval, pooled, resampled_rates
 from speechmerge.evaluation.scoring import Counts, translation
 

@@ -11,7 +11,7 @@ from speechbook.pages import licences, listening
 from speechbook.tables import heard
 from speechmerge import corpora
 from speechmerge.audio import decode_flac
-from speechmerge.evaluation.decoding import Prediction
+from speechmerge.evaluation.predictions import Prediction
 
 
 @pytest.fixture

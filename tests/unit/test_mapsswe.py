@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from speechmerge.errors import ScoringError
-from speechmerge.evaluation.decoding import Prediction
 from speechmerge.evaluation.mapsswe import mapsswe, paired_errors, segment_errors
+from speechmerge.evaluation.predictions import Prediction
 
 SCTK = json.loads((Path(__file__).parents[1] / "golden" / "mapsswe_sctk.json").read_text())
 

@@ -29,11 +29,10 @@ from speechbook.study.plans import result
 from speechbook.study.steps import HYPOTHESES
 from speechbook.tables import evidence
 from speechmerge.errors import StudyError
-from speechmerge.evaluation.decoding import Prediction, write_predictions
 from speechmerge.evaluation.inference import EQUIVALENT, FAILS, HOLDS, Bootstrap
+from speechmerge.evaluation.predictions import Prediction, write_predictions
 from speechmerge.evaluation.resampling import RESAMPLES, interval
 from speechmerge.evaluation.scoring import count
-from speechmerge.finetuning import training
 
 TABLE = {
     "experiment": "judged", "kind": "systems", "title": "Judged", "languages": "domains", "tasks": ["asr", "st"],
@@ -72,8 +71,6 @@ def plan(tmp_path_factory, rules):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPEECHMERGE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("SPEECHMERGE_RESULTS", str(tmp_path_factory.mktemp("results")))
-        for module in (study, training):
-            patch.setattr(module, "release_memory", lambda: None)
         patch.setattr(experiments, "profiles", lambda: {"smoke": profile})
         patch.setattr(experiments, "experiments", lambda: {"judged": table})
         patch.setattr(comparisons, "grouped", lambda *_: [])  # knows error rates only

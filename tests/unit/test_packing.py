@@ -8,17 +8,9 @@ import torch
 
 from speechmerge.audio import SAMPLE_RATE
 from speechmerge.errors import TrainingError
-from speechmerge.finetuning.packing import (
-    FULL_SECONDS,
-    IGNORED,
-    MAX_LABELS,
-    PAUSE_SECONDS,
-    Window,
-    collate,
-    pack,
-    prompt_ids,
-)
+from speechmerge.finetuning.packing import FULL_SECONDS, IGNORED, MAX_LABELS, PAUSE_SECONDS, Window, collate, pack
 from speechmerge.whisper import models
+from speechmerge.whisper.prompts import prompt_ids
 
 PROMPT = 4  # start, language, task, no timestamps
 

@@ -10,7 +10,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from speechmerge.cli.models import _rates
 from speechmerge.evaluation import scoring
-from speechmerge.evaluation.decoding import Prediction
+from speechmerge.evaluation.predictions import Prediction
 from speechmerge.evaluation.resampling import RESAMPLES, compare, interval, pooled, resampled_rates
 from speechmerge.evaluation.scoring import count, translation
 from speechmerge.evaluation.summaries import averages, summary

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from speechmerge.evaluation.decoding import Prediction
+from speechmerge.evaluation.predictions import Prediction
 from speechmerge.evaluation.scoring import count, spelled
 from speechmerge.spelling import ORDINALS, procedure, spell
 from speechmerge.text import normalise

@@ -9,7 +9,7 @@ import pytest
 
 from speechbook.study import store, table_files
 from speechmerge.errors import ScoringError, StudyError
-from speechmerge.evaluation.decoding import Prediction
+from speechmerge.evaluation.predictions import Prediction
 
 
 @pytest.fixture(autouse=True)

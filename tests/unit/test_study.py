@@ -14,7 +14,9 @@ from speechbook.study import rows as rows_module
 from speechbook.study.experiment import Experiment
 from speechmerge import corpora, machine, packages
 from speechmerge.errors import StudyError
-from speechmerge.evaluation.decoding import Decoder, Decoding, read_predictions
+from speechmerge.evaluation.decoding import Decoder
+from speechmerge.evaluation.decoding_settings import Decoding
+from speechmerge.evaluation.predictions import read_predictions
 from speechmerge.finetuning import training
 from speechmerge.merging import measuring
 from speechmerge.speech import pooled_clips
@@ -36,8 +38,6 @@ def folders(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPEECHMERGE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("SPEECHMERGE_RESULTS", str(tmp_path_factory.mktemp("results")))
-        for module in (study, training):  # a third of the time of so small a study, for memory it does not need
-            patch.setattr(module, "release_memory", lambda: None)
         known = experiments.profiles()
         plain = {"smoke": known["smoke"].model_copy(update={"of": {}})}  # one seed; test_measures has the protocol's
         patch.setattr(experiments, "profiles", lambda: known | plain)

@@ -11,7 +11,9 @@ from speechmerge import audio, corpora
 from speechmerge.audio import SAMPLE_RATE
 from speechmerge.errors import CheckpointError, CorpusError, ScoringError
 from speechmerge.evaluation import recordings, transcription, transcripts
-from speechmerge.evaluation.decoding import Decoder, Decoding, Prediction, read_predictions
+from speechmerge.evaluation.decoding import Decoder
+from speechmerge.evaluation.decoding_settings import Decoding
+from speechmerge.evaluation.predictions import Prediction, read_predictions
 from speechmerge.evaluation.recordings import Recording
 from speechmerge.evaluation.transcription import Segment, Transcript
 from speechmerge.whisper import models

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from speechmerge import corpora
 from speechmerge.corpora import Clip
 from speechmerge.errors import SpeechMergeError, TrainingError
-from speechmerge.evaluation.decoding import Decoding
+from speechmerge.evaluation.decoding_settings import Decoding
 from speechmerge.finetuning.training_recipe import Source
 from speechmerge.merging import recipe
 from speechmerge.merging.merge import Merge

@@ -7,7 +7,8 @@ from pathlib import Path
 from speechmerge.budget import Budget
 from speechmerge.corpora import Clip
 from speechmerge.evaluation import scoring
-from speechmerge.evaluation.decoding import Decoder, Prediction
+from speechmerge.evaluation.decoding import Decoder
+from speechmerge.evaluation.predictions import Prediction
 from speechmerge.finetuning.training_recipe import TrainingLog
 
 FEWEST = 4  # clips of each language that every model hears, however little time is left

@@ -5,12 +5,12 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from speechmerge import corpora
-from speechmerge.devices import PRECISIONS
 from speechmerge.errors import SpeechMergeError, nearest
-from speechmerge.evaluation.decoding import STOPS
-from speechmerge.finetuning.packing import TASK_NAMES
+from speechmerge.evaluation.decoding_settings import STOPS
 from speechmerge.finetuning.training_recipe import UNSEEN_ROWS
 from speechmerge.merging import methods, options
+from speechmerge.precisions import PRECISIONS
+from speechmerge.whisper.prompts import TASK_NAMES
 
 from .checked import LIST, Checked, Count, Fault, Name, NotNegative, Numbers, Positive, Rates, Seeds, Words, word
 from .partitions import PARTS
@@ -45,7 +45,7 @@ One = Annotated[dict[str, str], BeforeValidator(_one)]
 
 
 class Decode(Checked):
-    """Settings of decoding (:class:`speechmerge.evaluation.decoding.Decoding`)."""
+    """Settings of decoding (:class:`speechmerge.evaluation.decoding_settings.Decoding`)."""
 
     beams: Count = 1  # 1 is greedy
     stop: word(*STOPS) = "finished"  # when a beam search ends

@@ -8,12 +8,18 @@ from tqdm import tqdm
 from speechmerge import corpora
 from speechmerge.corpora import Clip
 from speechmerge.errors import ScoringError
-from speechmerge.evaluation.decoding import Prediction
+from speechmerge.evaluation.predictions import Prediction
 from speechmerge.evaluation.scoring import Scores, score
+from speechmerge.speech import pooled_clips
 
 from . import store
 from .plans import Cell, Plan, System
-from .steps import clips_of
+
+
+def clips_of(cell: dict, split: str, cap: int | None) -> list[Clip]:
+    """Return the clips of a cell as a step's specification holds it."""
+    kept = cell.get("kept_apart", "equal")
+    return pooled_clips(cell["corpora"], cell["language"], cell["task"], split, cap, kept_apart=kept)
 
 
 @dataclass(frozen=True)

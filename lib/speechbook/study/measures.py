@@ -19,7 +19,7 @@ import numpy as np
 
 from speechmerge.corpora import Clip
 from speechmerge.evaluation import inference, scoring
-from speechmerge.evaluation.decoding import Prediction
+from speechmerge.evaluation.predictions import Prediction
 from speechmerge.evaluation.resampling import interval
 from speechmerge.evaluation.scoring import Scores
 from speechmerge.text import normalise

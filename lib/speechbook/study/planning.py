@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from speechmerge.errors import MethodError, SpeechMergeError, StudyError, nearest
-from speechmerge.finetuning.packing import FULL_SECONDS
+from speechmerge.finetuning.training_recipe import FULL_SECONDS
 from speechmerge.merging import methods, options, searching
 
 from . import store

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechmerge import corpora
 from speechmerge.errors import StudyError, nearest
-from speechmerge.evaluation import decoding
+from speechmerge.evaluation import decoding_settings
 from speechmerge.files import digest
 from speechmerge.finetuning import training_recipe
 from speechmerge.packages import artefact
@@ -167,7 +167,7 @@ class Plan:
         Raises:
             StudyError: another step has this name.
         """
-        code = {"train": training_recipe.VERSION, "decode": decoding.VERSION}.get(kind, 1)
+        code = {"train": training_recipe.VERSION, "decode": decoding_settings.VERSION}.get(kind, 1)
         keys = [self.steps[need].key for need in needs]
         read = [*spec.get("cells", []), *(cell for own in spec.get("model", {}).get("speech", []) for cell in own)]
         data = [corpora.find(source).version for cell in read for source in cell["corpora"]]

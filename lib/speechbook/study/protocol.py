@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 
 from speechmerge.corpora import KEPT_APART
 from speechmerge.errors import StudyError, nearest
-from speechmerge.finetuning.packing import TASK_NAMES
 from speechmerge.finetuning.training_recipe import UNSEEN_ROWS
+from speechmerge.whisper.prompts import TASK_NAMES
 
 from . import checked
 from .checked import Checked, Count, Fault, Positive, Rates, Seeds, word

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from speechmerge import machine
-from speechmerge.evaluation.decoding import read_predictions
+from speechmerge.evaluation.predictions import read_predictions
 from speechmerge.evaluation.scoring import Scores
 from speechmerge.evaluation.summaries import averages, summary
 from speechmerge.whisper import checkpoints, models

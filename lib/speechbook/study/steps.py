@@ -14,15 +14,17 @@ from torch import Tensor
 from speechmerge.corpora import Clip
 from speechmerge.errors import StudyError
 from speechmerge.evaluation import scoring
-from speechmerge.evaluation.decoding import Decoder, Decoding, write_predictions
+from speechmerge.evaluation.decoding import Decoder
+from speechmerge.evaluation.decoding_settings import Decoding
+from speechmerge.evaluation.predictions import write_predictions
 from speechmerge.evaluation.resampling import dev_error, weighted
 from speechmerge.files import atomic_folder
 from speechmerge.finetuning import resetting, training
 from speechmerge.merging import engine, measuring, overlaps, searching, task_vectors
 from speechmerge.packages import artefact
-from speechmerge.speech import pooled_clips
 from speechmerge.whisper import models
 
+from .kept import clips_of
 from .plans import Step, result
 
 if TYPE_CHECKING:
@@ -214,12 +216,6 @@ def _resolved(params: dict, inputs: Inputs) -> dict[str, Any]:
             else:
                 params[name] = value
     return params
-
-
-def clips_of(cell: dict, split: str, cap: int | None) -> list[Clip]:
-    """Return the clips of a cell as a step's specification holds it."""
-    kept = cell.get("kept_apart", "equal")
-    return pooled_clips(cell["corpora"], cell["language"], cell["task"], split, cap, kept_apart=kept)
 
 
 def _tune(spec: dict, inputs: Inputs, folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from speechmerge.errors import ScoringError, StudyError, nearest
-from speechmerge.evaluation.decoding import Prediction
+from speechmerge.evaluation.predictions import Prediction
 from speechmerge.files import digest
 
 from . import table_files

@@ -12,7 +12,7 @@ import pandas as pd
 
 from speechmerge.corpora import Clip
 from speechmerge.evaluation import scoring
-from speechmerge.evaluation.decoding import Prediction
+from speechmerge.evaluation.predictions import Prediction
 
 from ..figures import style
 from ..study import experiments, kept

@@ -13,7 +13,8 @@ from .models import clips_of_test_set, with_test_set
 if TYPE_CHECKING:
     from ..dynamic.choosing import Listening
     from ..dynamic.guiding import Guided
-    from ..evaluation.decoding import Decoder, Decoding
+    from ..evaluation.decoding import Decoder
+    from ..evaluation.decoding_settings import Decoding
     from ..evaluation.transcription import Transcript
 
 
@@ -72,7 +73,8 @@ def decode(
     own: of more than one, or of a folder, OUTPUT is a new folder and --format says the form. Recordings over 30 s are
     searched with times.
     """
-    from ..evaluation.decoding import Decoder, Decoding
+    from ..evaluation.decoding import Decoder
+    from ..evaluation.decoding_settings import Decoding
 
     dynamic = is_recipe(model) and not Path(model).is_dir()
     if dynamic and (recordings or base):
@@ -107,7 +109,7 @@ def _test_set(
     decoder: Callable, output: Path, names: tuple[str, ...], language: str | None, split: str, task: str
 ) -> None:
     """Decode the clips of a test set into a predictions file."""
-    from ..evaluation.decoding import write_predictions
+    from ..evaluation.predictions import write_predictions
     from ..files import check_writable
 
     if language in (None, "auto"):

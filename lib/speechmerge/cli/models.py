@@ -113,7 +113,7 @@ def score(
     authors compare letter by letter (zh, ja, th, lo, my), the WER is the CER.
     """
     from ..evaluation import references as own
-    from ..evaluation.decoding import read_predictions
+    from ..evaluation.predictions import read_predictions
     from ..evaluation.scoring import score as scored
     from ..evaluation.summaries import summary
     from ..files import check_writable

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..corpora import Clip
 from ..errors import MethodError
-from ..evaluation.decoding import Decoder, Prediction
+from ..evaluation.decoding import Decoder
+from ..evaluation.predictions import Prediction
 from ..merging import methods
 from ..merging.fitting import Merged
 from ..merging.measuring import Speech

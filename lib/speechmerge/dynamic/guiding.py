@@ -8,7 +8,8 @@ from transformers import WhisperForConditionalGeneration
 
 from ..errors import MethodError
 from ..evaluation import greedy
-from ..evaluation.decoding import Decoder, Decoding
+from ..evaluation.decoding import Decoder
+from ..evaluation.decoding_settings import Decoding
 from ..merging.listening import put
 from ..merging.validation import check_memory
 from ..whisper import models as whisper_models

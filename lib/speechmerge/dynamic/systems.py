@@ -21,7 +21,8 @@ from typing import Annotated, Any
 
 from .. import speech
 from ..errors import MethodError, nearest
-from ..evaluation.decoding import Decoder, Decoding
+from ..evaluation.decoding import Decoder
+from ..evaluation.decoding_settings import Decoding
 from ..merging.parameters import Choice, Parameter, PerExpert, Range, parameter_of
 from ..merging.recipe import Recipe
 from ..merging.rules.primitives import per_expert

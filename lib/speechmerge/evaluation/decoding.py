@@ -1,13 +1,8 @@
 """Batched transcription and translation of clips; predictions are kept, so that scoring never decodes again."""
 
 import functools
-import gzip
 import hashlib
-import json
-import math
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -15,76 +10,15 @@ from tqdm import tqdm
 
 from ..audio import SAMPLE_RATE
 from ..corpora import Clip
-from ..devices import PRECISIONS, best_device, bf16_pays, keep_memory
-from ..errors import CheckpointError, ScoringError, nearest
-from ..files import atomic_file
-from ..finetuning.packing import TASK_NAMES, prompt_ids
+from ..devices import best_device, bf16_pays, keep_memory
+from ..errors import CheckpointError
+from ..whisper.prompts import TASK_NAMES, prompt_ids
 from . import greedy
+from .decoding_settings import MAX_TOKENS, Decoding
+from .predictions import Prediction
 
-# Raise when a change alters hypotheses. Version 3, in which rows leave the batch, differs from version 2 in rounding
-# alone: rows measured with version 2 stay valid as measured, but are not mixed with new ones.
-VERSION = 3
-STOPS = ("finished", "bound")
 FRAMES_KEPT = 2**30  # bytes of log-mel frames that a decoder keeps, for it is given the same clips with other weights
-COMPRESSION_LIMIT = 2.4  # Whisper's own threshold for a repetitive hypothesis
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # Whisper's own ladder for one
-BESIDES = ("language", "segments")  # of a transcript of a recording, beside the fields of a prediction
-MAX_TOKENS = 224  # half of Whisper's decoder context, its own limit for one window
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """Settings that decide which hypotheses come out.
-
-    Attributes:
-        beams: 1 is greedy; more is beam search.
-        stop: when a beam search ends: ``"finished"``, as in Whisper's reference code, when as many hypotheses have
-            finished as there are beams; ``"bound"``, when no unfinished one can still score higher.
-        precision: ``"bf16"``, ``"fp32"`` or ``"auto"`` (bf16 where it pays).
-        tokens_per_second: a clip of ``s`` seconds may give ``20 + tokens_per_second * s`` tokens, at most 224; far
-            above any speech rate, it only ends runaway repetition early.
-        guard: whether a hypothesis that ran away is replaced by sampling at ever higher temperatures, as in Whisper's
-            reference code.
-    """
-
-    beams: int = 1
-    stop: str = "finished"
-    precision: str = "auto"
-    tokens_per_second: float = 20.0
-    guard: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse words that are no setting, and numbers with which nothing is decoded."""
-        for name, known in (("precision", PRECISIONS), ("stop", STOPS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise ScoringError(f"{name} is {value!r}.{nearest(value, known)}")
-        beams, pace = self.beams, self.tokens_per_second
-        if not isinstance(beams, int) or isinstance(beams, bool) or beams < 1:
-            raise ScoringError(f"beams is {beams!r}; expected a whole number from 1 up.")
-        if not isinstance(pace, int | float) or isinstance(pace, bool) or not 0 < pace < math.inf:
-            raise ScoringError(f"tokens_per_second is {pace!r}; expected a number above 0.")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One hypothesis: the clip's id, the decoded text, whether the token limit cut it off, and at what temperature.
-
-    A ``long`` one was found window by window: how well the whole compresses then says nothing, and ``cut`` says whether
-    a segment of it ran away.
-    """
-
-    id: str
-    text: str
-    cut: bool = False
-    temperature: float = 0.0
-    long: bool = False
-
-    @property
-    def runaway(self) -> bool:
-        """Whether it ran away into repetition: it compresses too well, or the token limit had to cut it off."""
-        data = self.text.encode()
-        return self.cut or (not self.long and len(data) > COMPRESSION_LIMIT * len(zlib.compress(data)))
 
 
 class _Suppress:
@@ -240,37 +174,3 @@ class Decoder:
 def seed_of(name: str) -> int:
     """Return the seed of the random numbers that belong to a clip, or to a part of a recording."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
-
-
-def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    """Write predictions as JSON lines, the same bytes for the same ones; gzipped if the name ends in ``.gz``."""
-    write_lines([fields(prediction) for prediction in predictions], path)
-
-
-def fields(prediction: Prediction) -> dict[str, object]:
-    """Return what a line of a predictions file says of one."""
-    return {key: value for key, value in asdict(prediction).items() if value or key not in ("temperature", "long")}
-
-
-def write_lines(rows: Sequence[Mapping[str, object]], path: Path) -> None:
-    """Write JSON lines, gzipped where the name ends in ``.gz``."""
-    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    with atomic_file(path) as file:
-        file.write_bytes(gzip.compress(data, mtime=0) if Path(path).suffix == ".gz" else data)
-
-
-def read_predictions(path: Path) -> list[Prediction]:
-    """Read what :func:`write_predictions` wrote (gzipped, or plain if the name does not end in ``.gz``).
-
-    What transcripts of recordings say besides, their language and segments, is left out.
-    """
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        rows = [json.loads(line) for line in data.decode().split("\n") if line]
-        return [Prediction(**{key: value for key, value in row.items() if key not in BESIDES}) for row in rows]
-    except FileNotFoundError:
-        raise ScoringError(f"{path}: there are no predictions; decode first.") from None
-    except (OSError, EOFError, zlib.error, ValueError, TypeError, AttributeError) as error:
-        raise ScoringError(
-            f"{path}: not a predictions file ({error}); expected JSON lines with id and text."
-        ) from error

@@ -28,7 +28,7 @@ import numpy as np
 from ..corpora import Clip
 from ..errors import ScoringError
 from ..text import normalise
-from .decoding import Prediction
+from .predictions import Prediction
 from .scoring import match
 
 BUFFER = 2  # words that both systems have right part two segments: NIST's value

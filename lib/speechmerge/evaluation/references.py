@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import ScoringError, nearest
 from ..files import atomic_file
-from .decoding import Prediction
+from .predictions import Prediction
 from .scoring import Errors, Scores, bleu, match
 
 SUFFIXES = (".jsonl", ".csv", ".tsv")

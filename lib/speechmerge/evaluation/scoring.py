@@ -18,7 +18,7 @@ from ..errors import ScoringError
 from ..spelling import procedure, spell
 from ..text import LETTER_BY_LETTER, NORMALISER, WITHOUT_SPACES, is_marked, normalise, spaced
 from .chrf import CharacterMatches, character_matches
-from .decoding import Prediction
+from .predictions import Prediction
 
 log = logging.getLogger(__name__)
 

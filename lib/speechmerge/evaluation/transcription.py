@@ -17,8 +17,10 @@ from tqdm import tqdm
 from ..audio import HOP, SAMPLE_RATE, WINDOW_SAMPLES, WINDOW_SECONDS, encode_flac
 from ..corpora import Clip
 from ..errors import CheckpointError, nearest
-from ..finetuning.packing import TASK_NAMES
-from .decoding import MAX_TOKENS, TEMPERATURES, Decoder, Prediction, seed_of
+from ..whisper.prompts import TASK_NAMES
+from .decoding import TEMPERATURES, Decoder, seed_of
+from .decoding_settings import MAX_TOKENS
+from .predictions import Prediction
 from .recordings import Recording
 
 PART_SECONDS = 600  # of a long recording in memory at once

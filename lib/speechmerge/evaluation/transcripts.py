@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import ScoringError, nearest
 from ..files import atomic_file, atomic_folder
-from .decoding import fields, write_lines
+from .predictions import fields, write_lines
 from .transcription import Segment, Transcript
 
 FORMATS = ("jsonl", "tsv", "srt", "vtt", "txt")

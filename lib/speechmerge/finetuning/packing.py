@@ -14,16 +14,15 @@ import torch
 
 from ..audio import SAMPLE_RATE, WINDOW_SAMPLES
 from ..corpora import Clip
-from ..errors import TrainingError
+from ..whisper.prompts import prompt_ids
+from .training_recipe import FULL_SECONDS
 
 if TYPE_CHECKING:  # plans read only constants here and need not wait for transformers
     from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 PAUSE_SECONDS = 0.3  # silence between two clips of a window
-FULL_SECONDS = 28.0  # speech in a full window; the rest stays silent
 MAX_LABELS = 440  # Whisper's decoder has 448 positions; some are the prompt
-IGNORED = -100  # label value that the cross-entropy leaves out
-TASK_NAMES = {"asr": "transcribe", "st": "translate"}
+IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -99,22 +98,6 @@ def sounds(windows: Sequence[Window], extractor: "WhisperFeatureExtractor") -> t
     """Return the log-mel frames of windows, ``[B, mel, frames]`` fp32; their texts are not read."""
     waves = [_join(window.clips) for window in windows]
     return extractor(waves, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-
-
-def prompt_ids(tokenizer: "WhisperTokenizer", language: str, task: str) -> list[int]:
-    """Return ``<|startoftranscript|><|language|><|task|><|notimestamps|>`` as token ids.
-
-    Raises:
-        TrainingError: the tokenizer lacks one of them: no language of Whisper, or an English-only model.
-    """
-    names = [f"<|{name}|>" for name in ("startoftranscript", language, TASK_NAMES[task], "notimestamps")]
-    ids = tokenizer.convert_tokens_to_ids(names)
-    unknown = [name for name, i in zip(names, ids, strict=True) if i in (None, tokenizer.unk_token_id)]
-    if unknown:
-        raise TrainingError(
-            f"the tokenizer has no {', '.join(unknown)}; take a multilingual Whisper and one of its language codes."
-        )
-    return ids
 
 
 def _join(clips: Sequence[Clip]) -> np.ndarray:

@@ -35,7 +35,7 @@ def reset(trained: Path, output: Path) -> TrainingLog:
         raise TrainingError(f"{trained} was trained on other speech than the corpora hold now; train it again.")
     base = open_checkpoint(models.base_model(recipe.base))
     tokenizer = models.load_tokenizer(trained)
-    unseen = training_recipe.unseen_tokens(train_sets, tokenizer, base.shapes[updates.TABLE][0])
+    unseen = updates.unseen_tokens(train_sets, tokenizer, base.shapes[updates.TABLE][0])
     whisper = models.load_model(trained)
     table = whisper.get_input_embeddings().weight.data
     table[unseen] = base.read(updates.TABLE)[unseen].to(table.dtype)

@@ -137,7 +137,7 @@ class _Run:
         dev = self._loader([w for clips, lang, task in dev_sets for w in pack(clips, lang, task, None)])
         self.log.minutes_of_speech = round(sum(c.seconds for clips, *_ in train_sets for c in clips) / 60, 2)
         whisper = models.load_model(self.base)
-        unseen = training_recipe.unseen_tokens(train_sets, self.tokenizer, whisper.config.vocab_size)
+        unseen = updates.unseen_tokens(train_sets, self.tokenizer, whisper.config.vocab_size)
         model = objective.TokenLoss(whisper, unseen if recipe.unseen_rows == "kept" else None)
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=0.0, fused=True)

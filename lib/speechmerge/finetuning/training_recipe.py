@@ -4,20 +4,16 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from .. import corpora
-from ..devices import PRECISIONS
 from ..errors import TrainingError, nearest
 from ..files import digest
-from .packing import TASK_NAMES, prompt_ids
+from ..precisions import PRECISIONS
+from ..whisper.prompts import TASK_NAMES
 
-if TYPE_CHECKING:
-    from transformers import WhisperTokenizer
-
+FULL_SECONDS = 28.0  # speech in a window that is packed full; the rest stays silent
 UNSEEN_ROWS = ("trained", "kept")
 # Raise when a change alters trained weights, so that stored experts are not mistaken for new ones. Version 2 takes the
 # same steps as version 1; its dev losses in bf16 are rounded otherwise, which may choose another epoch.
@@ -194,20 +190,6 @@ def draw_minutes(clips: Sequence[corpora.Clip], minutes: float, seed: int) -> li
         drawn.append(clips[i])
         total += clips[i].seconds
     return drawn
-
-
-def unseen_tokens(sets: DataSets, tokenizer: "WhisperTokenizer", vocabulary: int) -> torch.Tensor:
-    """Return a mask, bool of shape ``[vocabulary]``, of the tokens that no prompt and no target of ``sets`` holds.
-
-    A text is looked at with and without a space before it, for it may stand first in a window or later.
-    """
-    texts = {clip.text if task == "asr" else clip.translation for clips, _, task in sets for clip in clips}
-    ids = tokenizer([*texts, *(f" {text}" for text in texts)], add_special_tokens=False).input_ids
-    used = {token for own in ids for token in own} | {tokenizer.eos_token_id}
-    used |= {token for _, language, task in sets for token in prompt_ids(tokenizer, language, task)}
-    mask = torch.ones(vocabulary, dtype=torch.bool)
-    mask[sorted(used)] = False
-    return mask
 
 
 def fingerprint(sets: DataSets) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import math
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,16 +52,21 @@ def batches(merge: "Merge", skip: Collection[str] = ()) -> Iterator[list[str]]:
         yield from (names[i : i + most] for i in range(0, len(names), most))
 
 
-def side_by_side(merge: "Merge", batches: Iterable[list[str]]) -> Iterator[list[tuple[str, Tensor]]]:
-    """Yield merged batches in their order; two are made at a time where the rule computes on one thread."""
-    if merge.piece == "matrices" or merge.device.type != "cpu" or torch.get_num_threads() == 1:
-        yield from map(merge.batch, batches)
+def workers(merge: "Merge") -> int:
+    """Return how many tensors are handled at a time: two where the rule computes on one thread."""
+    return 1 if merge.piece == "matrices" or merge.device.type != "cpu" or torch.get_num_threads() == 1 else 2
+
+
+def side_by_side(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -> Iterator[Any]:
+    """Yield what ``work`` makes of each item, in their order; so many are at work at a time."""
+    if workers == 1:
+        yield from map(work, items)
         return
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future] = deque()
         try:
-            for names in batches:
-                waiting.append(pool.submit(merge.batch, names))
+            for item in items:
+                waiting.append(pool.submit(work, item))
                 if len(waiting) > AHEAD:
                     yield waiting.popleft().result()
             while waiting:

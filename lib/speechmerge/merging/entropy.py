@@ -15,9 +15,10 @@ from transformers import WhisperForConditionalGeneration
 
 from ..devices import autocast, best_device
 from ..evaluation import greedy
-from ..evaluation.decoding import MAX_TOKENS, Decoding
-from ..finetuning.packing import Window, prompt_ids, sounds
+from ..evaluation.decoding_settings import MAX_TOKENS, Decoding
+from ..finetuning.packing import Window, sounds
 from ..whisper import models
+from ..whisper.prompts import prompt_ids
 from .listening import put
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ Weights are learnt by measuring merged models: what a method's ``fit`` needs is 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,35 +12,66 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import MethodError
+from ..whisper.checkpoints import BLOCK
 from ..whisper.parameter_classes import layer
 from . import applying
+from .rules.ranking import STRIDE
 from .rules.streams import Piece
 
 if TYPE_CHECKING:
     from .merge import Merge
 
 
-def prepare(merge: "Merge") -> None:
+def prepare(merge: "Merge", workers: int) -> None:
     """Fit the weights, find what the method's prepass finds, and the scale of depth, where they are asked for."""
     if merge.method.fit:
         fit(merge)
     if merge.method.prepass:
-        merge.prepass = merge.method.prepass(lambda: pieces(merge), **merge.options)
+        merge.prepass = merge.method.prepass(Deltas(merge, workers), **merge.options)
     if merge.lines is not None:
         merge.lines = {"alpha": None, "beta": 0.0, **merge.lines}
         if merge.lines["alpha"] is None:
             merge.lines["alpha"] = _balance(merge)
 
 
-def pieces(merge: "Merge") -> Iterator[Piece]:
-    """Yield the deltas of every tensor, or block of one, that the rule is applied to."""
-    with merge.bar("look through") as bar:
-        for name, shape in merge.base.shapes.items():
-            bar.update()
+class Deltas:
+    """The task vectors of a merge as a stream (:class:`.rules.streams.Stream`), read anew at every look."""
+
+    def __init__(self, merge: "Merge", workers: int) -> None:
+        self.merge, self.workers, self.experts, self.size = merge, workers, len(merge.experts), 0
+        self.places: list[tuple[str, int, int, int]] = []  # tensor, start, stop, scalars before
+        for name in merge.base.shapes:
             for start, stop in merge.blocks(name, "rule") if merge.treatment(name) == "rule" else ():
-                base, deltas = merge.read(name, start, stop)
-                fisher = applying.fisher(merge, name, start, base) if "fisher" in merge.method.needs else None
-                yield Piece(applying.shaped(merge, name, deltas), math.prod(shape), fisher)
+                self.places.append((name, start, stop, self.size))
+                self.size += stop - start
+
+    def each(self, look: Callable[[Piece], Any]) -> Iterator[Any]:
+        """Yield what ``look`` finds in the deltas of every tensor, or block of one, that the rule is applied to."""
+        found = applying.side_by_side(lambda place: look(self._piece(*place)), self.places, self.workers)
+        with self.merge.bar("look through", len({name for name, *_ in self.places})) as bar:
+            for (_, start, *_), one in zip(self.places, found, strict=True):
+                bar.update(start == 0)
+                yield one
+
+    def sample(self) -> Iterator[Tensor]:
+        """Yield every :data:`.ranking.STRIDE`-th delta, ``[T, n]``."""
+        return applying.side_by_side(lambda place: self._sample(*place), self.places, self.workers)
+
+    def _piece(self, name: str, start: int, stop: int, before: int) -> Piece:
+        merge = self.merge
+        base, deltas = merge.read(name, start, stop, reuse=True)
+        fisher = applying.fisher(merge, name, start, base) if "fisher" in merge.method.needs else None
+        return Piece(applying.shaped(merge, name, deltas), math.prod(merge.base.shapes[name]), fisher)
+
+    def _sample(self, name: str, start: int, stop: int, before: int) -> Tensor:
+        merge, parts = self.merge, []
+        kind, room = {"device": merge.device, "dtype": merge.compute}, torch.empty(BLOCK, dtype=merge.compute)
+        for low in range(start, stop, BLOCK):
+            high, first = min(low + BLOCK, stop), -(before + low - start) % STRIDE
+            read = (model.reader(name, low, high, room[: high - low]) for model in (merge.base, *merge.experts))
+            base, *experts = [values[first::STRIDE].to(**kind, copy=True) for values in read]
+            parts.append(torch.stack(experts).sub_(base))
+        return torch.cat(parts, 1)
 
 
 def _balance(merge: "Merge") -> float:

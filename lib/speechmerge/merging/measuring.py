@@ -13,7 +13,8 @@ from ..corpora import Clip
 from ..devices import autocast, best_device, bf16_pays, release_memory
 from ..errors import MethodError
 from ..evaluation import scoring
-from ..evaluation.decoding import Decoder, Decoding
+from ..evaluation.decoding import Decoder
+from ..evaluation.decoding_settings import Decoding
 from ..evaluation.resampling import dev_error, pooled
 from ..finetuning.packing import IGNORED, Window, pack
 from ..whisper import models

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..devices import usable_device
 from ..errors import CheckpointError, MethodError
 from ..whisper import checkpoints, parameter_classes
 from ..whisper.checkpoints import BLOCK, Checkpoint, most_precise, open_checkpoint
@@ -84,7 +85,7 @@ class Merge:
             options.check(method, name, value)
         self.scaling, self.dtype, self.strict = float(scaling), dtype, strict
         self.max_growth, self.lengths = max_growth, lengths.Lengths()
-        self.device = options.usable_device(device)
+        self.device = usable_device(device)
         self.batched = self.device.type != "cpu" if batched is None else batched
         self.svd_cache = Path(svd_cache) if svd_cache else None
         self._take_parameters(params, len(experts))
@@ -151,8 +152,9 @@ class Merge:
         """Learn what the merge must know of the whole model (:func:`speechmerge.merging.fitting.prepare`), once."""
         if not self._ready:
             self._ready = True
+            workers = applying.workers(self)
             with applying.threads(self, self.piece == "matrices"):
-                fitting.prepare(self)
+                fitting.prepare(self, workers)
 
     def stream(self, *, progress: bool = False, skip: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor of the merged model; a tied head is left out.
@@ -170,16 +172,16 @@ class Merge:
         self.progress = progress
         self.lengths.complete = not skip
         self.prepare()
-        with self.bar("merge") as bar:
+        with self.bar("merge", len(self.base.shapes)) as bar:
             bar.update(len(skip))
-            for found in applying.side_by_side(self, applying.batches(self, skip)):
+            batches = applying.batches(self, skip)
+            for found in applying.side_by_side(self.batch, batches, applying.workers(self)):
                 yield from found
                 bar.update(len(found))
         lengths.tell(self)
 
-    def bar(self, what: str) -> tqdm:
-        """Return a progress bar over the tensors."""
-        total = len(self.base.shapes)
+    def bar(self, what: str, total: int) -> tqdm:
+        """Return a progress bar over so many tensors or blocks."""
         return tqdm(total=total, desc=f"{what} ({self.method.name})", unit="tensor", disable=not self.progress)
 
     def batch(self, names: list[str]) -> list[tuple[str, Tensor]]:

@@ -11,16 +11,12 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-import torch
-
-from ..devices import best_device
 from ..errors import MethodError, nearest
 from ..whisper.parameter_classes import CLASSES, ORDERS, TREATMENTS
 from .methods import Method
 
 ENGINE = ("scaling", "include", "policy", "lines", "max_update", "max_growth")  # options that files can give
 LINES = ("alpha", "beta", "order")  # what a scaling by depth may say
-DEVICES = ("auto", "cpu", "cuda")
 
 
 def number(value: Any) -> bool:
@@ -43,6 +39,8 @@ def _limit(value: Any) -> bool:
 
 
 def _format(value: Any) -> bool:
+    import torch  # heavy, and of no use to who reads experiments
+
     return isinstance(value, torch.dtype) and value.is_floating_point and value.itemsize > 1
 
 
@@ -136,25 +134,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(part) for part in value]
     return float(value) if number(value) else value
-
-
-def usable_device(name: str | torch.device) -> torch.device:
-    """Return a device; ``"auto"`` is the GPU if there is one.
-
-    Raises:
-        MethodError: there is no such device here.
-    """
-    if str(name) == "auto":
-        return best_device()
-    try:
-        device = torch.device(str(name))
-    except RuntimeError:
-        raise MethodError(f"device is {name!r}.{nearest(name, DEVICES)}") from None
-    if device.type not in DEVICES:
-        raise MethodError(f"device is {str(name)!r}; expected one of {', '.join(DEVICES)}.")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and not count:
-        raise MethodError(f"device={str(name)!r}, but there is no GPU here; use device='auto' or 'cpu'.")
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise MethodError(f"device={str(name)!r}, but the GPUs here have the numbers 0 to {count - 1}.")
-    return device

@@ -12,7 +12,9 @@ from transformers import WhisperForConditionalGeneration
 from ..corpora import Clip
 from ..errors import CheckpointError
 from ..evaluation import scoring
-from ..evaluation.decoding import Decoder, Decoding, Prediction
+from ..evaluation.decoding import Decoder
+from ..evaluation.decoding_settings import Decoding
+from ..evaluation.predictions import Prediction
 from ..finetuning.packing import IGNORED, pack
 from ..merging.listening import batches, log_likelihood
 from ..merging.measuring import label_length, moved

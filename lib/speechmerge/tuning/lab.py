@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import MethodError
 from ..evaluation import scoring
-from ..evaluation.decoding import Prediction, read_predictions, write_predictions
+from ..evaluation.predictions import Prediction, read_predictions, write_predictions
 from ..files import digest
 from ..merging import adapters
 from ..whisper.checkpoints import Checkpoint, open_checkpoint

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .. import corpora
 from ..devices import release_memory
 from ..errors import CorpusError, SpeechMergeError
-from ..evaluation.decoding import Decoding
+from ..evaluation.decoding_settings import Decoding
 from ..files import check_writable
 from ..merging import estimates, lengths, validation
 from ..merging.merge import Merge

@@ -15,7 +15,7 @@ def _fisher_prepass(stream: Stream, *, normalise, **_) -> list[float] | None:
     """Return 1 / ‖F_t‖ over the whole model, so that tasks of larger gradients do not count more."""
     if not normalise:
         return None
-    squares = sum(piece.fisher.double().square().flatten(1).sum(1).cpu() for piece in stream())
+    squares = sum(stream.each(lambda piece: piece.fisher.double().square().flatten(1).sum(1).cpu()))
     return [1 / math.sqrt(square) if square else 0.0 for square in squares.tolist()]
 
 

@@ -6,26 +6,25 @@ import torch
 from torch import Tensor
 
 from ..methods import Choice, PerExpert, Range, method
-from .primitives import along
-from .ranking import largest
+from .primitives import CHUNK, along, flags
+from .ranking import largest, marked, quick
 from .sparse import Count, Density, above, whole_model_thresholds
 from .streams import Stream, order_statistics
 
-CHUNK = 1 << 18  # entries of a tensor handled at once, within a CPU's cache
 Strictness = Annotated[PerExpert, Range(0, 10, "how much larger than the others' sum an entry must be to count as own")]
 
 
 def own_entries(deltas: Tensor, strictness: object) -> Tensor:
-    """Mark entries that matter to an expert: |τ_t| > λ_t |Σ_s τ_s - τ_t| (arXiv 2405.07813, equation 4).
+    """Mark with 1 what matters to an expert: |τ_t| > λ_t |Σ_s τ_s - τ_t| (arXiv 2405.07813, equation 4); else 0.
 
     Args:
         deltas: shape ``[T, ...]``.
         strictness: λ, one or one for each expert.
 
     Returns:
-        Boolean mask, shape ``[T, ...]``.
+        Ones and zeros, shape ``[T, ...]``.
     """
-    return deltas.abs() > along(strictness, deltas) * (deltas.sum(0) - deltas).abs()
+    return flags(torch.gt, deltas.abs(), along(strictness, deltas) * (deltas.sum(0) - deltas).abs_())
 
 
 @method(
@@ -56,7 +55,7 @@ def consensus(
     Returns:
         The merged task vector, shape ``[...]``.
     """
-    return deltas.sum(0) * (own_entries(deltas, strictness).sum(0) >= votes)
+    return deltas.sum(0) * flags(torch.ge, own_entries(deltas, strictness).sum(0), votes)
 
 
 def _stitch_prepass(stream: Stream, *, density, count) -> Tensor:
@@ -93,7 +92,7 @@ def localize_and_stitch(
         The merged task vector, shape ``[...]``.
     """
     kept = above(deltas, prepass)
-    return kept.sum(0) / (kept != 0).sum(0).clamp(min=1)
+    return kept.sum(0) / flags(torch.ne, kept, 0).sum(0).clamp_(min=1)
 
 
 class Balance(NamedTuple):
@@ -117,18 +116,10 @@ def _scores(deltas: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pcb_prepass(stream: Stream, *, density, limit) -> Balance:
     """Find the limits of magnitudes, then those of scores, over the whole model."""
-    experts = len(next(iter(stream())).deltas)
-
-    def magnitudes():
-        return (piece.deltas.flatten(1).abs() for piece in stream())
-
-    edges = order_statistics(magnitudes, lambda n: [[int(n * limit), int(n * (1 - limit) - 1)]] * experts)
-    low, high = edges[:, 0], edges[:, 1]
-
-    def scores():
-        return (_scores(piece.deltas.flatten(1), low, high)[1] for piece in stream())
-
-    cuts = order_statistics(scores, lambda n: [[int(n * (1 - density)), n - 1]] * experts)
+    size, experts = stream.size, stream.experts
+    ends, top = [int(size * limit), int(size * (1 - limit) - 1)], [int(size * (1 - density)), size - 1]
+    low, high = order_statistics(stream, torch.abs, [ends] * experts).unbind(1)
+    cuts = order_statistics(stream, lambda deltas: _scores(deltas, low, high)[1], [top] * experts)
     return Balance(low, high, cuts[:, 0], cuts[:, 1])
 
 
@@ -210,19 +201,18 @@ def sce(
     """
     flat = deltas.reshape(len(deltas), -1)
     pieces = flat.split(CHUNK, 1)
-    mask = torch.ones_like(flat[0], dtype=torch.bool)
+    mask = torch.ones_like(flat[0])
     if density < 1:
         variance = torch.cat([_variance(piece) for piece in pieces])
-        mask = largest(variance, int(torch.count_nonzero(variance) * density))
+        mask = largest(variance, int(marked(quick(variance) != 0) * density)).to(mask)
     masks = mask.split(CHUNK)
     energy = sum((piece * keep).square().sum(1, dtype=torch.float64) for piece, keep in zip(pieces, masks, strict=True))
     energy = energy / flat.shape[1]
     share = energy / energy.sum() if energy.sum() > floor else torch.full_like(energy, 1 / len(deltas))
-    merged = [
-        _agreeing(piece * keep if masked == "deltas" else piece, share, floor)
-        for piece, keep in zip(pieces, masks, strict=True)
-    ]
-    return torch.cat(merged).view(deltas.shape[1:])
+    merged = torch.empty_like(flat[0])
+    for piece, keep, out in zip(pieces, masks, merged.split(CHUNK), strict=True):
+        out.copy_(_agreeing(piece * keep if masked == "deltas" else piece, share, floor))
+    return merged.view(deltas.shape[1:])
 
 
 def _variance(deltas: Tensor) -> Tensor:
@@ -233,8 +223,8 @@ def _variance(deltas: Tensor) -> Tensor:
 
 def _agreeing(deltas: Tensor, share: Tensor, floor: float) -> Tensor:
     """Return the mean, weighted by ``share``, of the entries whose sign is that of their sum; ``[T, n]`` to ``[n]``."""
-    agree = (deltas.sign() == torch.where(deltas.sum(0) >= 0, 1.0, -1.0)).to(deltas.dtype)
-    weight = agree.mul_(along(share.tolist(), deltas))
+    sign = flags(torch.ge, deltas.sum(0), 0).mul_(2).sub_(1)
+    weight = flags(torch.gt, deltas * sign, 0).mul_(along(share.tolist(), deltas))
     bottom = weight.sum(0)
-    guarded = torch.where(bottom > 0, bottom.clamp(min=floor), 1)
+    guarded = bottom.clamp(min=floor).add_(flags(torch.eq, bottom, 0))  # where none agrees, the sum above is zero
     return (weight * deltas).sum(0).div_(guarded)

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from ..methods import Choice, Range, method
-from .primitives import CHUNK, along
+from .primitives import CHUNK, along, flags
 from .streams import Stream
 
 Epsilon = Annotated[float, Range(0, 1, "how far an entry must have moved to count as changed by an expert")]
 
 
 def changed(deltas: Tensor, epsilon: float) -> Tensor:
-    """Mark the entries that each expert changed, |τ_t| > ε; boolean, the shape of ``deltas``."""
-    return deltas.abs() > epsilon
+    """Mark with 1 the entries that each expert changed, |τ_t| > ε, others with 0; the shape of ``deltas``."""
+    return flags(torch.gt, deltas.abs(), epsilon)
 
 
 @method(
@@ -43,7 +43,8 @@ def magmax(deltas: Tensor) -> Tensor:
     """
     found = deltas[0].clone()
     for delta in deltas[1:]:
-        found = torch.where(delta.abs() >= found.abs(), delta, found)
+        farther = flags(torch.ge, delta.abs(), found.abs())
+        found = found * (1 - farther) + delta * farther
     return found
 
 
@@ -74,7 +75,7 @@ def ram(deltas: Tensor, *, epsilon: Epsilon = 1e-5) -> Tensor:
         The merged task vector, shape ``[...]``.
     """
     kept = changed(deltas, epsilon)
-    return (deltas * kept).sum(0) / kept.sum(0).clamp(min=1)
+    return (deltas * kept).sum(0).div_(kept.sum(0).clamp_(min=1))
 
 
 def _counts(deltas: Tensor, epsilon: float) -> Tensor:
@@ -82,14 +83,14 @@ def _counts(deltas: Tensor, epsilon: float) -> Tensor:
     counts = torch.zeros(2, len(deltas), dtype=torch.float64)
     for piece in deltas.reshape(len(deltas), -1).split(CHUNK, 1):
         kept = changed(piece, epsilon)
-        together = kept.sum(0) > 1
-        counts += torch.stack([(kept & together).sum(1), (kept & ~together).sum(1)]).cpu()
+        shared = (kept * flags(torch.gt, kept.sum(0), 1)).sum(1)
+        counts += torch.stack([shared, kept.sum(1) - shared]).cpu()
     return counts
 
 
 def _counts_prepass(stream: Stream, *, scope: str, epsilon: float, **_) -> Tensor | None:
     """Count over the whole model, where the method asks for it."""
-    return sum(_counts(piece.deltas, epsilon) for piece in stream()) if scope == "model" else None
+    return sum(stream.each(lambda piece: _counts(piece.deltas, epsilon))) if scope == "model" else None
 
 
 @method(
@@ -143,5 +144,5 @@ def _enlarged(deltas: Tensor, growth: list[float], epsilon: float) -> Tensor:
     """Average each entry over the experts that changed it, and enlarge it where there is one; ``[T, n]`` to ``[n]``."""
     kept = changed(deltas, epsilon)
     count = kept.sum(0)
-    own = torch.where(count == 1, along(growth, deltas), 1)
-    return (deltas * kept * own).sum(0) / count.clamp(min=1)
+    alone = flags(torch.eq, count, 1)
+    return (deltas * kept * (alone * along(growth, deltas)).add_(1 - alone)).sum(0).div_(count.clamp_(min=1))

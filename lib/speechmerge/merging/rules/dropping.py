@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..methods import Choice, PerExpert, Range, Weights, method
-from .primitives import CHUNK, elect, per_expert
+from .primitives import CHUNK, elect, flags, per_expert
 from .ranking import ranks
 from .sparse import MergeKind
 
@@ -44,15 +44,15 @@ def draw(deltas: Tensor, chance: Callable, generators: Sequence[torch.Generator]
     for t, (found, generator) in enumerate(zip(kept, generators, strict=True)):
         rows = found.view(-1, found.shape[-1] if found.dim() else 1)
         step = max(1, CHUNK // rows.shape[-1]) if rows.device.type == "cpu" else len(rows)
-        before = after = 0.0
+        summed, before, after = rescale == "l1", 0.0, 0.0
         for part in rows.split(step):
-            before += part.abs().sum().item()
+            before += part.abs().sum().item() if summed else 0.0
             keep, draws = chance(t, part), torch.rand(part.shape, generator=generator, dtype=torch.float32)
-            part.masked_fill_(draws.to(part.device) >= keep, 0)
+            part.mul_(flags(torch.lt, draws.to(part.device), keep))
             if rescale == "inverse":
                 part /= keep
-            after += part.abs().sum().item()
-        if rescale == "l1" and min(before, after) >= _FAINT:
+            after += part.abs().sum().item() if summed else 0.0
+        if summed and min(before, after) >= _FAINT:
             found *= before / after
     return kept
 

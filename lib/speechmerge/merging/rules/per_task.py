@@ -7,24 +7,27 @@ from torch import Tensor
 
 from ..methods import Choice, Index, method
 from .consensus import Strictness, own_entries
-from .streams import Stream
+from .primitives import flags
+from .streams import Piece, Stream
 
 
 def _unified(deltas: Tensor) -> tuple[Tensor, Tensor]:
     """Return EMR's unified vector ``[...]`` and each expert's mask ``[T, ...]``; a zero sum counts as negative."""
-    sign = torch.where(deltas.sum(0) > 0, 1.0, -1.0)
-    agree = deltas * sign > 0
+    sign = flags(torch.gt, deltas.sum(0), 0).mul_(2).sub_(1)
+    agree = flags(torch.gt, deltas * sign, 0)
     return sign * (deltas.abs() * agree).amax(0), agree
 
 
 def _emr_prepass(stream: Stream, *, task, rescale) -> float:
     """Return the factor that restores the expert's sum of magnitudes, over the whole model."""
-    before = after = 0.0
-    for piece in stream():
+
+    def sums(piece: Piece) -> tuple[float, float]:
         unified, agree = _unified(piece.deltas)
         share = 1 / piece.size if rescale == "means" else 1.0
-        before += share * piece.deltas[task].abs().sum(dtype=torch.float64).item()
-        after += share * (unified * agree[task]).abs().sum(dtype=torch.float64).item()
+        before = share * piece.deltas[task].abs().sum(dtype=torch.float64).item()
+        return before, share * (unified * agree[task]).abs().sum(dtype=torch.float64).item()
+
+    before, after = map(sum, zip(*stream.each(sums), strict=True))
     return before / after if after else 0.0
 
 

@@ -5,7 +5,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 18  # entries of a tensor handled at once, within a CPU's cache
+CHUNK = 1 << 16  # entries of a tensor handled at once, so that those of a few experts fit a CPU's cache
+
+
+def flags(compare: Callable, left: Tensor, right: Tensor | float) -> Tensor:
+    """Return 1 where a comparison (``torch.gt``, ...) holds and 0 elsewhere, as numbers of the format of ``left``.
+
+    PyTorch compares, counts and multiplies these with vector instructions, and truth values one by one.
+    """
+    return compare(left, right, out=torch.empty_like(left))
 
 
 def per_expert(value: float | Sequence[float] | None, experts: int, default: float = 1.0) -> list[float]:
@@ -40,20 +48,21 @@ def elect(
         The merged task vector, shape ``[...]``.
     """
     if edited[0].numel() > CHUNK and edited.device.type == "cpu":
-        chunks = edited.flatten(1).split(CHUNK, 1)
-        parts = [elect(chunk, merge=merge, weights=weights, majority=majority) for chunk in chunks]
-        return torch.cat(parts).view(edited.shape[1:])
+        merged = torch.empty_like(edited[0])
+        for chunk, out in zip(edited.flatten(1).split(CHUNK, 1), merged.view(-1).split(CHUNK), strict=True):
+            out.copy_(elect(chunk, merge=merge, weights=weights, majority=majority))
+        return merged
     weighted = edited if weights is None else edited * along(weights, edited)
     sign = weighted.sum(0).sign_()
-    split = (sign == 0) & weighted.any(0)
-    if split.any():
-        sign = torch.where(split, majority(), sign)
+    split = flags(torch.eq, sign, 0).mul_(flags(torch.gt, weighted.amax(0), 0))  # no sum, though not all are zero
+    if split.sum():
+        sign += split * majority()
     agree = (weighted * sign).clamp_(min=0)  # magnitudes of the agreeing entries
     merged = agree.sum(0).mul_(sign)
     if merge == "sum":
         return merged
     if merge == "experts":
         return merged / len(edited)
-    votes = agree.sign_() if weights is None else agree.sign_() * along(weights, edited)
-    share = votes.sum(0)
-    return merged.div_(share.masked_fill_(share == 0, 1))
+    votes = flags(torch.gt, agree, 0)
+    share = votes.sum(0) if weights is None else votes.mul_(along(weights, edited)).sum(0)
+    return merged.div_(share.add_(flags(torch.eq, share, 0)))

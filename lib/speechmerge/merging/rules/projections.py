@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..methods import Choice, Range, method
 from .decompositions import factors, svd
+from .primitives import flags
 from .sparse import Count, Density, above, whole_model_thresholds
 from .streams import Stream
 
@@ -146,7 +147,7 @@ def doge_ta(
     size = deltas.square().sum((-2, -1), keepdim=True).sqrt()
     scale = torch.where(size > 0, strength / size, 0)
     correction = _corrected(deltas, scale, shared_directions(deltas, subspace), steps, rate)
-    kept = above(deltas, prepass) != 0
+    kept = flags(torch.ne, above(deltas, prepass), 0)
     return (scale * kept * (deltas + correction)).sum(0)
 
 

@@ -1,12 +1,24 @@
 """Which entries of a row are the largest: exact, the same on any number of threads, and quick on long rows."""
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 STRIDE = 509  # one number in so many is sampled; prime, so that it never falls in step with rows
 _LONG = 1 << 16  # rows from this length on are ranked by way of a sample
+
+
+def quick(values: Tensor) -> Any:
+    """Return a tensor of the CPU as NumPy's array, which compares and picks by a mask in a fraction of the time."""
+    return values.numpy() if values.device.type == "cpu" else values
+
+
+def marked(mask: Any) -> int:
+    """Count what a mask of :func:`quick` values marks."""
+    return int(torch.count_nonzero(mask) if isinstance(mask, Tensor) else np.count_nonzero(mask))
 
 
 def keep_count(density: float, size: int) -> int:
@@ -67,8 +79,9 @@ def ranked(values: Tensor, place: int) -> Tensor:
         return torch.stack([ranked(row, place) for row in values])
     sample = values[:: max(STRIDE // 5, size // _LONG)].sort().values
     low, high = around(sample, place / size, 4.0)
-    inside = values[(values >= low) & (values <= high)]
-    within = place - int(torch.count_nonzero(values < low))
+    array = quick(values)
+    inside = torch.as_tensor(array[(array >= low) & (array <= high)])
+    within = place - marked(array < low)
     if not 0 <= within < len(inside):  # the sample was unlucky
         inside, within = values, place
     return inside.kthvalue(within + 1, keepdim=True).values

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..methods import Choice, PerExpert, Range, Weights, method
 from .primitives import along, elect, per_expert
 from .ranking import keep_count, keep_largest, largest
-from .streams import Stream, thresholds
+from .streams import Piece, Stream, thresholds
 
 Density = Annotated[PerExpert, Range(0, 1, "fraction of entries kept, the largest in magnitude")]
 Scope = Annotated[str, Choice(("model", "tensor"), "among which entries the largest are chosen")]
@@ -44,15 +44,22 @@ def counted(density: float, size: int, count: str) -> int:
 
 def whole_model_thresholds(stream: Stream, density: float | Sequence[float], count: str) -> Tensor:
     """Return for each expert the magnitude from which on entries of its whole task vector are kept, ``[T]``."""
-    experts = len(next(iter(stream())).deltas)
-    densities = per_expert(density, experts)
-    return thresholds(stream, lambda size: [counted(d, size, count) for d in densities])
+    return thresholds(stream, [counted(d, stream.size, count) for d in per_expert(density, stream.experts)])
 
 
 def above(deltas: Tensor, edges: Tensor) -> Tensor:
     """Return the entries of at least the expert's threshold, zeros elsewhere; equal magnitudes are all kept."""
     just_below = torch.nextafter(edges.to(deltas.dtype), torch.tensor(-1.0, dtype=deltas.dtype)).tolist()
-    return torch.stack([torch.nn.functional.hardshrink(d, edge) for d, edge in zip(deltas, just_below, strict=True)])
+    kept = torch.empty_like(deltas)
+    for out, delta, edge in zip(kept, deltas, just_below, strict=True):
+        torch.hardshrink(delta, edge, out=out)
+    return kept
+
+
+def _votes(trimmed: Tensor, weights: Weights) -> float:
+    """Return by how many entries with a positive sum are more than those with a negative one."""
+    weighted = trimmed if weights is None else trimmed * along(weights, trimmed)
+    return weighted.sum(0).sign_().sum(dtype=torch.float64).item()
 
 
 def _ties_prepass(stream: Stream, *, density, scope, count, zeros, weights, **_) -> Elected | None:
@@ -63,11 +70,10 @@ def _ties_prepass(stream: Stream, *, density, scope, count, zeros, weights, **_)
 
     @functools.cache
     def majority() -> float:
-        votes = 0.0
-        for piece in stream() if zeros == "majority" else ():
-            trimmed = above(piece.deltas, edges)
-            votes += (trimmed * along(weights, trimmed)).sum(0).sign().sum(dtype=torch.float64).item()
-        return -1.0 if votes < 0 else 1.0
+        return -1.0 if zeros == "majority" and sum(stream.each(votes)) < 0 else 1.0
+
+    def votes(piece: Piece) -> float:
+        return _votes(above(piece.deltas, edges), weights)
 
     return Elected(edges, majority)
 
@@ -128,8 +134,7 @@ def ties(
         def majority() -> float:
             if zeros == "positive":
                 return 1.0
-            votes = (trimmed * along(weights, trimmed)).sum(0).sign().sum()
-            return -1.0 if votes < 0 else 1.0
+            return -1.0 if _votes(trimmed, weights) < 0 else 1.0
 
     return elect(trimmed, merge=merge, weights=weights, majority=majority)
 
@@ -154,7 +159,10 @@ def _middle(deltas: Tensor, density: float | Sequence[float], outliers: float | 
     for delta, d, o in zip(deltas, per_expert(density, len(deltas)), per_expert(outliers, len(deltas)), strict=True):
         keep = min(size, whole(d * size))
         drop = min(whole(o * size), size - keep)  # an outlier is spared rather than the density missed
-        kept.append(delta * (largest(delta, drop + keep) & ~largest(delta, drop)))
+        if len(delta) == 1:
+            kept.append(keep_largest(delta[0], drop + keep).sub_(keep_largest(delta[0], drop))[None])
+        else:
+            kept.append(delta * (largest(delta, drop + keep) & ~largest(delta, drop)))
     return torch.stack(kept)
 
 

@@ -1,13 +1,13 @@
 """Order statistics of whole models, which pass by piece by piece and never lie in memory at once."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from .ranking import STRIDE, around
+from .ranking import around, marked, quick
 
 
 class Piece(NamedTuple):
@@ -18,49 +18,57 @@ class Piece(NamedTuple):
     fisher: Tensor | None = None
 
 
-Stream = Callable[[], Iterable[Piece]]
+class Stream(Protocol):
+    """The deltas of a whole model, as often as they are wanted."""
+
+    experts: int
+    size: int  # scalars of all pieces
+
+    def each(self, look: Callable[[Piece], Any]) -> Iterator[Any]:
+        """Yield what ``look`` finds in each piece, in order; pieces may be looked at side by side, and are not kept."""
+
+    def sample(self) -> Iterable[Tensor]:
+        """Yield every :data:`.ranking.STRIDE`-th delta of all experts, ``[T, n]``."""
 
 
-def order_statistics(values: Callable[[], Iterable[Tensor]], ranks: Callable[[int], list[list[int]]]) -> Tensor:
-    """Return exact order statistics of rows too long for memory, in two passes over their pieces.
+def order_statistics(stream: Stream, values: Callable[[Tensor], Tensor], ranks: list[list[int]]) -> Tensor:
+    """Return exact order statistics of rows too long for memory, in one pass over the pieces and one over a sample.
 
-    The first pass sorts a sample, which brackets each statistic; the second counts what lies below the bracket and
-    keeps what lies within, under one percent of a large row: numbers that very many entries share, as in models kept in
-    half precision, become ends of a bracket and are only counted. Should a bracket miss, it is widened and the pass
-    repeated.
+    The sorted sample brackets each statistic; the pass counts what lies below the bracket and keeps what lies within,
+    under one percent of a large row: numbers that very many entries share, as in models kept in half precision, become
+    ends of a bracket and are only counted. Should a bracket miss, it is widened and the pass repeated.
 
     Args:
-        values: gives the pieces of the rows, each ``[R, n]``, the same at every call.
-        ranks: from the length N of the rows, for each row the q wanted positions in ascending order, 0 to N - 1.
+        stream: the deltas.
+        values: from deltas ``[T, n]``, the rows' values there, ``[R, n]``.
+        ranks: for each row the q wanted positions in ascending order, 0 to N - 1.
 
     Returns:
         The values at these positions, shape ``[R, q]``.
     """
-    sampled, size = [], 0
-    for piece in values():
-        sampled = sampled or [_Growing(piece) for _ in piece]
-        for kept, row in zip(sampled, piece, strict=True):
-            kept.add(row[-size % STRIDE :: STRIDE])
-        size += piece.shape[-1]
-    if not size:
+    if not stream.size:
         raise ValueError("order statistics of no values at all")
-    sample = torch.stack([kept.values for kept in sampled]).sort(-1).values
-    wanted = torch.tensor(ranks(size)).clamp(0, size - 1)
+    sample = torch.cat([values(deltas) for deltas in stream.sample()], -1).sort(-1).values
+    wanted = torch.tensor(ranks).clamp(0, stream.size - 1)
     found = torch.zeros(wanted.shape, dtype=sample.dtype)
     missing, deviations = torch.cartesian_prod(*map(torch.arange, wanted.shape)).tolist(), 6.0
     while missing:
-        brackets = [_Bracket(sample[r], wanted[r, q].item() / size, deviations) for r, q in missing]
-        for piece in values():
-            for (r, _), bracket in zip(missing, brackets, strict=True):
-                bracket.add(piece[r])
-        left = []
-        for (r, q), bracket in zip(missing, brackets, strict=True):
-            value = bracket.value(wanted[r, q].item())
-            if value is None:
-                left.append([r, q])
-            else:
-                found[r, q] = value
-        missing, deviations = left, deviations * 8
+        brackets = [_Bracket(sample[r], wanted[r, q].item() / stream.size, deviations) for r, q in missing]
+        rows = [r for r, _ in missing]
+
+        def look(piece: Piece, brackets: list = brackets, rows: list = rows) -> list:
+            given = values(piece.deltas.flatten(1))
+            return [bracket.split(given[r]) for bracket, r in zip(brackets, rows, strict=True)]
+
+        for parts in stream.each(look):
+            for bracket, part in zip(brackets, parts, strict=True):
+                bracket.add(*part)
+        answers = [bracket.value(wanted[r, q].item()) for bracket, (r, q) in zip(brackets, missing, strict=True)]
+        for (r, q), answer in zip(missing, answers, strict=True):
+            if answer is not None:
+                found[r, q] = answer
+        missing = [place for place, answer in zip(missing, answers, strict=True) if answer is None]
+        deviations *= 8
     return found
 
 
@@ -75,12 +83,17 @@ class _Bracket:
         self.low, self.high = around(sample, share, deviations)
         self.below, self.equal, self.upto, self.within = 0, 0, 0, _Growing(sample)
 
-    def add(self, row: Tensor) -> None:
-        """Count some of the numbers."""
-        self.below += int(torch.count_nonzero(row < self.low))
-        self.equal += int(torch.count_nonzero(row == self.low))
-        self.upto += int(torch.count_nonzero(row <= self.high))
-        self.within.add(row[(row > self.low) & (row < self.high)])
+    def split(self, row: Tensor) -> tuple[int, int, int, Tensor]:
+        """Count the numbers below, at the lower end, and up to the upper end, and pick those between."""
+        array = quick(row)
+        above, below = array > self.low, marked(array < self.low)
+        within = torch.as_tensor(array[above & (array < self.high)])
+        return below, len(row) - below - marked(above), marked(array <= self.high), within
+
+    def add(self, below: int, equal: int, upto: int, within: Tensor) -> None:
+        """Add the counts of some numbers, and those between."""
+        self.below, self.equal, self.upto = self.below + below, self.equal + equal, self.upto + upto
+        self.within.add(within)
 
     def value(self, place: int) -> Tensor | float | None:
         """Return the number at an ascending position among all; none if the bracket misses it."""
@@ -113,19 +126,13 @@ class _Growing:
         return self.room[: self.size]
 
 
-def thresholds(stream: Stream, counts: Callable[[int], list[int]]) -> Tensor:
-    """Return for each expert the magnitude of the ``counts(N)[t]``-th largest entry of its whole task vector, ``[T]``.
+def thresholds(stream: Stream, counts: list[int]) -> Tensor:
+    """Return for each expert the magnitude of the ``counts[t]``-th largest entry of its whole task vector, ``[T]``.
 
     A count of N or more gives 0, so that everything is kept; a count of 0 gives infinity.
     """
-    sizes = []
-
-    def ranks(size: int) -> list[list[int]]:
-        sizes.append(size)
-        return [[size - count] for count in counts(size)]
-
-    found = order_statistics(lambda: (piece.deltas.flatten(1).abs() for piece in stream()), ranks)[:, 0]
-    wanted = torch.tensor(counts(sizes[0]))
-    found[wanted >= sizes[0]] = 0
+    found = order_statistics(stream, torch.abs, [[stream.size - count] for count in counts])[:, 0]
+    wanted = torch.tensor(counts)
+    found[wanted >= stream.size] = 0
     found[wanted <= 0] = math.inf
     return found
