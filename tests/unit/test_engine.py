@@ -8,7 +8,7 @@ from small_models import folder
 
 import speechmerge
 from speechmerge.errors import MethodError, SpeechMergeError
-from speechmerge.merging import applying, engine, methods, output
+from speechmerge.merging import applying, engine, fitting, methods, output
 from speechmerge.merging import merge as merging
 from speechmerge.whisper import checkpoints
 
@@ -53,11 +53,15 @@ def test_dtypes(base, experts):
     assert {x.dtype for x in wide.values()} == {torch.float64}
 
 
-def test_blocks_give_what_whole_tensors_give(base, experts, monkeypatch):
-    expected = speechmerge.merge_state_dicts("task_arithmetic", base, experts)
-    monkeypatch.setattr(merging, "BLOCK", 5)
-    found = speechmerge.merge_state_dicts("task_arithmetic", base, experts)
-    assert all(torch.equal(found[n], expected[n]) for n in base)
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "pcb", "emr", "localize_and_stitch", "ramplus_tl"])
+def test_blocks_and_threads_give_what_whole_tensors_give(method, base, experts, monkeypatch):
+    options = {"scope": "model"} if method == "ramplus_tl" else {}
+    expected = speechmerge.merge_state_dicts(method, base, experts, **options)
+    for module in (merging, fitting):
+        monkeypatch.setattr(module, "BLOCK", 5)
+    monkeypatch.setattr(applying, "workers", lambda merge: 2)
+    found = speechmerge.merge_state_dicts(method, base, experts, **options)
+    assert all(torch.allclose(found[n], expected[n], rtol=1e-6, atol=0) for n in base)
 
 
 def test_a_sinusoid_that_an_expert_changed_counts_as_a_table_unless_strict(base, experts):

@@ -10,7 +10,7 @@ import yaml
 
 from speechbook.study import experiments, planning, plans, store
 from speechmerge.errors import StudyError
-from speechmerge.evaluation import decoding
+from speechmerge.evaluation import decoding_settings
 from speechmerge.finetuning import training_recipe
 
 PROFILE = yaml.safe_load("""
@@ -183,7 +183,7 @@ def test_measurements_hear_the_dev_clips_that_parameters_are_chosen_with(planned
     assert (few.key != more.key) is (few.seconds < more.seconds) is measures
 
 
-@pytest.mark.parametrize(("module", "kind"), [(training_recipe, "train"), (decoding, "decode")])
+@pytest.mark.parametrize(("module", "kind"), [(training_recipe, "train"), (decoding_settings, "decode")])
 def test_a_new_version_of_the_code_makes_new_keys(planned, monkeypatch, module, kind):
     before = planned()
     monkeypatch.setattr(module, "VERSION", module.VERSION + 1)

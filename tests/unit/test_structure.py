@@ -12,7 +12,7 @@ from speechbook.study.store import project_root
 
 LIB = project_root() / "lib"
 # Lower rooms first: each imports only from itself and those before it.
-GROUND = "errors files budget machine devices hub packages audio text spelling"
+GROUND = "errors files budget machine precisions devices hub packages audio text spelling"
 ROOMS = [
     *GROUND.split(),
     "whisper",

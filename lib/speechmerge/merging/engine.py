@@ -152,14 +152,13 @@ def merge_folders(
     with (
         atomic_folder(output_folder, overwrite=overwrite) as folder,
         unfinished(output_folder, output.identity(merge, options)) as (work, journal),
-        output.hashing(merge, fingerprints) as hashed,
     ):
         tensors = merge.stream(progress=progress, skip=journal.finished)
         files = output.write_weights(work, tensors, output.layout(merge.base, merge.dtype), journal)
         for file in files:
             (work / file).rename(folder / file)
         output.write_companions(folder, merge.base.folder, merge.dtype, about)
-        output.write_record(folder, merge, options, marks=hashed(folder), said=said, data=data)
+        output.write_record(folder, merge, options, fingerprints=fingerprints, said=said, data=data)
     release_memory()
     log.info("%s written in %.1f s", output_folder, time.perf_counter() - started)
     return output_folder

@@ -1,10 +1,9 @@
 """Writing a merged model as a Hugging Face folder: weights tensor by tensor, companions, model card and recipe."""
 
-import contextlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
@@ -132,38 +131,22 @@ def write_companions(folder: Path, base: Path, dtype: torch.dtype, about: "Compa
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-@contextlib.contextmanager
-def hashing(merge: "Merge", wanted: bool = True) -> Iterator[Callable[[Path], list[str]]]:
-    """Hash base and experts beside the merge; yield what waits for that, hashes the result, and gives the fingerprints.
-
-    Hashing leaves the interpreter free, and a merge that reads and writes leaves a processor free now and then.
-    """
-    models = [merge.base, *merge.experts]
-    if not wanted:
-        yield lambda result: ["not computed"] * (len(models) + 1)
-        return
-    pool = ThreadPoolExecutor(torch.get_num_threads())
-    marks = [pool.submit(fingerprint, model) for model in models]
-    try:
-        yield lambda result: [*(mark.result() for mark in marks), fingerprint(result)]
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def write_record(
     folder: Path,
     merge: "Merge",
     options: Mapping[str, Any],
     *,
-    marks: Sequence[str],
+    fingerprints: bool = True,
     said: Sequence[str] = (),
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``merge_recipe.json`` and the model card.
+    """Write ``merge_recipe.json`` and the model card, with the fingerprints of base, experts and result if wanted.
 
-    ``marks`` are the fingerprints of base, experts and result, ``said`` is what was changed in the base's generation
-    settings, ``data`` what the merge was given beside the models.
+    ``said`` is what was changed in the base's generation settings, ``data`` what the merge was given beside the models.
     """
+    models = [merge.base, *merge.experts, folder]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing leaves the interpreter free
+        marks = list(pool.map(fingerprint, models)) if fingerprints else ["not computed"] * len(models)
     record = {
         "library": f"speechmerge {version('speechmerge')}",
         "recipe": recipe(merge, options),

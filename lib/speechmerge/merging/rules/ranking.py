@@ -43,9 +43,8 @@ def largest(values: Tensor, count: int) -> Tensor:
         return torch.full_like(values, count > 0, dtype=torch.bool)
     magnitude = values.abs()
     edge = ranked(magnitude, size - count)
-    mask = magnitude >= edge
-    surplus = mask.sum(-1, keepdim=True) - count
-    if surplus.any():
+    mask = torch.as_tensor(quick(magnitude) >= quick(edge))
+    if marked(quick(mask)) > count * (values.numel() // size):  # more than wanted in some row
         above = magnitude > edge
         equal = mask & ~above
         room = count - above.sum(-1, keepdim=True)
@@ -62,7 +61,7 @@ def keep_largest(row: Tensor, count: int) -> Tensor:
     if edge == 0:
         return row.clone()  # fewer entries than wanted are not zero
     found = torch.nn.functional.hardshrink(row, torch.nextafter(edge, torch.zeros_like(edge)).item())
-    if surplus := int(torch.count_nonzero(found)) - count:
+    if surplus := marked(quick(magnitude) >= edge.item()) - count:
         found[(magnitude == edge).nonzero()[-surplus:, 0]] = 0
     return found
 
