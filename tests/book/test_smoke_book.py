@@ -46,6 +46,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def index(root):
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPEECHMERGE_CACHE", str(root / "cache"))
         patch.setenv("SPEECHMERGE_RESULTS", str(root / "results"))
         patch.setenv("SPEECHMERGE_HOME", str(ROOT))
         executed = {Path(page).name for page in rendering.table_of_contents(root)}

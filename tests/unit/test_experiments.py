@@ -45,6 +45,7 @@ VECTORS = {"experiment": "vectors", "kind": "task_vectors", "languages": "set1",
 def planned(tmp_path, monkeypatch):
     """Plan an experiment of a project written for the test, with changes to profile or table."""
     monkeypatch.setenv("SPEECHMERGE_HOME", str(tmp_path))
+    monkeypatch.setenv("SPEECHMERGE_CACHE", str(tmp_path / "cache"))  # where no step is done
     (tmp_path / "experiments").mkdir()
 
     def plan(*, seeds=None, table=TABLE, profile=None, **settings):

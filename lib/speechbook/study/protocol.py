@@ -1,5 +1,6 @@
 """What was decided before the measuring: metrics, margins, seeds, thresholds (``experiments/protocol.yaml``)."""
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -113,7 +114,7 @@ def governs(profile: Profile) -> bool:
 
 
 def read(path: Path | None = None) -> Protocol:
-    """Read a protocol; the project's own if no path is given.
+    """Read a protocol, the project's own if no path is given; it is parsed again only when it says something else.
 
     Raises:
         StudyError: it is not YAML, has an unknown field, metric or value, a margin that is not above 0, or fewer seeds
@@ -124,4 +125,9 @@ def read(path: Path | None = None) -> Protocol:
         text = path.read_bytes()
     except OSError as error:
         raise StudyError(f"{path} is not readable as a protocol ({error.strerror}).") from error
+    return _read(path, text)
+
+
+@functools.lru_cache(maxsize=2)
+def _read(path: Path, text: bytes) -> Protocol:
     return checked.read(Protocol, checked.parse(path, text), path)

@@ -53,7 +53,7 @@ def frame(
     compared = store.statistics(profile, f"{experiment}.comparisons")
     compared = compared.assign(value=compared["difference"], same=compared["verdict"] == inference.EQUIVALENT)
     found = pd.concat([measured, compared], ignore_index=True)
-    wanted = found["task"].map(primary) if metric is None else metric
+    wanted = found["task"].map({one: primary(one) for one in found["task"].unique()}) if metric is None else metric
     found = found[(found["metric"] == wanted) & (found["clips"] == clips) & (task is None or found["task"] == task)]
     unit = found["metric"].map({name: unit for name, (_, unit) in SHOWN.items()}).astype(float)
     wide = found["wide_low"].notna()

@@ -17,12 +17,12 @@ from ..corpora import Clip
 from ..whisper.prompts import prompt_ids
 from .training_recipe import FULL_SECONDS
 
-if TYPE_CHECKING:  # plans read only constants here and need not wait for transformers
+if TYPE_CHECKING:
     from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 PAUSE_SECONDS = 0.3  # silence between two clips of a window
 MAX_LABELS = 440  # Whisper's decoder has 448 positions; some are the prompt
-IGNORED = -100
+IGNORED = -100  # label value that the cross-entropy leaves out
 
 
 @dataclass(frozen=True)
