@@ -53,10 +53,8 @@ def main() -> None:
     options.add_argument("--folder", type=Path, help="where models are made, and kept for the next time")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        work, models = Path(temporary), (chosen.folder or Path(temporary)) / chosen.scale
-        folders = [models / name for name in ("base", *(f"expert{i}" for i in range(5)))]
-        if not folders[-1].is_dir():
-            whispers.make(models, chosen.scale, 5)
+        work = Path(temporary)
+        folders = whispers.kept(chosen.folder or work, chosen.scale)
         git = ["git", "-C", HERE, "worktree"]
         subprocess.run([*git, "add", "--quiet", "--detach", work / "then", chosen.commit], check=True)
         try:

@@ -146,10 +146,7 @@ def main() -> None:
     missing = peers.install()
     print(f"{machine.hardware()}; whisper-{chosen.scale}, 5 experts, fp32", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        models = (chosen.folder or Path(temporary)) / chosen.scale
-        folders = [models / name for name in ("base", *(f"expert{i}" for i in range(5)))]
-        if not folders[-1].is_dir():
-            whispers.make(models, chosen.scale, 5)
+        folders = whispers.kept(chosen.folder or Path(temporary), chosen.scale)
         lines = (compare(pair, folders, Path(temporary), missing) for pair in PAIRS if pair.name in wanted)
         for line in itertools.chain(lines, plain.lines(folders) if "plain" in wanted else ()):
             show(line)

@@ -70,6 +70,13 @@ def make(folder: Path, size: str, experts: int, dtype: torch.dtype = torch.float
     return [base, *tuned]
 
 
+def kept(folder: Path, size: str, experts: int = 5) -> list[Path]:
+    """Return the folders of a base and experts of a size below ``folder``, made unless they are there."""
+    models = folder / size
+    folders = [models / name for name in ("base", *(f"expert{i}" for i in range(experts)))]
+    return folders if folders[-1].is_dir() else make(models, size, experts)
+
+
 def _random(size: str, *, seed: int, still: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]:
     """Yield views of a pool of normal numbers of standard deviation 0.02, the tied head equal to its table."""
     pool = 0.02 * torch.randn(POOL, generator=torch.Generator().manual_seed(seed))

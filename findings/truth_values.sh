@@ -9,8 +9,8 @@
 # 2. `x.masked_fill_(mask, 0)` and `torch.where(mask, 0, x)` take ten times as long as multiplying by such ones and zeros,
 #    if which entries are masked looks random.
 #
-# 3. Over the first dimension of five rows, `any` takes many times as long as `amax`, and the sum of a mask takes five to ten times
-#    as long as the sum of the ones and zeros.
+# 3. Over the first dimension of five rows, `any` takes many times as long as `amax`, and the sum of a mask takes five to
+#    ten times as long as the sum of the ones and zeros.
 #
 # Whoever votes, trims and masks among models entry by entry, as nearly all sparse merges do, pays most of their time so.
 #

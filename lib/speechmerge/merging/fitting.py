@@ -47,7 +47,7 @@ class Deltas:
 
     def each(self, look: Callable[[Piece], Any]) -> Iterator[Any]:
         """Yield what ``look`` finds in the deltas of every tensor, or block of one, that the rule is applied to."""
-        found = applying.side_by_side(lambda place: look(self._piece(*place)), self.places, self.workers)
+        found = applying.side_by_side(lambda place: look(self._piece(*place[:3])), self.places, self.workers)
         with self.merge.bar("look through", len({name for name, *_ in self.places})) as bar:
             for (_, start, *_), one in zip(self.places, found, strict=True):
                 bar.update(start == 0)
@@ -57,7 +57,7 @@ class Deltas:
         """Yield every :data:`.ranking.STRIDE`-th delta, ``[T, n]``."""
         return applying.side_by_side(lambda place: self._sample(*place), self.places, self.workers)
 
-    def _piece(self, name: str, start: int, stop: int, before: int) -> Piece:
+    def _piece(self, name: str, start: int, stop: int) -> Piece:
         merge = self.merge
         base, deltas = merge.read(name, start, stop, reuse=True)
         fisher = applying.fisher(merge, name, start, base) if "fisher" in merge.method.needs else None

@@ -7,8 +7,7 @@ from ..errors import TrainingError
 if TYPE_CHECKING:
     from transformers import WhisperTokenizer
 
-# label value that the cross-entropy leaves out
-TASK_NAMES = {"asr": "transcribe", "st": "translate"}
+TASK_NAMES = {"asr": "transcribe", "st": "translate"}  # our names, and Whisper's
 
 
 def prompt_ids(tokenizer: "WhisperTokenizer", language: str, task: str) -> list[int]:

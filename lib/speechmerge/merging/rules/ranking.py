@@ -52,8 +52,14 @@ def largest(values: Tensor, count: int) -> Tensor:
     return mask
 
 
-def keep_largest(row: Tensor, count: int) -> Tensor:
-    """Zero all but the entries that :func:`largest` marks, of one row ``[n]``; quicker than by its mask."""
+def keep_largest(values: Tensor, count: int) -> Tensor:
+    """Zero all but the entries that :func:`largest` marks in each row of ``[..., n]``; of one row without a mask."""
+    if values.numel() != values.shape[-1]:
+        return values * largest(values, count)
+    return _keep_largest(values.reshape(-1), count).view(values.shape)
+
+
+def _keep_largest(row: Tensor, count: int) -> Tensor:
     if count >= len(row) or count <= 0:
         return row * float(count > 0)
     magnitude = row.abs()
@@ -121,4 +127,4 @@ def prune(values: Tensor, density: float, *, dims: int) -> Tensor:
     """Zero all but the ⌈density · n⌉ largest magnitudes, ranked over the last ``dims`` dimensions together."""
     flat = values.flatten(-dims)
     count = keep_count(density, flat.shape[-1])
-    return (keep_largest(flat, count) if flat.dim() == 1 else flat * largest(flat, count)).reshape(values.shape)
+    return keep_largest(flat, count).reshape(values.shape)

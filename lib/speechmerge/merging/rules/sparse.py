@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..methods import Choice, PerExpert, Range, Weights, method
 from .primitives import along, elect, per_expert
-from .ranking import keep_count, keep_largest, largest
+from .ranking import keep_count, keep_largest
 from .streams import Piece, Stream, thresholds
 
 Density = Annotated[PerExpert, Range(0, 1, "fraction of entries kept, the largest in magnitude")]
@@ -159,10 +159,7 @@ def _middle(deltas: Tensor, density: float | Sequence[float], outliers: float | 
     for delta, d, o in zip(deltas, per_expert(density, len(deltas)), per_expert(outliers, len(deltas)), strict=True):
         keep = min(size, whole(d * size))
         drop = min(whole(o * size), size - keep)  # an outlier is spared rather than the density missed
-        if len(delta) == 1:
-            kept.append(keep_largest(delta[0], drop + keep).sub_(keep_largest(delta[0], drop))[None])
-        else:
-            kept.append(delta * (largest(delta, drop + keep) & ~largest(delta, drop)))
+        kept.append(keep_largest(delta, drop + keep).sub_(keep_largest(delta, drop)))
     return torch.stack(kept)
 
 

@@ -53,23 +53,29 @@ def order_statistics(stream: Stream, values: Callable[[Tensor], Tensor], ranks: 
     found = torch.zeros(wanted.shape, dtype=sample.dtype)
     missing, deviations = torch.cartesian_prod(*map(torch.arange, wanted.shape)).tolist(), 6.0
     while missing:
-        brackets = [_Bracket(sample[r], wanted[r, q].item() / stream.size, deviations) for r, q in missing]
-        rows = [r for r, _ in missing]
-
-        def look(piece: Piece, brackets: list = brackets, rows: list = rows) -> list:
-            given = values(piece.deltas.flatten(1))
-            return [bracket.split(given[r]) for bracket, r in zip(brackets, rows, strict=True)]
-
-        for parts in stream.each(look):
-            for bracket, part in zip(brackets, parts, strict=True):
-                bracket.add(*part)
-        answers = [bracket.value(wanted[r, q].item()) for bracket, (r, q) in zip(brackets, missing, strict=True)]
-        for (r, q), answer in zip(missing, answers, strict=True):
-            if answer is not None:
-                found[r, q] = answer
-        missing = [place for place, answer in zip(missing, answers, strict=True) if answer is None]
-        deviations *= 8
+        brackets = [(r, _Bracket(sample[r], wanted[r, q].item() / stream.size, deviations)) for r, q in missing]
+        _count(stream, values, brackets)
+        left = []
+        for (r, q), (_, bracket) in zip(missing, brackets, strict=True):
+            value = bracket.value(wanted[r, q].item())
+            if value is None:
+                left.append([r, q])
+            else:
+                found[r, q] = value
+        missing, deviations = left, deviations * 8
     return found
+
+
+def _count(stream: Stream, values: Callable[[Tensor], Tensor], brackets: list[tuple[int, "_Bracket"]]) -> None:
+    """Pass over the pieces once, and let each bracket count those of its row."""
+
+    def look(piece: Piece) -> list[tuple]:
+        given = values(piece.deltas.flatten(1))
+        return [bracket.split(given[r]) for r, bracket in brackets]
+
+    for parts in stream.each(look):
+        for (_, bracket), part in zip(brackets, parts, strict=True):
+            bracket.add(*part)
 
 
 class _Bracket:
