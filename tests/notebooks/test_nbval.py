@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import nbformat
 import pytest
 
-from speechbook.pages import course
+from speechbook.pages import course, kernels
 from speechbook.study.store import project_root
 
 ROOT = project_root()
@@ -31,6 +31,7 @@ def ran(tmp_path_factory, made_up_folder):
     report = folder / "report.xml"
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--nbval-lax", "-q", "-p", "no:cacheprovider"]
     environment = os.environ | {"SPEECHMERGE_HOME": str(ROOT), "SPEECHMERGE_RESULTS": str(made_up_folder)}
+    environment |= {"JUPYTER_DEFAULT_PROVISIONER_NAME": kernels.NAME}
     subprocess.run([*command, f"--junitxml={report}", str(folder)], cwd=folder, env=environment, capture_output=True)
     passed, wrong = Counter(), defaultdict(list)
     for cell in ElementTree.parse(report).iter("testcase"):

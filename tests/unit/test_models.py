@@ -146,44 +146,58 @@ def test_attention_is_fused_but_on_processors_with_bf16(monkeypatch, flags, expe
     assert attention.implementation(torch.device("cuda")) == "sdpa"
 
 
-@pytest.mark.parametrize(("flags", "fused"), [("avx512_bf16", 0), ("avx512_bf16 amx_bf16", 1)])
-def test_with_amx_only_what_is_learnt_is_attended_by_window(monkeypatch, flags, fused):
+@pytest.mark.parametrize(
+    ("flags", "dtype", "fused"),
+    [
+        ("avx512_bf16", torch.bfloat16, {"read": False, "learnt": False}),
+        ("avx512_bf16 amx_bf16", torch.bfloat16, {"read": True, "learnt": False}),
+        ("avx512_bf16 amx_bf16", torch.float32, {"read": True, "learnt": True}),
+    ],
+)
+def test_attention_is_fused_where_that_is_faster(monkeypatch, flags, dtype, fused):
     calls = []
     whole = lambda *given, **told: calls.append(given) or attention_of_transformers(*given, **told)  # noqa: E731
     attention_of_transformers = attention.sdpa_attention_forward
     monkeypatch.setattr(attention, "cpu_features", lambda: set(flags.split()))
     monkeypatch.setattr(attention, "sdpa_attention_forward", whole)
-    query, key, value = torch.randn(3, 2, 3, 40, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    mask = torch.triu(torch.full((40, 40), -torch.inf), 1)[None, None]
-    learnt = attention.by_window(torch.nn.Identity(), query, key, value, mask, 0.25)[0]
-    assert not calls
-    with torch.inference_mode():
-        read = attention.by_window(torch.nn.Identity(), query, key, value, mask, 0.25)[0]
-    assert len(calls) == fused
-    torch.testing.assert_close(read, learnt, atol=1e-6, rtol=1e-5)
+    query, key, value = torch.randn(3, 2, 3, 40, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    mask = torch.triu(torch.full((40, 40), -torch.inf, dtype=dtype), 1)[None, None]
+    found, was = {}, {}
+    for kind in ("read", "learnt"):
+        calls.clear()
+        with torch.set_grad_enabled(kind == "learnt"):
+            found[kind] = attention.by_window(torch.nn.Identity(), query, key, value, mask, 0.25)[0]
+        was[kind] = bool(calls)
+    assert was == fused
+    torch.testing.assert_close(found["read"], found["learnt"], atol=2e-2, rtol=2e-2)
 
 
-def test_attention_by_window_has_the_gradient_of_the_fused_one():
-    given = torch.randn(3, 2, 3, 40, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    found = []
-    for attend in (attention.by_window, attention.sdpa_attention_forward):
+def test_attention_by_window_has_as_good_a_gradient_as_the_fused_one():
+    exact, *rounded = (
+        torch.randn(3, 2, 3, 40, 16, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+        for dtype in (torch.float64, torch.bfloat16, torch.bfloat16)
+    )
+    fused = attention.sdpa_attention_forward
+    for given, attend in ((exact, fused), (rounded[0], fused), (rounded[1], attention.by_window)):
         attend(torch.nn.Identity(), *given, None, scaling=0.25, is_causal=False)[0].square().sum().backward()
-        found.append(given.grad.clone())
-        given.grad = None
-    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+    other, ours = ((given.grad - exact.grad).norm() / exact.grad.norm() for given in rounded)
+    assert ours < 1.5 * other < 0.02
 
 
-def test_attention_by_window_and_fused_attention_agree(base, monkeypatch):
-    found = []
+def test_a_model_that_attends_by_window_is_as_near_to_full_precision_as_one_with_fused_attention(base, monkeypatch):
     features = torch.randn(3, 80, 3000, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(attention, "SCORES", 2_000_000)  # fewer than those of one window
-    for name in ("sdpa", attention.BY_WINDOW):
+    monkeypatch.setattr(attention, "cpu_features", lambda: {devices.AVX})
+    found = []
+    for name, dtype in (("sdpa", torch.float32), ("sdpa", torch.bfloat16), (attention.BY_WINDOW, torch.bfloat16)):
         monkeypatch.setattr(attention, "implementation", lambda _, name=name: name)
-        model = models.load_model(base)
+        model = models.load_model(base).to(dtype)
         assert model.config._attn_implementation == name
         with torch.inference_mode():
-            found.append(model.generate(features, language="es", task="transcribe", max_new_tokens=8))
-    assert torch.equal(*found)
+            found.append(model(features.to(dtype), decoder_input_ids=torch.arange(24).reshape(3, 8)).logits.double())
+    exact, *rounded = found
+    other, ours = ((logits - exact).norm() / exact.norm() for logits in rounded)
+    assert ours < 1.2 * other < 0.05
 
 
 @pytest.mark.parametrize("size", [1.0, 20.0])  # scores around 1, and around 400, of which no exponential may be taken

@@ -266,6 +266,17 @@ def test_a_perfect_translation_scores_a_hundred_and_is_better_than_another(trans
     assert compared.difference == pytest.approx(other.rate - 1) and compared.ci_low < compared.difference
 
 
+def test_bleu_of_many_sums_is_sacrebleus_of_each():
+    random = np.random.default_rng(0)
+    lengths = random.integers(0, 9, (4000, 2))  # short: orders without n-grams and orders without a match are frequent
+    grams = np.maximum(lengths[:, :1] - np.arange(4), 0)
+    matches = np.minimum.accumulate(random.binomial(grams, random.random((4000, 1))), axis=1)
+    sums = np.hstack([matches, grams, lengths])
+    expected = [BLEU.compute_bleu(x[:4].tolist(), x[4:8].tolist(), *x[8:].tolist(), "exp").score for x in sums]
+    assert 500 < np.count_nonzero(expected) < 3500
+    assert scoring.bleu(sums) == pytest.approx(expected, rel=1e-12)
+
+
 def test_resampled_bleu_is_that_of_the_redrawn_utterances(translated):
     found = translation(*translated)
     draws = np.array([[2, 0, 1, 1], [1, 1, 1, 1]])

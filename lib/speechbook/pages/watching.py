@@ -19,6 +19,8 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine, papermill_engines
 from traitlets.config import Config
 
+from . import kernels
+
 log = logging.getLogger(__name__)
 
 ENGINE = "watched"  # its name in papermill's registry
@@ -27,9 +29,6 @@ STAND_STILL = 600.0  # seconds without a sign of life after which a cell is stop
 LOOKS = 60  # in that time
 PATIENCE = 600  # seconds for a kernel to answer for the first time, and for the last output of a cell to arrive
 IDLE = 0.005  # share of one core: a kernel that waits uses a tenth of it, one beside heavy work far more
-# Threads that wait for one another sleep. Where other work has the cores, spinning takes most of the time: a short
-# transcription beside three busy processes on two cores took 34 s instead of 5 s.
-PATIENT = {"OMP_WAIT_POLICY": "passive"}
 
 
 class Watch:
@@ -135,10 +134,11 @@ class _Engine(Engine):
             iopub_timeout=PATIENCE,
         )
         try:
-            client.execute(env=PATIENT | os.environ)
+            client.execute(env=kernels.PATIENT | os.environ)
         finally:
             if threading.current_thread() is not threading.main_thread():
                 asyncio.get_event_loop().close()  # the client made one for this thread and leaves it open
 
 
+kernels.fork()
 papermill_engines.register(ENGINE, _Engine)

@@ -34,7 +34,7 @@ def by_window(
 ) -> tuple[Tensor, None]:
     """Attend without a fused kernel, in so many windows at once that their scores are few.
 
-    Where nothing is learnt and the processor has AMX, the fused kernel is the faster one, and is what runs.
+    In float32, and with AMX where nothing is learnt, the fused kernel is the faster one, and is what runs.
 
     Args:
         module: the attention module.
@@ -49,15 +49,14 @@ def by_window(
     Returns:
         What was attended to, (windows, targets, heads, width of a head), and None for the weights.
     """
-    if AMX in cpu_features() and not torch.is_grad_enabled():
+    if query.dtype != torch.bfloat16 or (AMX in cpu_features() and not torch.is_grad_enabled()):
         others |= {"is_causal": False}  # what is not to be seen is in the mask
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
     windows, heads, targets, width = query.shape
     size = max(1, SCORES // (heads * targets * key.shape[2]))
     query = query * (width**-0.5 if scaling is None else scaling)
     masks = [0.0] * windows if attention_mask is None else attention_mask.expand(windows, -1, -1, -1).split(size)
-    only_result = attention_mask is None and not torch.is_grad_enabled() and targets > width
-    if only_result and query.dtype == torch.bfloat16:
+    if attention_mask is None and not torch.is_grad_enabled() and targets > width:
         found = [_result(*part) for part in zip(query.split(size), key.split(size), value.split(size), strict=True)]
         return torch.cat(found).transpose(1, 2).contiguous(), None
     found = []
