@@ -4,6 +4,7 @@ import base64
 import html
 import io
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -53,16 +54,21 @@ class Figured:
             self.fig.draw_without_rendering()
             self.fig.set_layout_engine("none")  # else every saving moves things a little
 
+    @cached_property
+    def svg(self) -> bytes:
+        """The drawing as it is shown and saved, which is made once."""
+        return rendered(self.fig, "svg")
+
     def _repr_html_(self) -> str:
-        image = base64.b64encode(rendered(self.fig, "svg")).decode()
+        image = base64.b64encode(self.svg).decode()
         alt = html.escape(self.alt)
         return f'<img class="figured" alt="{alt}" src="data:image/svg+xml;base64,{image}" style="max-width: 100%">'
 
     def save(self, folder: Path, name: str) -> Path:
         """Write ``NAME.svg``, ``NAME.png`` and the numbers as ``NAME.csv``; return the path of the SVG."""
-        for kind in ("png", "svg"):
+        for kind, drawing in (("png", rendered(self.fig, "png")), ("svg", self.svg)):
             with atomic_file(Path(folder) / f"{name}.{kind}") as file:
-                file.write_bytes(rendered(self.fig, kind))
+                file.write_bytes(drawing)
         with atomic_file(Path(folder) / f"{name}.csv") as file:
             self.data.to_csv(file, index=False, float_format="%.6g")
         return Path(folder) / f"{name}.svg"
