@@ -11,7 +11,8 @@ from tiny_models import T, make, measures, statistics
 
 import speechmerge
 from speechmerge.errors import MethodError
-from speechmerge.merging import engine
+from speechmerge.merging import engine, together
+from speechmerge.merging.merge import Merge
 from speechmerge.merging.methods import STATISTICS, registry
 
 SAME = 1e-9  # of ‖merged - base‖, in fp64
@@ -154,6 +155,24 @@ def test_one_merge_serves_every_scaling_bit_by_bit(method, models, extras):
     for scaling in (0.3, 1.0, 0.3):
         found, expected = at(scaling), merge(method, base, experts, extras, scaling=scaling)
         assert list(found) == list(expected) and all(torch.equal(found[n], expected[n]) for n in base)
+
+
+@pytest.mark.parametrize("method", LAWS)
+def test_merges_made_together_are_those_made_alone_bit_by_bit(method, models, extras):
+    """They share the task vectors they are given, so no rule may write to them."""
+    base, experts = models
+    experts = experts[: registry()[method].experts]
+    others = ("task_arithmetic", 0.3), (method, 1.5), ("iso_c", 1.0), ("sce", 1.0), ("task_arithmetic", 1.0)
+    made, alone = [], []
+    for name, scaling in ((method, 0.5), *others):
+        inputs = made[0].inputs if made else None
+        made.append(merge(name, base, experts, extras, by=Merge, scaling=scaling, inputs=inputs))
+        alone.append(merge(name, base, experts, extras, scaling=scaling))
+    found = [{} for _ in made]
+    for i, name, tensor in together.stream(made):
+        found[i][name] = tensor
+    for one, expected in zip(found, alone, strict=True):
+        assert one.keys() == expected.keys() and all(torch.equal(one[n], expected[n]) for n in one)
 
 
 @pytest.mark.parametrize(("method", "params"), having("scaled"))

@@ -102,6 +102,34 @@ def test_checking_a_recipe_says_what_a_merge_would_do_and_writes_nothing(run, ex
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
+def test_variants_of_a_recipe_become_folders(run, experts, written, tmp_path):
+    file = written(variants=[{"name": "low", "parameters": {"lambda": 0.1}}, {"name": "high"}])
+    code, out, _ = run("check", file)
+    assert code == 0 and [line.split()[1] for line in out.splitlines() if line.startswith("variant")] == ["low", "high"]
+    code, out, _ = run("merge", file, tmp_path / "made")
+    told = "".join(f"{tmp_path / 'made' / name}: ties of 2 experts\n" for name in ("low", "high"))
+    assert (code, out) == (0, told)
+    high = tmp_path / "high"
+    assert run("merge", written(), high)[0] == 0
+    same, other = (tmp_path / "made" / name / "model.safetensors" for name in ("high", "low"))
+    assert (high / "model.safetensors").read_bytes() == same.read_bytes() != other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--speech", "tones:es"), "has variants, which hear no speech; leave out --speech."),
+        (("--scaling", "0.5"), "--scaling cannot stand beside"),
+        ((), "already exists; choose another output or pass --overwrite to replace it."),
+    ],
+)
+def test_variants_take_no_words_and_replace_no_folder(run, written, tmp_path, words, message):
+    (tmp_path / "made" / "b").mkdir(parents=True)
+    code, out, err = run("merge", written(variants=[{"name": "a"}, {"name": "b"}]), tmp_path / "made", *words)
+    assert code in (1, 2) and out == "" and message in " ".join(err.split())
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["b"]
+
+
 def test_a_lora_adapter_is_an_expert(run, experts, written, tmp_path):
     name = "model.encoder.layers.0.self_attn.q_proj"
     rows, columns = load_file(experts[0] / "model.safetensors")[f"{name}.weight"].shape

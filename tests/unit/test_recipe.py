@@ -373,3 +373,51 @@ def test_a_wrong_base_is_refused_also_where_the_base_is_one_of_the_models(place)
     with pytest.raises(CheckpointError, match="other is no fine-tune of base"):
         found.run(place / "out", progress=False)
     assert not (place / "out").exists()
+
+
+def test_variants_are_recipes_of_the_same_models_with_their_own_methods_and_parameters(place):
+    variants = [
+        {"name": "half", "parameters": {"lambda": 0.5}},
+        {"name": "thin", "merge_method": "dare_linear", "parameters": {"density": 0.1}},
+    ]
+    file = write(place, merge_method="task_arithmetic", parameters={"lambda": 0.7}, dtype="bfloat16", variants=variants)
+    found = recipe.read_variants(file)
+    assert list(found) == ["half", "thin"]
+    half = recipe.read(write(place, merge_method="task_arithmetic", parameters={"lambda": 0.5}, dtype="bfloat16"))
+    thin = recipe.read(
+        write(place, merge_method="dare_linear", parameters={"lambda": 0.7, "density": 0.1}, dtype="bfloat16")
+    )
+    assert found == {"half": half, "thin": thin}
+    recipe.merge_variants(found, place / "made", progress=False)
+    for name, one in (("half", half), ("thin", thin)):
+        alone = one.run(place / name, progress=False)
+        assert torch.equal(tensor(place / "made" / name), tensor(alone))
+
+
+def test_a_file_without_variants_has_none_and_one_with_them_is_no_single_recipe(place):
+    assert recipe.read_variants(write(place)) == {}
+    with pytest.raises(MethodError, match="has 1 variants, which only `speechmerge merge` makes"):
+        recipe.read(write(place, variants=[{"name": "one"}]))
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ("half", r"variants is 'half', expected a list of merges of the same models, each with a name\."),
+        (["half"], r"variant 1 is 'half', expected \{name: \.\.\., parameters: \.\.\.\}\."),
+        ([{"name": "a"}, {"parameters": {}}], r"the name of variant 2 is '', expected the name of its folder"),
+        ([{"name": "../a"}], r"the name of variant 1 is '\.\./a', expected the name of its folder, without a slash"),
+        ([{"name": ".a"}], r"the name of variant 1 is '\.a'"),
+        ([{"name": 3}], r"name of variant 1 is 3, expected the name of its folder"),
+        ([{"name": "a"}, {"name": "a"}], r"two variants are called a; give each a name of its own\."),
+        ([{"name": "a", "lambda": 1}], r"variant 1 has 'lambda'\."),
+        ([{"name": "a", "parameter": {}}], r"variant 1 has 'parameter'\. Did you mean 'parameters'\?"),
+        ([{"name": "a", "parameters": [1]}], r"parameters of variant 1 is a list, expected names with values"),
+        ([{"name": "a", "parameters": {"densty": 1}}], r"ties has no parameter 'densty'\. Did you mean 'density'\?"),
+        ([{"name": "a", "merge_method": "fisher"}], r"variant a \(fisher\) needs speech or statistics"),
+        ([{"name": "a"}, {"name": "b", "merge_method": "karcher"}], r"variant b \(karcher\) merges a, b, base on base"),
+    ],
+)
+def test_variants_that_cannot_be_made_together_are_refused(place, variants, message):
+    with pytest.raises(MethodError, match=message):
+        recipe.read_variants(write(place, variants=variants))

@@ -1,6 +1,7 @@
 """Merges that are estimated, interrupted and taken up again."""
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from small_models import NAMES, folder
 
 import speechmerge
 from speechmerge.errors import SpeechMergeError
-from speechmerge.merging import engine, estimates, resuming
+from speechmerge.merging import engine, estimates, fitting, inputs, output, resuming
 from speechmerge.merging import merge as merging
 from speechmerge.whisper import checkpoints, tensor_files
 
@@ -127,3 +128,72 @@ def test_the_time_is_estimated_for_every_kind_of_method(method, base, experts):
     assert 0 < found.seconds < 60
     assert "MB of memory and 0 s" in str(found)
     assert "2 min" in str(dataclasses.replace(found, seconds=130.0))
+
+
+def test_merges_made_at_once_are_those_made_alone_and_are_taken_up_too(paths, tmp_path, monkeypatch):
+    """Of a tensor in many blocks too, though the blocks of a method that looks at rows are others."""
+    for module in (merging, inputs):
+        monkeypatch.setattr(module, "BLOCK", 64)
+    told = {
+        "dare": {"method": "dare", "scaling": 0.5, "seed": 3},
+        "ties": {"method": "ties"},
+        "stock": {"method": "model_stock", "per_row": True},
+        "half": {"method": "task_arithmetic", "scaling": 0.5, "dtype": torch.bfloat16},
+    }
+    alone = {n: engine.merge_folders(base=paths[0], experts=paths[1:], output_folder=tmp_path / f"{n} alone",
+                                     progress=False, **given) for n, given in told.items()}  # fmt: skip
+    done, plain = [], output.Weights.put
+
+    def put(self, name, tensor):
+        if len(done) == 9:
+            raise Killed
+        done.append(name)
+        plain(self, name, tensor)
+
+    monkeypatch.setattr(output.Weights, "put", put)
+    merges = {tmp_path / "all" / name: given for name, given in told.items()}
+    with pytest.raises(Killed):
+        engine.merge_many(paths[0], paths[1:], merges, progress=False)
+    assert [path.name for path in (tmp_path / "all").iterdir() if not path.name.startswith(".")] == []
+    monkeypatch.setattr(output.Weights, "put", lambda self, *given: (done.append(given[0]), plain(self, *given)))
+    engine.merge_many(paths[0], paths[1:], merges, progress=False)
+    assert sorted(done) == sorted(list(NAMES) * len(told))
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == sorted(told)
+    for name, one in alone.items():
+        other = tmp_path / "all" / name
+        assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
+        for file in ("model.safetensors", "config.json"):
+            assert (one / file).read_bytes() == (other / file).read_bytes()
+        records = [json.loads((made / "merge_recipe.json").read_text()) for made in (one, other)]
+        assert {**records[0], "growth": None} == {**records[1], "growth": None}  # not known of one taken up again
+
+
+def test_a_block_is_read_once_for_all_merges_made_at_once(paths, tmp_path, monkeypatch):
+    read, plain = [], inputs.Inputs._room
+    monkeypatch.setattr(inputs.Inputs, "_room", lambda self, size: (read.append(size), plain(self, size))[1])
+    counts = []
+    for many in (1, 10):
+        read.clear()
+        merges = {tmp_path / f"{many}-{i}": {"method": "task_arithmetic", "scaling": i / 10} for i in range(many)}
+        engine.merge_many(paths[0], paths[1:], merges, progress=False, fingerprints=False)
+        counts.append(len(read))
+    assert counts[0] == counts[1] > 0
+
+
+def test_what_is_found_out_about_the_whole_model_is_found_once_for_merges_alike(paths, tmp_path, monkeypatch):
+    looked, plain = [], fitting.Deltas
+    monkeypatch.setattr(fitting, "Deltas", lambda *given: (looked.append(given), plain(*given))[1])
+    merges = {tmp_path / f"{i}": {"method": "ties", "scaling": i / 3} for i in range(3)}
+    merges[tmp_path / "other"] = {"method": "ties", "density": 0.5}
+    engine.merge_many(paths[0], paths[1:], merges, progress=False)
+    assert len(looked) == 2
+
+
+def test_of_merges_made_at_once_one_that_fails_leaves_none(paths, tmp_path):
+    merges = {
+        tmp_path / "good": {"method": "ties"},
+        tmp_path / "bad": {"method": "task_arithmetic", "scaling": 1e9, "dtype": torch.float16},
+    }
+    with pytest.raises(SpeechMergeError, match="produced NaN or infinity"):
+        engine.merge_many(paths[0], paths[1:], merges, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m0", "m1", "m2", "m3"]

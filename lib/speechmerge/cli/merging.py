@@ -34,7 +34,8 @@ HEARD = (
         "speechmerge merge ties merged experts/es experts/it --include encoder --include '*decoder.layers.[01].*'\n"
         "speechmerge merge regmean merged experts/es experts/it --speech asterisk:es --speech ./clips:it\n"
         "speechmerge merge fisher merged experts/es experts/it --statistics es-fishers --statistics it-fishers\n"
-        "speechmerge merge recipe.yaml merged"
+        "speechmerge merge recipe.yaml merged\n"
+        "speechmerge merge sweep.yaml sweep"
     ),
 )
 @click.argument("method", metavar="METHOD|RECIPE")
@@ -85,7 +86,8 @@ def merge(ctx: click.Context, method: str, output: Path, **options: object) -> N
     """Merge EXPERTS with METHOD, or as the file RECIPE says, into the Hugging Face folder OUTPUT.
 
     An expert is the folder of a fine-tuned model or of a peft LoRA adapter, in the order of per-expert parameters. A
-    recipe is a YAML file in mergekit's form; it names the models and parameters, so none are given beside it.
+    recipe is a YAML file in mergekit's form; it names the models and parameters, so none are given beside it. One with
+    variants makes a folder in OUTPUT for each of them, and reads the models once.
 
     Methods marked "needs data" by `methods list` hear speech (--speech), or are given what was collected from it before
     (--statistics).
@@ -93,12 +95,15 @@ def merge(ctx: click.Context, method: str, output: Path, **options: object) -> N
     from ..files import check_writable
 
     engine_options = {name: options[name] for name in ("device", "svd_cache", "overwrite")}
-    recipe = _from_file(ctx, Path(method)) if is_recipe(method) else _from_words(method, options)
+    if options["svd_cache"]:
+        check_writable(options["svd_cache"], 0)
+    if is_recipe(method) and (variants := _variants(ctx, Path(method), options)):
+        _merge_variants(variants, output, engine_options)
+        return
+    recipe = _from_file(Path(method)) if is_recipe(method) else _from_words(method, options)
     data = given(recipe, **{name: options[name] for name in HEARD})
     _check_output(output, recipe, options["overwrite"])
     check_writable(output, 0)
-    if options["svd_cache"]:
-        check_writable(options["svd_cache"], 0)
     extras, said = _extras(recipe, data)
     recipe.run(output, resolve=model_folder, extras=extras, data=said, **engine_options)
     click.echo(f"{output}: {recipe.method} of {len(recipe.experts)} experts{_learnt(output, recipe.method)}")
@@ -110,11 +115,18 @@ def merge(ctx: click.Context, method: str, output: Path, **options: object) -> N
 @click.argument("recipe", type=click.Path(path_type=Path))
 def check(recipe: Path) -> None:
     """Check RECIPE and the models it names without merging, and say what a merge would do."""
+    from ..merging.recipe import read, read_variants
+
+    for name, found in (read_variants(recipe) or {"": read(recipe)}).items():
+        if name:
+            click.echo(f"variant     {name}")
+        _check(found)
+
+
+def _check(found: "Recipe") -> None:
     from ..merging import validation
     from ..merging.estimates import estimate
-    from ..merging.recipe import read
 
-    found = read(recipe)
     data = given(found)
     opened = found.merge(model_folder, extras=data.stand_ins(found.method, len(found.experts)))
     expected = estimate(opened)
@@ -175,16 +187,41 @@ def setting(text: str) -> tuple[str, object]:
         return name, value
 
 
-def _from_file(ctx: click.Context, path: Path) -> "Recipe":
-    """Read a recipe, which says all that the other arguments would."""
-    from ..merging.recipe import read
+def _variants(ctx: click.Context, path: Path, options: dict) -> "dict[str, Recipe]":
+    """Read the variants of a recipe; none of one without."""
+    from ..merging.recipe import read_variants
 
+    _refuse_words(ctx, path)
+    found = read_variants(path)
+    if found and (heard := [f"--{name}" for name in HEARD if _given(ctx, name)]):
+        raise click.UsageError(f"{path} has variants, which hear no speech; leave out {', '.join(heard)}.")
+    return found
+
+
+def _merge_variants(variants: "dict[str, Recipe]", output: Path, engine_options: dict) -> None:
+    from ..merging.recipe import merge_variants
+
+    for name, recipe in variants.items():
+        _check_output(output / name, recipe, engine_options["overwrite"])
+    merge_variants(variants, output, resolve=model_folder, **engine_options)
+    for name, recipe in variants.items():
+        click.echo(f"{output / name}: {recipe.method} of {len(recipe.experts)} experts")
+
+
+def _refuse_words(ctx: click.Context, path: Path) -> None:
+    """Raise if the command says what its recipe says."""
     given = [word for name, word in SAID_BY_RECIPE.items() if _given(ctx, name)]
     if given:
         raise click.UsageError(
             f"a recipe says everything about the models and the method, so {', '.join(given)} cannot stand beside "
             f"{path}; write it into the recipe."
         )
+
+
+def _from_file(path: Path) -> "Recipe":
+    """Read a recipe that merges before anybody listens."""
+    from ..merging.recipe import read
+
     found = read(path)
     found.check_static()
     return found

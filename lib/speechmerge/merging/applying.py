@@ -57,8 +57,8 @@ def workers(merge: "Merge") -> int:
     return 1 if merge.piece == "matrices" or merge.device.type != "cpu" or torch.get_num_threads() == 1 else 2
 
 
-def side_by_side(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -> Iterator[Any]:
-    """Yield what ``work`` makes of each item, in their order; so many are at work at a time."""
+def side_by_side(work: Callable[[Any], Any], items: Iterable[Any], workers: int, ahead: int = AHEAD) -> Iterator[Any]:
+    """Yield what ``work`` makes of each item, in their order; so many are at work at a time, and wait at most."""
     if workers == 1:
         yield from map(work, items)
         return
@@ -67,7 +67,7 @@ def side_by_side(work: Callable[[Any], Any], items: Iterable[Any], workers: int)
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
-                if len(waiting) > AHEAD:
+                if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from ..devices import keep_memory, release_memory
 from ..files import atomic_folder, check_writable
 from ..whisper.checkpoints import most_precise, strip_wrappers
 from . import options as settings
-from . import output, validation
+from . import output, together, validation
 from .estimates import estimate
-from .merge import Merge, Source
+from .inputs import Source
+from .merge import Merge
 from .methods import find
-from .resuming import unfinished
+from .resuming import Journal, unfinished
 
 log = logging.getLogger(__name__)
 
@@ -135,30 +137,103 @@ def merge_folders(
         SpeechMergeError: the output exists, is not writable or the disk is too full; found before the work.
     """
     merge = Merge(method, base, experts, **{"strict": True} | options)
-    if merge.piece == "entries":  # blocks of one size; whole tensors of many sizes would leave gaps
+    _write({Path(output_folder): (merge, options)}, overwrite, progress, fingerprints, data)
+    return Path(output_folder)
+
+
+def merge_many(
+    base: Path,
+    experts: Sequence[Path],
+    merges: Mapping[Path, Mapping[str, Any]],
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+    fingerprints: bool = True,
+    **options: Any,
+) -> None:
+    """Merge the same folders in many ways at once, reading them once; each result is what :func:`merge_folders` gives.
+
+    Either all outputs are there in the end or none; a merge that was killed is taken up where it was.
+
+    Args:
+        base: the base's folder.
+        experts: the experts' folders, in order.
+        merges: by output folder the options of a merge, ``"method"`` among them.
+        overwrite: replace existing folders.
+        progress: show a progress bar.
+        fingerprints: hash all models for the records.
+        options: of :class:`Merge`, for all merges.
+
+    Raises:
+        CheckpointError, MethodError, SpeechMergeError: as :func:`merge_folders`.
+    """
+    made: list[Merge] = []
+    told = [{"strict": True} | options | given for given in merges.values()]
+    for given in told:
+        made.append(Merge(base=base, experts=experts, inputs=made[0].inputs if made else None, **given))
+    _write(dict(zip(map(Path, merges), zip(made, told, strict=True), strict=True)), overwrite, progress, fingerprints)
+
+
+def _write(
+    merges: Mapping[Path, tuple[Merge, Mapping[str, Any]]],
+    overwrite: bool,
+    progress: bool,
+    fingerprints: bool,
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Write merges of the same models, given with their options by output folder: all or none."""
+    made = [merge for merge, _ in merges.values()]
+    base, experts = made[0].base, made[0].experts
+    if all(merge.piece == "entries" for merge in made):  # blocks of one size; whole tensors would leave gaps
         keep_memory()
-    about = validation.check_companions(merge.base.folder)
+    about = validation.check_companions(base.folder)
     said = about.said if about else ()
     for change in said:
-        log.warning("%s: %s.", merge.base.folder, change)
-    merge.dtype = merge.dtype or most_precise([merge.base, *merge.experts])
-    total = sum(math.prod(shape) * merge.dtype.itemsize for shape in merge.base.shapes.values())
-    check_writable(output_folder, total)
-    expected = estimate(merge)
-    validation.check_memory(expected.memory)
-    log.info("%s of %d experts: %s", method, len(experts), expected)
+        log.warning("%s: %s.", base.folder, change)
+    _check_room(merges)
     started = time.perf_counter()
-    output_folder = Path(output_folder)
-    with (
-        atomic_folder(output_folder, overwrite=overwrite) as folder,
-        unfinished(output_folder, output.identity(merge, options)) as (work, journal),
-    ):
-        tensors = merge.stream(progress=progress, skip=journal.finished)
-        files = output.write_weights(work, tensors, output.layout(merge.base, merge.dtype), journal)
-        for file in files:
-            (work / file).rename(folder / file)
-        output.write_companions(folder, merge.base.folder, merge.dtype, about)
-        output.write_record(folder, merge, options, fingerprints=fingerprints, said=said, data=data)
+    with ExitStack() as stack:
+        folders, works = [], []
+        for path, (merge, options) in merges.items():
+            folders.append(stack.enter_context(atomic_folder(path, overwrite=overwrite)))
+            works.append(stack.enter_context(unfinished(path, output.identity(merge, options))))
+        _write_weights(made, works, folders, progress)
+        models = output.marks([base, *experts, *folders], fingerprints)
+        for (merge, options), folder, mark in zip(merges.values(), folders, models[-len(folders) :], strict=True):
+            output.write_companions(folder, base.folder, merge.dtype, about)
+            marks = [*models[: -len(folders)], mark]
+            output.write_record(folder, merge, options, marks, said=said, data=data)
     release_memory()
-    log.info("%s written in %.1f s", output_folder, time.perf_counter() - started)
-    return output_folder
+    log.info("%s written in %.1f s", ", ".join(map(str, merges)), time.perf_counter() - started)
+
+
+def _check_room(merges: Mapping[Path, tuple[Merge, Mapping[str, Any]]]) -> None:
+    """Settle in which precision each merge is written, and raise unless disk and memory suffice for all together."""
+    total = most = 0
+    for merge, _ in merges.values():
+        merge.dtype = merge.dtype or most_precise([merge.base, *merge.experts])
+        sizes = [math.prod(shape) * merge.dtype.itemsize for shape in merge.base.shapes.values()]
+        expected = estimate(merge)
+        log.info("%s of %d experts: %s", merge.method.name, len(merge.experts), expected)
+        total, most = total + sum(sizes), max(most, expected.memory + (len(merges) - 1) * max(sizes))
+    for path in merges:
+        check_writable(path, total)
+    validation.check_memory(most)
+
+
+def _write_weights(
+    merges: Sequence[Merge], works: Sequence[tuple[Path, Journal]], folders: Sequence[Path], progress: bool
+) -> None:
+    """Write the weights of merges where their unfinished work lies, then move them into their folders."""
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(closing(output.Weights(work, output.layout(merge.base, merge.dtype), journal)))
+            for merge, (work, journal) in zip(merges, works, strict=True)
+        ]
+        skip = [journal.finished for _, journal in works]
+        for i, name, tensor in together.stream(merges, progress=progress, skip=skip):
+            writers[i].put(name, tensor)
+        files = [weights.finish() for weights in writers]
+    for (work, _), names, folder in zip(works, files, folders, strict=True):
+        for file in names:
+            (work / file).rename(folder / file)

@@ -56,7 +56,7 @@ def _held(merge: "Merge", name: str, treatment: str) -> int:
     """Return the bytes that merging one tensor takes: its largest block, in some copies for each expert."""
     longest = max((stop - start for start, stop in merge.blocks(name, treatment)), default=0)
     copies = COPIES[merge.piece] if treatment == "rule" else 2
-    return merge.compute.itemsize * longest * (copies * len(merge.experts) + 3)
+    return merge.inputs.compute.itemsize * longest * (copies * len(merge.experts) + 3)
 
 
 def _weight(merge: "Merge", name: str) -> float:
@@ -69,7 +69,7 @@ def _speeds(merge: "Merge", name: str, treatment: str) -> tuple[float, float]:
     """Return the seconds that reading one scalar of all models takes, and those of the rule for a whole tensor."""
     start, stop = next(merge.blocks(name, treatment))
     began = time.perf_counter()
-    base, deltas = merge.read(name, start, stop)
+    base, deltas = merge.inputs.read(name, start, stop)
     read = time.perf_counter()
     if treatment == "rule" and not (merge.method.prepass or merge.method.data):
         applying.apply(merge, [name], start, base, deltas, applying.generators(merge, name))

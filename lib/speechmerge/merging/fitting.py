@@ -27,11 +27,20 @@ def prepare(merge: "Merge", workers: int) -> None:
     if merge.method.fit:
         fit(merge)
     if merge.method.prepass:
-        merge.prepass = merge.method.prepass(Deltas(merge, workers), **merge.options)
+        merge.prepass = _prepass(merge, workers)
     if merge.lines is not None:
         merge.lines = {"alpha": None, "beta": 0.0, **merge.lines}
         if merge.lines["alpha"] is None:
             merge.lines["alpha"] = _balance(merge)
+
+
+def _prepass(merge: "Merge", workers: int) -> Any:
+    """Return what the method's prepass finds; of the same models and options it is found once."""
+    key = repr((merge.method.name, merge.options, sorted(merge.selected), merge.policy))
+    seen = {} if merge.extras else merge.inputs.seen  # extras have no name to know them by
+    if key not in seen:
+        seen[key] = merge.method.prepass(Deltas(merge, workers), **merge.options)
+    return seen[key]
 
 
 class Deltas:
@@ -59,13 +68,16 @@ class Deltas:
 
     def _piece(self, name: str, start: int, stop: int) -> Piece:
         merge = self.merge
-        base, deltas = merge.read(name, start, stop, reuse=True)
+        base, deltas = merge.inputs.read(name, start, stop, reuse=True)
         fisher = applying.fisher(merge, name, start, base) if "fisher" in merge.method.needs else None
         return Piece(applying.shaped(merge, name, deltas), math.prod(merge.base.shapes[name]), fisher)
 
     def _sample(self, name: str, start: int, stop: int, before: int) -> Tensor:
         merge, parts = self.merge, []
-        kind, room = {"device": merge.device, "dtype": merge.compute}, torch.empty(BLOCK, dtype=merge.compute)
+        kind, room = (
+            {"device": merge.device, "dtype": merge.inputs.compute},
+            torch.empty(BLOCK, dtype=merge.inputs.compute),
+        )
         for low in range(start, stop, BLOCK):
             high, first = min(low + BLOCK, stop), -(before + low - start) % STRIDE
             read = (model.reader(name, low, high, room[: high - low]) for model in (merge.base, *merge.experts))
@@ -80,7 +92,7 @@ def _balance(merge: "Merge") -> float:
     for name in merge.base.shapes:
         if (treatment := merge.treatment(name)) != "base":
             for start, base, change in merge.changes(name, treatment):
-                total = merge.read(name, start, start + len(base))[1].sum(0)
+                total = merge.inputs.read(name, start, start + len(base))[1].sum(0)
                 plain += total.abs().sum(dtype=torch.float64).item()
                 merged += change.abs().sum(dtype=torch.float64).item()
     return plain / merged / len(merge.experts) if merged else 0.0
@@ -176,5 +188,5 @@ def _inner(merge: "Merge", name: str, slopes: Mapping[str, Tensor]) -> Tensor:
     total = torch.zeros(len(merge.experts), dtype=torch.float64)
     for start, stop in merge.blocks(name, "sum"):
         slope = flat[start:stop].to(merge.device, torch.float64)
-        total += (merge.read(name, start, stop)[1].double() @ slope).cpu()
+        total += (merge.inputs.read(name, start, stop)[1].double() @ slope).cpu()
     return total

@@ -6,9 +6,7 @@ memory, and of a large one only a block where the rule allows it. What a tensor 
 """
 
 import math
-import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..devices import usable_device
 from ..errors import CheckpointError, MethodError
 from ..whisper import checkpoints, parameter_classes
-from ..whisper.checkpoints import BLOCK, Checkpoint, most_precise, open_checkpoint
+from ..whisper.checkpoints import BLOCK
 from ..whisper.parameter_classes import EMBEDDING, FROZEN, classify, depths, select
-from . import adapter_file, adapters, applying, fitting, lengths, options, precision, validation
+from . import applying, fitting, lengths, options, validation
+from .inputs import Inputs, Source
 from .methods import Method, find
-
-Source = Path | str | Mapping[str, Tensor]
 
 
 class Merge:
@@ -51,6 +47,7 @@ class Merge:
         strict: also refuse a wrong base, equal experts, other tokenizers and a changed sinusoid.
         max_update: see :func:`speechmerge.merging.validation.check_updates`.
         max_growth: see :func:`speechmerge.merging.lengths.check`.
+        inputs: base and experts as another merge with the same ``strict``, ``max_update`` and ``device`` opened them.
         params: the method's parameters.
 
     Raises:
@@ -76,6 +73,7 @@ class Merge:
         strict: bool = False,
         max_update: float = validation.MAX_UPDATE,
         max_growth: float = lengths.MAX_GROWTH,
+        inputs: Inputs | None = None,
         **params: Any,
     ) -> None:
         self.method: Method = find(method)
@@ -85,21 +83,21 @@ class Merge:
             options.check(method, name, value)
         self.scaling, self.dtype, self.strict = float(scaling), dtype, strict
         self.max_growth, self.lengths = max_growth, lengths.Lengths()
-        self.device = usable_device(device)
-        self.batched = self.device.type != "cpu" if batched is None else batched
         self.svd_cache = Path(svd_cache) if svd_cache else None
         self._take_parameters(params, len(experts))
         matrices = self.method.acts_on == "matrices"
         self.policy = parameter_classes.policy(matrices_only=matrices, others=self.method.others, changes=policy)
         self.lines, order = lines, self._order(lines)
         self.extras = validation.check_extras(self.method, extras or {}, len(experts))
-        self._open(base, experts, max_update)
+        self.inputs = inputs or Inputs(base, experts, strict=strict, max_update=max_update, device=device)
+        self.base, self.experts, self.device = self.inputs.base, self.inputs.experts, self.inputs.device
+        self.batched = self.device.type != "cpu" if batched is None else batched
         self.selected = set(select(self.base.shapes, include))  # membership only, never iterated
         self.depths = depths(self.base.shapes, order)
         self.groups = dict.fromkeys(self.base.shapes, 0)  # which row of fitted weights a tensor takes
         self.prepass: Any = None  # what the method found out about the whole model
         self.kept: dict[str, list[tuple[int, Tensor, Tensor]]] | None = None  # if a dict, what :meth:`changes` gave
-        self.progress, self._ready, self._rooms = False, False, threading.local()
+        self.progress, self._ready = False, False
 
     def _take_parameters(self, params: Mapping[str, Any], experts: int) -> None:
         """Check the method's parameters, and tell the engine's own share from the rule's."""
@@ -124,29 +122,10 @@ class Merge:
             )
         return order
 
-    def _open(self, base: Source, experts: Sequence[Source], max_update: float) -> None:
-        """Open the models, and check that they can be merged."""
-        self.base = open_checkpoint(base, "base")
-        labels = [f"expert {i}" for i in range(len(experts))]
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # a stored head is compared with its table
-            self.experts = list(pool.map(self._expert, experts, labels))
-        if self.strict:
-            validation.check_tokenizers(self.base, self.experts)
-        validation.check_tensors(self.base, self.experts)
-        self.experts = [precision.unrounded(self.base, expert) for expert in self.experts]
-        if self.strict:
-            validation.check_updates(self.base, self.experts, max_update)
-        self.rounding = precision.check(self.base, self.experts)
-        precise = most_precise([self.base, *self.experts])
-        self.compute = precise if precise == torch.float64 else torch.float32
-
-    def _expert(self, source: Source, label: str) -> Checkpoint:
-        """Open an expert: a model, or an adapter of the base."""
-        if not isinstance(source, Mapping):
-            if adapters.is_adapter(Path(source)):
-                return adapters.open_adapter(Path(source), self.base)
-            adapter_file.refuse_several(Path(source))
-        return open_checkpoint(source, label)
+    def begin(self, *, progress: bool = False, whole: bool = True) -> None:
+        """Get ready for every tensor, or for what a killed merge had left where not ``whole``."""
+        self.progress, self.lengths.complete = progress, whole
+        self.prepare()
 
     def prepare(self) -> None:
         """Learn what the merge must know of the whole model (:func:`speechmerge.merging.fitting.prepare`), once."""
@@ -169,9 +148,7 @@ class Merge:
             CheckpointError: NaN or infinity in an input tensor, or a changed sinusoid where ``strict``.
             MethodError: the rule itself produced NaN or infinity.
         """
-        self.progress = progress
-        self.lengths.complete = not skip
-        self.prepare()
+        self.begin(progress=progress, whole=not skip)
         with self.bar("merge", len(self.base.shapes)) as bar:
             bar.update(len(skip))
             batches = applying.batches(self, skip)
@@ -190,8 +167,8 @@ class Merge:
             return [(name, self.tensor(name)) for name in names]
         found, parts, squares = [], [], {}
         for name in names:
-            parts.append(self.read(name, 0, math.prod(self.base.shapes[name])))
-            squares[name] = self._rooms.squares
+            parts.append(self.inputs.read(name, 0, math.prod(self.base.shapes[name])))
+            squares[name] = self.inputs.squares
         base, deltas = torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts], 1)
         changes = applying.apply(self, names, 0, base, deltas, [])
         for name, start, change in zip(names, base, changes, strict=True):
@@ -226,17 +203,30 @@ class Merge:
 
     def tensor(self, name: str) -> Tensor:
         """Return one tensor of the merged model, on the CPU."""
+        steps = self.steps(name)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    def steps(self, name: str) -> Generator[None, None, Tensor]:
+        """Merge one tensor, a block at each step; return it."""
         treatment = self.treatment(name)
         if treatment == "base":
             return self.base.read(name).to(self._dtype(name), copy=True)
         result = torch.empty(math.prod(self.base.shapes[name]), dtype=self._dtype(name))
         if self.kept and name in self.kept:
             for start, base, change in self.kept[name]:
-                self._add(result, name, start, base.clone(), change)
+                self._add(result, name, start, base, change)
             return result.view(self.base.shapes[name])
-        with applying.threads(self, treatment == "rule" and self.piece == "matrices"):
-            for start, base, change in self.changes(name, treatment):
-                self._put(result, name, start, base, change, self._rooms.squares)
+        changes = self.changes(name, treatment)
+        while True:
+            with applying.threads(self, treatment == "rule" and self.piece == "matrices"):
+                if (block := next(changes, None)) is None:
+                    break
+                self._put(result, name, *block, self.inputs.squares)
+            yield
         lengths.check(self, name)
         return result.view(self.base.shapes[name])
 
@@ -253,13 +243,13 @@ class Merge:
         self._add(result, name, start, base, change)
 
     def _add(self, result: Tensor, name: str, start: int, base: Tensor, change: Tensor) -> None:
-        """Write θ0 + λτ of a block into ``result``, flat and on the CPU; ``base`` may be used up."""
+        """Write θ0 + λτ of a block into ``result``, flat and on the CPU."""
         scaling = self.scaling * self._depth_scaling(name)
         block = result[start : start + len(base)]
         if base.device == block.device:
             torch.add(base, change, alpha=scaling, out=block)
         else:
-            block.copy_(base.add_(change, alpha=scaling))
+            block.copy_(torch.add(base, change, alpha=scaling))
         if not checkpoints.finite(block):
             raise MethodError(f"{self.method.name} produced NaN or infinity in {name!r}; nothing was written.")
 
@@ -271,7 +261,7 @@ class Merge:
         """Yield each block of a tensor: where it starts, the base's scalars, the merged task vector."""
         generators = applying.generators(self, name)
         for start, stop in self.blocks(name, treatment):
-            base, deltas = self.read(name, start, stop, reuse=True)
+            base, deltas = self.inputs.read(name, start, stop, reuse=True)
             if treatment != "rule":
                 yield start, base, applying.combine(self, name, deltas, treatment)
             elif deltas[:, :1].any() or deltas.any():  # the first numbers mostly settle it
@@ -288,32 +278,3 @@ class Merge:
         step = max(grain, BLOCK // grain * grain)
         for start in range(0, size, step):
             yield start, min(start + step, size)
-
-    def read(self, name: str, start: int, stop: int, *, reuse: bool = False) -> tuple[Tensor, Tensor]:
-        """Return a range of the base, ``[n]``, and of the experts' task vectors, ``[T, n]``, in fp32 or fp64.
-
-        With ``reuse`` they take the place of what this thread read so before.
-        """
-        size, kind = stop - start, {"device": self.device, "dtype": self.compute}
-        room = self._room(size) if reuse else torch.empty(len(self.experts) + 1, size, **kind)
-        base, deltas, squares = room[0], room[1:], [0.0] * len(self.experts)
-        step = BLOCK if self.device.type == "cpu" else size  # within a CPU's cache
-        for low in range(0, size, max(1, step)):
-            part, block = (name, start + low, start + min(low + step, size)), slice(low, low + step)
-            base[block].copy_(self.base.reader(*part, base[block]))
-            for delta, expert in zip(deltas[:, block], self.experts, strict=True):
-                torch.sub(expert.reader(*part, delta).to(**kind), base[block], out=delta)
-            squares = [x + y for x, y in zip(squares, lengths.squares(deltas[:, block]), strict=True)]
-            if not math.isfinite(sum(squares)) and not checkpoints.finite(deltas[:, block]):
-                for model in (self.base, *self.experts):
-                    model.block(*part)  # says which one and where
-        self._rooms.squares = squares  # for who read it on this thread
-        return base, deltas
-
-    def _room(self, size: int) -> Tensor:
-        """Return this thread's memory, ``[1 + T, size]``: new pages for every tensor cost much time."""
-        count, held = (len(self.experts) + 1) * size, getattr(self._rooms, "held", None)
-        if held is None or len(held) < count:
-            self._rooms.held = None
-            self._rooms.held = held = torch.empty(count, device=self.device, dtype=self.compute)
-        return held[:count].view(len(self.experts) + 1, size)

@@ -3,7 +3,6 @@
 Python calls, recipe files and experiments all have their options checked here, before a model is opened.
 """
 
-import math
 import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +16,12 @@ from .methods import Method
 
 ENGINE = ("scaling", "include", "policy", "lines", "max_update", "max_growth")  # options that files can give
 LINES = ("alpha", "beta", "order")  # what a scaling by depth may say
+LARGEST = 3.4028234e38  # number of fp32, in which models are merged
 
 
 def number(value: Any) -> bool:
-    """Whether a value is a finite number, and not true or false."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number that is finite in fp32, and not true or false."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _words(value: Any) -> bool:
@@ -57,7 +57,7 @@ def _models(value: Any) -> bool:
 
 
 EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "scaling": (number, "a finite number"),
+    "scaling": (number, "a finite number of fp32"),
     "include": (_words, "a part or pattern, or a list of them"),
     "policy": (_mapping, "a treatment for each class, e.g. {EMB: base}"),
     "lines": (_mapping, "{alpha: ..., beta: ..., order: stack}"),
@@ -102,7 +102,7 @@ def check(place: str, name: str, value: Any, *, called: str = "") -> None:
             if part == "order":
                 _known(f"{place}: order of lines is {setting!r}.", setting, ORDERS)
             elif not number(setting) and not (part == "alpha" and setting is None):
-                raise MethodError(f"{place}: {part} of lines is {setting!r}; expected a finite number.")
+                raise MethodError(f"{place}: {part} of lines is {setting!r}; expected a finite number of fp32.")
 
 
 def _known(sentence: str, word: Any, known: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """Writing a merged model as a Hugging Face folder: weights tensor by tensor, companions, model card and recipe."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -53,48 +54,64 @@ def layout(base: Checkpoint, dtype: torch.dtype, limit: int = SHARD_BYTES) -> La
     return {f"model-{i:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards, 1)}
 
 
-def write_weights(
-    folder: Path, tensors: Iterable[tuple[str, Tensor]], plan: Layout, journal: Journal | None = None
-) -> list[str]:
-    """Write tensors as they come, each at its place in its safetensors file; memory holds one of them at a time.
+class Weights:
+    """The weights of a folder, written tensor by tensor, each at its place in its safetensors file.
 
     Args:
         folder: where the files go; those a killed merge left there are written on.
-        tensors: by name, in any order; those the journal has as finished are not among them.
         plan: which file gets which tensors.
-        journal: where each tensor is noted once it is written.
-
-    Returns:
-        The names of the files, with that of the index if there is more than one.
+        journal: where each tensor is noted once it is written; those it has as finished are not put again.
     """
-    places = {name: place for file, shard in plan.items() for name, place in _opened(folder / file, shard).items()}
-    left = set(places) - set(journal.finished if journal else ())
-    streams = {file: (folder / file).open("r+b", buffering=0) for file in plan}
-    try:
-        for name, tensor in tensors:
-            file, start = places[name]
-            streams[file].seek(start)
-            data = memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())
-            while data:
-                data = data[streams[file].write(data) :]
-            left.remove(name)
-            if journal:
-                journal.add(name, tensor)
-    finally:
-        for stream in streams.values():
+
+    def __init__(self, folder: Path, plan: Layout, journal: Journal | None = None) -> None:
+        self.folder, self.plan, self.journal = folder, plan, journal
+        self.places = {name: place for file, shard in plan.items() for name, place in _opened(folder / file, shard)}
+        self.left = set(self.places) - set(journal.finished if journal else ())
+        self.streams = {file: (folder / file).open("r+b", buffering=0) for file in plan}
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Write a tensor, in any order."""
+        file, start = self.places[name]
+        self.streams[file].seek(start)
+        data = memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+        while data:
+            data = data[self.streams[file].write(data) :]
+        self.left.remove(name)
+        if self.journal:
+            self.journal.add(name, tensor)
+
+    def close(self) -> None:
+        """Close the files."""
+        for stream in self.streams.values():
             stream.close()
-    if left:
-        raise ValueError(f"{len(left)} tensors of the layout were never written")
-    index = "model.safetensors.index.json"
-    if len(plan) > 1:
-        total = sum(math.prod(shape) * dtype.itemsize for shard in plan.values() for shape, dtype in shard.values())
-        weight_map = {name: file for file, shard in plan.items() for name in shard}
+
+    def finish(self) -> list[str]:
+        """Write the index, if there is more than one file; return the names of all files.
+
+        Raises:
+            ValueError: tensors of the plan were never written.
+        """
+        if self.left:
+            raise ValueError(f"{len(self.left)} tensors of the layout were never written")
+        if len(self.plan) == 1:
+            return list(self.plan)
+        index, shards = "model.safetensors.index.json", self.plan.items()
+        total = sum(math.prod(shape) * kind.itemsize for _, shard in shards for shape, kind in shard.values())
+        weight_map = {name: file for file, shard in shards for name in shard}
         content = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / index).write_text(json.dumps(content, indent=1))
-    return [*plan, *([index] if len(plan) > 1 else [])]
+        (self.folder / index).write_text(json.dumps(content, indent=1))
+        return [*self.plan, index]
 
 
-def _opened(path: Path, shard: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, tuple[str, int]]:
+def write_weights(folder: Path, tensors: Iterable[tuple[str, Tensor]], plan: Layout) -> list[str]:
+    """Write tensors as they come; memory holds one of them at a time. Return the names of the files."""
+    with contextlib.closing(Weights(folder, plan)) as weights:
+        for name, tensor in tensors:
+            weights.put(name, tensor)
+        return weights.finish()
+
+
+def _opened(path: Path, shard: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> list[tuple[str, tuple[str, int]]]:
     """Write a shard's header and make room for its tensors; return the file name and byte offset of each."""
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, (shape, dtype) in shard.items():
@@ -106,7 +123,7 @@ def _opened(path: Path, shard: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
     with path.open("r+b" if path.exists() else "wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         stream.truncate(8 + len(text) + offset)
-    return {name: (path.name, 8 + len(text) + header[name]["data_offsets"][0]) for name in shard}
+    return [(name, (path.name, 8 + len(text) + header[name]["data_offsets"][0])) for name in shard]
 
 
 def write_companions(folder: Path, base: Path, dtype: torch.dtype, about: "Companions | None") -> None:
@@ -131,22 +148,28 @@ def write_companions(folder: Path, base: Path, dtype: torch.dtype, about: "Compa
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
+def marks(models: Sequence[Checkpoint | Path], wanted: bool) -> list[str]:
+    """Return the fingerprints of models, if wanted."""
+    if not wanted:
+        return ["not computed"] * len(models)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing leaves the interpreter free
+        return list(pool.map(fingerprint, models))
+
+
 def write_record(
     folder: Path,
     merge: "Merge",
     options: Mapping[str, Any],
+    marks: Sequence[str],
     *,
-    fingerprints: bool = True,
     said: Sequence[str] = (),
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``merge_recipe.json`` and the model card, with the fingerprints of base, experts and result if wanted.
+    """Write ``merge_recipe.json`` and the model card.
 
-    ``said`` is what was changed in the base's generation settings, ``data`` what the merge was given beside the models.
+    ``marks`` are the fingerprints of base, experts and result; ``said`` is what was changed in the base's generation
+    settings, ``data`` what the merge was given beside the models.
     """
-    models = [merge.base, *merge.experts, folder]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing leaves the interpreter free
-        marks = list(pool.map(fingerprint, models)) if fingerprints else ["not computed"] * len(models)
     record = {
         "library": f"speechmerge {version('speechmerge')}",
         "recipe": recipe(merge, options),
@@ -156,7 +179,9 @@ def write_record(
     }
     if data:
         record["data"] = dict(data)
-    told = [(_label(expert), about) for expert, about in zip(merge.experts, merge.rounding, strict=True) if about]
+    told = [
+        (_label(expert), about) for expert, about in zip(merge.experts, merge.inputs.rounding, strict=True) if about
+    ]
     if told:
         record["rounding"] = [{"expert": label, **asdict(about)} for label, about in told]
     (folder / "merge_recipe.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -191,7 +216,7 @@ def identity(merge: "Merge", options: Mapping[str, Any]) -> str | None:
 
 def _precision(merge: "Merge") -> str:
     """Return the card's paragraph on what storing models in few digits has left in the merge; mostly none."""
-    pairs = [(expert, about) for expert, about in zip(merge.experts, merge.rounding, strict=True) if about]
+    pairs = [(expert, about) for expert, about in zip(merge.experts, merge.inputs.rounding, strict=True) if about]
     lines = [f"- {about.sentence(_label(expert), _label(merge.base))}\n" for expert, about in pairs]
     return "".join(["## Precision\n\n", *lines, "\n"]) if lines else ""
 

@@ -20,6 +20,13 @@ models counts as one of them where mergekit counts it (averages, SLERP, Karcher 
 ``linear`` and ``karcher`` it counts also where it is not listed, as in mergekit, unless the file has words of the
 library's own (``weight_average``, ``space: weights``).
 
+Several merges of the same models stand in one file as ``variants``, each with a name, parameters of its own that take
+the place of the file's, and a method of its own if need be; all are made at once, and the models are read once:
+
+    variants:
+      - {name: half, parameters: {lambda: 0.5}}
+      - {name: thin, merge_method: dare_linear, parameters: {density: 0.1}}
+
 Means of models need no base. Then the result gets the configuration and tokenizer of the first model, or of the model
 under the first adapter. An adapter may be written ``base+adapter``. Whatever ``dtype`` says, numbers are computed in
 fp32, or fp64 where an input is; it is the precision that is written, unless ``out_dtype`` is there to say so.
@@ -39,6 +46,7 @@ from . import adapters, engine, validation
 from .dialect import ENGINE, method_of, options, own_words, space
 from .forms import reference
 from .merge import Merge
+from .methods import find
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +64,7 @@ FIELDS = {
     "tokenizer": (dict, "{source: base}, as all models must have its tokens"),
     "name": (str, "a name for the merge, which changes nothing"),
     "dynamic": (dict, "{system: ...}, for models that are merged while they listen"),
+    "variants": (list, "a list of merges of the same models, each with a name"),
 }
 LACKING = {  # fields of mergekit's that have no meaning here, and what to write
     "slices": "layers stay at their place in a merge of Whisper: list the sources under models, and say include or "
@@ -65,6 +74,11 @@ LACKING = {  # fields of mergekit's that have no meaning here, and what to write
 }
 REQUIRED = ("merge_method", "models")
 ENTRY = ("model", "parameters", "speech", "statistics")  # of a model
+VARIANT = {  # fields of a variant
+    "name": (str, "the name of its folder, without a slash or a dot in front"),
+    "merge_method": FIELDS["merge_method"],
+    "parameters": FIELDS["parameters"],
+}
 
 
 @dataclass(frozen=True)
@@ -126,6 +140,82 @@ def read(path: Path) -> Recipe:
     Raises:
         MethodError: not YAML, a field, method or parameter that is not known, or a form that is not supported.
     """
+    content = _content(path)
+    if content.get("variants"):
+        raise MethodError(
+            f"{path} has {len(content['variants'])} variants, which only `speechmerge merge` makes; leave one, as the "
+            "file's own method and parameters."
+        )
+    return _described(path, content)
+
+
+def read_variants(path: Path) -> dict[str, Recipe]:
+    """Read the variants of a recipe file by name, in their order; none of a file without.
+
+    Raises:
+        MethodError: as :func:`read`, or two variants have one name, or they merge other models, or one needs speech.
+    """
+    content = _content(path)
+    found: dict[str, Recipe] = {}
+    for number, entry in enumerate(content.get("variants") or [], 1):
+        name, own = _variant(path, number, entry)
+        if name in found:
+            raise MethodError(f"{path}: two variants are called {name}; give each a name of its own.")
+        shared = content.get("parameters") or {}
+        varied = content | own | {"parameters": shared | own.get("parameters", {}), "variants": None}
+        found[name] = _described(path, varied)
+        _check_variant(path, name, found[name], next(iter(found.values())))
+    return found
+
+
+def _check_variant(path: Path, name: str, variant: Recipe, first: Recipe) -> None:
+    """Raise unless a variant can be made together with the first one."""
+    if (variant.base, variant.experts, variant.strict) != (first.base, first.experts, first.strict):
+        raise MethodError(
+            f"{path}: variant {name} ({variant.method}) merges {', '.join(variant.experts)} on {variant.base}, and the "
+            f"first one ({first.method}) {', '.join(first.experts)} on {first.base}: of these methods one counts the "
+            "base as a model; give it a file of its own."
+        )
+    if variant.dynamic is not None or find(variant.method).data:
+        raise MethodError(
+            f"{path}: variant {name} ({variant.method}) needs speech or statistics, which variants are not given; make "
+            "it by a file of its own."
+        )
+
+
+def _variant(path: Path, number: int, entry: Any) -> tuple[str, dict[str, Any]]:
+    """Return a variant's name and the fields that it has of its own."""
+    if not isinstance(entry, dict):
+        raise MethodError(f"{path}: variant {number} is {_found(entry)}, expected {{name: ..., parameters: ...}}.")
+    for key, value in entry.items():
+        if key not in VARIANT:
+            raise MethodError(f"{path}: variant {number} has {key!r}.{nearest(str(key), VARIANT)}")
+        kind, expected = VARIANT[key]
+        if not isinstance(value, kind):
+            raise MethodError(f"{path}: {key} of variant {number} is {_found(value)}, expected {expected}.")
+    name = entry.get("name", "")
+    if not name or name != Path(name).name or name.startswith("."):
+        raise MethodError(f"{path}: the name of variant {number} is {name!r}, expected {VARIANT['name'][1]}.")
+    return name, {key: value for key, value in entry.items() if key != "name"}
+
+
+def merge_variants(
+    variants: Mapping[str, Recipe], output: Path, *, resolve: Callable[[str], Path] = Path, **more: Any
+) -> None:
+    """Make the variants of a file, each in a folder of its name in ``output``.
+
+    ``more`` are further arguments of :func:`speechmerge.merging.engine.merge_many`.
+    """
+    first = next(iter(variants.values()))
+    if not first.strict:
+        first.merge(resolve)
+    merges = {output / name: {"method": one.method, **one.options} for name, one in variants.items()}
+    experts = [resolve(expert) for expert in first.experts]
+    engine.merge_many(resolve(first.base), experts, merges, **{"strict": first.strict} | more)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Return the fields of a recipe file, checked for what they are."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -147,6 +237,11 @@ def read(path: Path) -> Recipe:
     for field in REQUIRED:
         if not content.get(field):
             raise MethodError(f"{path}: {field} is missing, expected {FIELDS[field][1]}.")
+    return content
+
+
+def _described(path: Path, content: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that a file's fields describe."""
     models = [_model(path, number, entry) for number, entry in enumerate(content["models"], 1)]
     return _recipe(str(path), content, models)
 

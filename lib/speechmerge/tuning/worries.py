@@ -80,7 +80,7 @@ def of_models(about: Mapping[str, Any], merge: Merge, lab: Lab) -> list[str]:
                 )
     said += [
         rounding.sentence(name, "the base").capitalize()
-        for name, rounding in zip(lab.names, merge.rounding, strict=True)
+        for name, rounding in zip(lab.names, merge.inputs.rounding, strict=True)
         if rounding
     ]
     return said
