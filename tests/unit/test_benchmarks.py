@@ -44,3 +44,12 @@ def test_the_machine_timed_last_is_shown_and_named():
 def test_without_timings_a_sentence_says_what_to_run():
     with pytest.raises(StudyError, match="no timings in results/bench; run `make bench`"):
         benchmarks.lines()
+
+
+def test_merges_made_at_once_are_told_in_times_of_one_and_of_all():
+    line = LINE | {"merges": "ten λ", "together_s": 60.0, "ratio s / first": 4.0, "ratio s / apart": 0.4}
+    lines = [line | {"hardware": "one"}, line | {"hardware": "one", "size": "tiny", "together_s": 9.0}]
+    store.write_statistics("bench", "together", lines, identity=("merges", "size", "hardware"))
+    assert benchmarks.together().loc["ten λ"].to_dict() == {
+        "seconds": "60", "times the first": "4.00", "of one by one": "0.40",
+    }  # fmt: skip

@@ -64,6 +64,22 @@ def test_blocks_and_threads_give_what_whole_tensors_give(method, base, experts, 
     assert all(torch.equal(found[n], expected[n]) for n in base)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_rule_may_look_at_the_whole_model_while_it_is_at_work(workers, base, monkeypatch):
+    """TIES does at the first votes that cancel out; the block that it works on must be what it was."""
+    monkeypatch.setattr(applying, "workers", lambda merge: workers)
+    base = {name: tensor.double() for name, tensor in base.items()}
+    draw = torch.Generator().manual_seed(0)
+    step = {name: torch.randint(-8, 9, t.shape, generator=draw).double() / 1024 for name, t in base.items()}
+    base = {name: (1024 * tensor).round() / 1024 for name, tensor in base.items()}
+    experts = [{name: base[name] + sign * step[name] for name in base} for sign in (1, -1)]
+    one = merging.Merge("ties", base, experts, density=1.0)
+    found = dict(one.stream())
+    for name in base:  # all votes cancel out, so no sign has a majority, and the positive one counts
+        assert torch.equal(found[name], base[name] + step[name].abs())
+    assert one.lengths.growth(1.0) == pytest.approx(0.5)
+
+
 def test_a_sinusoid_that_an_expert_changed_counts_as_a_table_unless_strict(base, experts):
     name = "model.encoder.embed_positions.weight"
     experts[1][name] += 0.5

@@ -24,8 +24,11 @@ def lines() -> pd.DataFrame:
         found = store.statistics("bench", "timings")
     except StudyError as error:
         raise StudyError("there are no timings in results/bench; run `make bench`.") from error
-    last = found.sort_values("date", kind="stable")["hardware"].iloc[-1]
-    return found[found["hardware"] == last]
+    return _last(found)
+
+
+def _last(found: pd.DataFrame) -> pd.DataFrame:
+    return found[found["hardware"] == found.sort_values("date", kind="stable")["hardware"].iloc[-1]]
 
 
 def _shared(found: pd.DataFrame) -> pd.DataFrame:
@@ -63,6 +66,17 @@ def against_plain(found: pd.DataFrame) -> pd.DataFrame:
 def large(found: pd.DataFrame) -> pd.DataFrame:
     """Return seconds and peak memory of merges of five models of the largest Whisper's shape."""
     return _shown(found[found["size"] == LARGE], {"ours_s": "seconds", "ours_gb": "memory, GB"})
+
+
+def together() -> pd.DataFrame:
+    """Return merges made at once: seconds, in times of the first one alone, as a share of all made one by one.
+
+    Raises:
+        StudyError: none have been timed.
+    """
+    found = _last(store.statistics("bench", "together"))
+    columns = {"together_s": "seconds", "ratio s / first": "times the first", "ratio s / apart": "of one by one"}
+    return _shown(found[found["size"] == SIZE].rename(columns={"merges": "method"}), columns)
 
 
 def tuned() -> pd.DataFrame:

@@ -102,7 +102,7 @@ class WordMatches:
     @property
     def bleu(self) -> float:
         """BLEU of the whole, 0 to 100."""
-        return float(bleu(self.statistics.sum(0)))
+        return bleu(self.statistics.sum(0))
 
     @property
     def rate(self) -> float:
@@ -122,7 +122,7 @@ class WordMatches:
 
     def resampled(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return BLEU as a fraction of redrawn utterances, and ones; ``draws`` as for :meth:`Errors.resampled`."""
-        return bleu(draws @ self.statistics) / 100, np.ones(len(draws))
+        return bleus(draws @ self.statistics) / 100, np.ones(len(draws))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,15 +154,20 @@ Scores = Errors | WordMatches | CharacterMatches
 METRICS = {"asr": "wer", "st": "bleu"}
 
 
-def bleu(statistics: np.ndarray) -> np.ndarray:
-    """Compute BLEU, 0 to 100, from summed statistics ``[..., 10]``, with sacrebleu's smoothing: its corpus scores.
+def bleu(statistics: np.ndarray) -> float:
+    """BLEU from summed matches, n-grams and lengths, smoothed as sacrebleu does by default."""
+    correct, total, lengths = statistics[:4].tolist(), statistics[4:8].tolist(), statistics[8:].tolist()
+    return BLEU.compute_bleu(correct, total, *lengths, smooth_method="exp").score
 
-    sacrebleu takes one set of statistics at a time, and a bootstrap has ten thousand. Of each order without a match
-    the precision is that of half a match, of a quarter at the second such order, and so on (Chen & Cherry,
-    aclanthology.org/W14-3346, method 3).
+
+def bleus(statistics: np.ndarray) -> np.ndarray:
+    """Return what :func:`bleu` gives for each of many sums ``[R, 10]``, to the last few bits.
+
+    sacrebleu takes one at a time, and a bootstrap has ten thousand. Of each order without a match the precision is that
+    of half a match, of a quarter at the second such order, and so on (Chen & Cherry, aclanthology.org/W14-3346,
+    method 3).
     """
-    matches, grams = statistics[..., :4], statistics[..., 4:8]
-    said, wanted = statistics[..., 8], statistics[..., 9]
+    matches, grams, said, wanted = statistics[:, :4], statistics[:, 4:8], statistics[:, 8], statistics[:, 9]
     missed = matches == 0
     precision = np.where(missed, 0.5 ** missed.cumsum(-1), matches) / np.maximum(grams, 1)
     brevity = np.exp(np.minimum(0, 1 - wanted / np.maximum(said, 1)))

@@ -44,10 +44,15 @@ def _prepass(merge: "Merge", workers: int) -> Any:
 
 
 class Deltas:
-    """The task vectors of a merge as a stream (:class:`.rules.streams.Stream`), read anew at every look."""
+    """The task vectors of a merge as a stream (:class:`.rules.streams.Stream`), read anew at every look.
+
+    A rule may look while it is at work, as TIES does at the first votes that cancel out, so nothing is read into the
+    memory that the merge reads into.
+    """
 
     def __init__(self, merge: "Merge", workers: int) -> None:
         self.merge, self.workers, self.experts, self.size = merge, workers, len(merge.experts), 0
+        self.inputs = merge.inputs.apart()
         self.places: list[tuple[str, int, int, int]] = []  # tensor, start, stop, scalars before
         for name in merge.base.shapes:
             for start, stop in merge.blocks(name, "rule") if merge.treatment(name) == "rule" else ():
@@ -68,7 +73,7 @@ class Deltas:
 
     def _piece(self, name: str, start: int, stop: int) -> Piece:
         merge = self.merge
-        base, deltas = merge.inputs.read(name, start, stop, reuse=True)
+        base, deltas = self.inputs.read(name, start, stop, reuse=True)
         fisher = applying.fisher(merge, name, start, base) if "fisher" in merge.method.needs else None
         return Piece(applying.shaped(merge, name, deltas), math.prod(merge.base.shapes[name]), fisher)
 

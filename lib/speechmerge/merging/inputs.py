@@ -3,6 +3,7 @@
 Several merges of the same models can share them: then a block that one of them has just read is there for the others.
 """
 
+import copy
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -111,6 +112,12 @@ class Inputs:
         if reuse:
             self._here.last = ((name, start, stop), base, deltas, squares)
         return base, deltas
+
+    def apart(self) -> "Inputs":
+        """Return the same models, read into memory of its own: for who reads while what was read before is in use."""
+        found = copy.copy(self)
+        found._here = threading.local()
+        return found
 
     def _room(self, size: int) -> Tensor:
         """Return this thread's memory, ``[1 + T, size]``: new pages for every tensor cost much time."""
