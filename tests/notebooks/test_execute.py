@@ -1,5 +1,6 @@
 """Running notebooks: checked parameters, whole copies or none, kernels under watch, and keys of all that matters."""
 
+import ast
 import json
 import logging
 import re
@@ -92,6 +93,21 @@ def test_threads_of_a_kernel_wait_asleep_unless_told_otherwise(tmp_path, monkeyp
             monkeypatch.setenv("OMP_WAIT_POLICY", told)
         copy = nbformat.read(notebooks.execute(source, tmp_path / "out.ipynb", {}), as_version=4)
         assert copy.cells[-1].outputs[0]["data"]["text/plain"] == repr(found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux")
+def test_kernels_are_forks_of_one_process_each_with_its_own_environment_and_folder(tmp_path, monkeypatch):
+    code = "import os, sys\n[os.getppid(), 'torch' in sys.modules, os.environ['GIVEN'], os.getcwd()]"
+    told = []
+    for given in ("one", "two"):
+        monkeypatch.setenv("GIVEN", given)
+        (tmp_path / given).mkdir()
+        out = notebooks.execute(make(tmp_path, code), tmp_path / "out.ipynb", {}, cwd=tmp_path / given)
+        shown = nbformat.read(out, as_version=4).cells[-1].outputs[0]["data"]["text/plain"]
+        told.append(ast.literal_eval(shown))
+    (server, *first), (other, *second) = told
+    assert server == other and psutil.Process(server).children() == []
+    assert [first, second] == [[True, given, str(tmp_path / given)] for given in ("one", "two")]
 
 
 class TestWatch:
