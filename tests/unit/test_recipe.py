@@ -414,7 +414,8 @@ def test_a_file_without_variants_has_none_and_one_with_them_is_no_single_recipe(
         ([{"name": "a", "parameter": {}}], r"variant 1 has 'parameter'\. Did you mean 'parameters'\?"),
         ([{"name": "a", "parameters": [1]}], r"parameters of variant 1 is a list, expected names with values"),
         ([{"name": "a", "parameters": {"densty": 1}}], r"ties has no parameter 'densty'\. Did you mean 'density'\?"),
-        ([{"name": "a", "merge_method": "fisher"}], r"variant a \(fisher\) needs speech or statistics"),
+        ([{"name": "a", "merge_method": "fisher"}], r"variant a \(fisher\) is given speech or statistics, or needs"),
+        ([{"name": "a"}, {"name": "b", "parameters": {"max_update": 9}}], r"max_update of variant b differs from the"),
         ([{"name": "a"}, {"name": "b", "merge_method": "karcher"}], r"variant b \(karcher\) merges a, b, base on base"),
     ],
 )

@@ -176,10 +176,12 @@ def _check_variant(path: Path, name: str, variant: Recipe, first: Recipe) -> Non
             f"first one ({first.method}) {', '.join(first.experts)} on {first.base}: of these methods one counts the "
             "base as a model; give it a file of its own."
         )
-    if variant.dynamic is not None or find(variant.method).data:
+    if variant.options.get("max_update") != first.options.get("max_update"):
+        raise MethodError(f"{path}: max_update of variant {name} differs from the first one's; give all the same.")
+    if variant.dynamic is not None or variant.speech or variant.statistics or find(variant.method).data:
         raise MethodError(
-            f"{path}: variant {name} ({variant.method}) needs speech or statistics, which variants are not given; make "
-            "it by a file of its own."
+            f"{path}: variant {name} ({variant.method}) is given speech or statistics, or needs them, which variants "
+            "cannot have; make it by a file of its own."
         )
 
 
