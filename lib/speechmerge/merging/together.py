@@ -32,7 +32,7 @@ def stream(
     def work(name: str) -> Merged:
         return _tensors([(i, merge) for i, merge in enumerate(merges) if name not in skip[i]], name)
 
-    workers, ahead = min(map(applying.workers, merges)), applying.AHEAD // len(merges)
+    workers, ahead = min(map(applying.workers, merges)), max(1, applying.AHEAD // len(merges))
     with tqdm(total=len(names), desc=f"merge ({len(merges)} at once)", unit="tensor", disable=not progress) as bar:
         for found in applying.side_by_side(work, names, workers, ahead):
             yield from found
