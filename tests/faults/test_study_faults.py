@@ -93,7 +93,7 @@ def test_damaged_predictions_are_named_and_rows_stay(done, artefact):
 def test_references_that_changed_since_decoding_are_refused(done, monkeypatch):
     load = corpora.load
     monkeypatch.setattr(corpora, "load", lambda *args, **more: load(*args, **more)[1:])
-    with pytest.raises(ScoringError, match=r"12 predictions, 11 references, 1 unknown .*decode the same corpus"):
+    with pytest.raises(ScoringError, match=r"6 predictions, 6 references, 1 missing .*decode the same corpus"):
         study.run(done)
 
 

@@ -5,6 +5,7 @@ Python calls, recipe files and experiments all have their options checked here, 
 
 import numbers
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -19,9 +20,9 @@ LINES = ("alpha", "beta", "order")  # what a scaling by depth may say
 LARGEST = 3.4028234e38  # number of fp32, in which models are merged
 
 
-def number(value: Any) -> bool:
-    """Whether a value is a number that is finite in fp32, and not true or false."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= LARGEST
+def number(value: Any, largest: float = LARGEST) -> bool:
+    """Whether a value is a number that is finite in fp32, or up to ``largest``, and not true or false."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= largest
 
 
 def _words(value: Any) -> bool:
@@ -35,7 +36,7 @@ def _flag(value: Any) -> bool:
 
 
 def _limit(value: Any) -> bool:
-    return number(value) and value > 0
+    return number(value, sys.float_info.max) and value > 0
 
 
 def _format(value: Any) -> bool:
