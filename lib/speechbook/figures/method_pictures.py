@@ -175,7 +175,7 @@ def _entries(method: Method, options: dict) -> Picture:
 
 
 def _grid(axes: Axes, values: Tensor, scale: float, names: Sequence[str] = ()) -> None:
-    """Cells of a matrix: orange above zero, blue below, darker for larger, white for exactly zero."""
+    """Cells of a matrix: orange above zero, blue below, stronger for larger, blank for exactly zero."""
     look = {"cmap": SIGNS, "vmin": -scale, "vmax": scale, "linewidths": 0.5, "linecolor": PALE, "cbar": False}
     sns.heatmap(values.numpy(), square=True, xticklabels=[], yticklabels=names, ax=axes, **look)
     axes.tick_params("y", labelsize=8, rotation=0)
