@@ -69,13 +69,14 @@ def main() -> None:
     """Read the options, make the models, compare, keep."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--scale", default="small", choices=whispers.SIZES, help="shape of the models")
+    options.add_argument("--merges", action="append", choices=LISTS, help="only this list; may be repeated")
     options.add_argument("--runs", type=int, default=3)
     options.add_argument("--folder", type=Path, help="where models are made, and kept for the next time")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folders = whispers.kept(chosen.folder or Path(temporary), chosen.scale)
-        for name, merges in LISTS.items():
-            line = compare(name, merges, folders, chosen.runs, Path(temporary))
+        for name in chosen.merges or LISTS:
+            line = compare(name, LISTS[name], folders, chosen.runs, Path(temporary))
             ratios = f"{line['ratio s / first']:.2f} of the first alone, {line['ratio s / apart']:.2f} of each alone"
             print(f"{name:26s} {line['together_s']:.1f} s: {ratios}", flush=True)
             told = {"runs": chosen.runs, "size": chosen.scale, "threads": torch.get_num_threads(), **machine.stamp()}
