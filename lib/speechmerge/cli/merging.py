@@ -97,7 +97,7 @@ def merge(ctx: click.Context, method: str, output: Path, **options: object) -> N
     engine_options = {name: options[name] for name in ("device", "svd_cache", "overwrite")}
     if options["svd_cache"]:
         check_writable(options["svd_cache"], 0)
-    if is_recipe(method) and (variants := _variants(ctx, Path(method), options)):
+    if is_recipe(method) and (variants := _variants(ctx, Path(method))):
         _merge_variants(variants, output, engine_options)
         return
     recipe = _from_file(Path(method)) if is_recipe(method) else _from_words(method, options)
@@ -187,7 +187,7 @@ def setting(text: str) -> tuple[str, object]:
         return name, value
 
 
-def _variants(ctx: click.Context, path: Path, options: dict) -> "dict[str, Recipe]":
+def _variants(ctx: click.Context, path: Path) -> "dict[str, Recipe]":
     """Read the variants of a recipe; none of one without."""
     from ..merging.recipe import read_variants
 

@@ -69,7 +69,7 @@ def _speeds(merge: "Merge", name: str, treatment: str) -> tuple[float, float]:
     """Return the seconds that reading one scalar of all models takes, and those of the rule for a whole tensor."""
     start, stop = next(merge.blocks(name, treatment))
     began = time.perf_counter()
-    base, deltas = merge.inputs.read(name, start, stop)
+    base, deltas, _ = merge.inputs.read(name, start, stop)
     read = time.perf_counter()
     if treatment == "rule" and not (merge.method.prepass or merge.method.data):
         applying.apply(merge, [name], start, base, deltas, applying.generators(merge, name))

@@ -73,16 +73,14 @@ class Deltas:
 
     def _piece(self, name: str, start: int, stop: int) -> Piece:
         merge = self.merge
-        base, deltas = self.inputs.read(name, start, stop, reuse=True)
+        base, deltas, _ = self.inputs.read(name, start, stop, reuse=True)
         fisher = applying.fisher(merge, name, start, base) if "fisher" in merge.method.needs else None
         return Piece(applying.shaped(merge, name, deltas), math.prod(merge.base.shapes[name]), fisher)
 
     def _sample(self, name: str, start: int, stop: int, before: int) -> Tensor:
         merge, parts = self.merge, []
-        kind, room = (
-            {"device": merge.device, "dtype": merge.inputs.compute},
-            torch.empty(BLOCK, dtype=merge.inputs.compute),
-        )
+        compute = merge.inputs.compute
+        kind, room = {"device": merge.device, "dtype": compute}, torch.empty(BLOCK, dtype=compute)
         for low in range(start, stop, BLOCK):
             high, first = min(low + BLOCK, stop), -(before + low - start) % STRIDE
             read = (model.reader(name, low, high, room[: high - low]) for model in (merge.base, *merge.experts))
@@ -96,7 +94,7 @@ def _balance(merge: "Merge") -> float:
     plain = merged = 0.0
     for name in merge.base.shapes:
         if (treatment := merge.treatment(name)) != "base":
-            for start, base, change in merge.changes(name, treatment):
+            for start, base, change, _ in merge.changes(name, treatment):
                 total = merge.inputs.read(name, start, start + len(base))[1].sum(0)
                 plain += total.abs().sum(dtype=torch.float64).item()
                 merged += change.abs().sum(dtype=torch.float64).item()

@@ -76,13 +76,10 @@ class Inputs:
             adapter_file.refuse_several(Path(source))
         return open_checkpoint(source, label)
 
-    @property
-    def squares(self) -> list[float]:
-        """The squared lengths of the task vectors that this thread read last."""
-        return self._here.squares
+    def read(self, name: str, start: int, stop: int, *, reuse: bool = False) -> tuple[Tensor, Tensor, list[float]]:
+        """Return a range of the base, ``[n]``, of the task vectors, ``[T, n]``, and the squared length of each of these.
 
-    def read(self, name: str, start: int, stop: int, *, reuse: bool = False) -> tuple[Tensor, Tensor]:
-        """Return a range of the base, ``[n]``, and of the experts' task vectors, ``[T, n]``, in :attr:`compute`.
+        All are in :attr:`compute`.
 
         Args:
             name: of the tensor.
@@ -93,8 +90,7 @@ class Inputs:
         """
         last = getattr(self._here, "last", None) if reuse else None
         if last and last[0] == (name, start, stop):
-            self._here.squares = last[3]
-            return last[1:3]
+            return last[1]
         size, kind = stop - start, {"device": self.device, "dtype": self.compute}
         room = self._room(size) if reuse else torch.empty(len(self.experts) + 1, size, **kind)
         base, deltas, squares = room[0], room[1:], [0.0] * len(self.experts)
@@ -108,10 +104,9 @@ class Inputs:
             if not math.isfinite(sum(squares)) and not checkpoints.finite(deltas[:, block]):
                 for model in (self.base, *self.experts):
                     model.block(*part)  # says which one and where
-        self._here.squares = squares
         if reuse:
-            self._here.last = ((name, start, stop), base, deltas, squares)
-        return base, deltas
+            self._here.last = ((name, start, stop), (base, deltas, squares))
+        return base, deltas, squares
 
     def apart(self) -> "Inputs":
         """Return the same models, read into memory of its own: for who reads while what was read before is in use."""

@@ -165,15 +165,12 @@ class Merge:
         """Return merged tensors: one, or matrices of equal shape with the rule applied to all of them at once."""
         if len(names) == 1 or (self.kept and names[0] in self.kept):
             return [(name, self.tensor(name)) for name in names]
-        found, parts, squares = [], [], {}
-        for name in names:
-            parts.append(self.inputs.read(name, 0, math.prod(self.base.shapes[name])))
-            squares[name] = self.inputs.squares
+        found, parts = [], [self.inputs.read(name, 0, math.prod(self.base.shapes[name])) for name in names]
         base, deltas = torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts], 1)
         changes = applying.apply(self, names, 0, base, deltas, [])
-        for name, start, change in zip(names, base, changes, strict=True):
+        for name, start, change, (*_, squares) in zip(names, base, changes, parts, strict=True):
             result = torch.empty(len(start), dtype=self._dtype(name))
-            self._put(result, name, 0, start, change, squares[name])
+            self._put(result, name, 0, start, change, squares)
             lengths.check(self, name)
             found.append((name, result.view(self.base.shapes[name])))
         return found
@@ -225,7 +222,7 @@ class Merge:
             with applying.threads(self, treatment == "rule" and self.piece == "matrices"):
                 if (block := next(changes, None)) is None:
                     break
-                self._put(result, name, *block, self.inputs.squares)
+                self._put(result, name, *block)
             yield
         lengths.check(self, name)
         return result.view(self.base.shapes[name])
@@ -257,17 +254,18 @@ class Merge:
         """Return what scales a tensor beside λ."""
         return 1.0 if self.lines is None else self.lines["alpha"] + self.lines["beta"] * self.depths.get(name, 0.0)
 
-    def changes(self, name: str, treatment: str) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield each block of a tensor: where it starts, the base's scalars, the merged task vector."""
+    def changes(self, name: str, treatment: str) -> Iterator[tuple[int, Tensor, Tensor, list[float]]]:
+        """Yield each block of a tensor: its start, the base's scalars, the merged task vector, the experts' squares."""
         generators = applying.generators(self, name)
         for start, stop in self.blocks(name, treatment):
-            base, deltas = self.inputs.read(name, start, stop, reuse=True)
+            base, deltas, squares = self.inputs.read(name, start, stop, reuse=True)
             if treatment != "rule":
-                yield start, base, applying.combine(self, name, deltas, treatment)
+                change = applying.combine(self, name, deltas, treatment)
             elif deltas[:, :1].any() or deltas.any():  # the first numbers mostly settle it
-                yield start, base, applying.apply(self, [name], start, base, deltas, generators)
+                change = applying.apply(self, [name], start, base, deltas, generators)
             else:
-                yield start, base, torch.zeros_like(base)
+                change = torch.zeros_like(base)
+            yield start, base, change, squares
 
     def blocks(self, name: str, treatment: str) -> Iterator[tuple[int, int]]:
         """Yield the ranges of scalars that are merged at once: blocks where no more need be seen, else everything."""
