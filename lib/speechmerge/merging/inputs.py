@@ -77,7 +77,7 @@ class Inputs:
         return open_checkpoint(source, label)
 
     def read(self, name: str, start: int, stop: int, *, reuse: bool = False) -> tuple[Tensor, Tensor, list[float]]:
-        """Return a range of the base, ``[n]``, of the task vectors, ``[T, n]``, and the squared length of each of these.
+        """Return a range of the base, ``[n]``, of the task vectors, ``[T, n]``, and the squared length of each.
 
         All are in :attr:`compute`.
 
