@@ -28,7 +28,7 @@ from made_up import (
     made_up_task_vectors,
 )
 
-from speechbook.study import experiments, protocol, store
+from speechbook.study import experiments, fusion_planning, protocol, store, study
 from speechmerge import devices
 from speechmerge.audio import SAMPLE_RATE, encode_flac
 from speechmerge.corpora import Clip
@@ -94,6 +94,9 @@ def made_up_folder(tmp_path_factory):
             if profile == "smoke":  # whose clips are made on the spot
                 store.keep_predictions(profile, "table1", made_up_predictions(experiments.plan("table1", profile)))
             store.write_statistics(profile, "task_vectors", made_up_task_vectors(profile))
+        patch.setenv("SPEECHMERGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for name in fusion_planning.experiments():  # which take a second or two
+            study.run(fusion_planning.plan(name, "fusion-smoke"))
         shutil.copytree(store.project_root() / "results" / "bench", folder / "bench")
     return folder
 

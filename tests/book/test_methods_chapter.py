@@ -1,5 +1,6 @@
 """The committed method cards: current, complete, with equations that parse and examples that run."""
 
+import math
 import re
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from pybtex.database import parse_file
 
 import speechmerge
-from speechbook.pages import method_cards
+from speechbook.pages import method_cards, notebooks
 from speechbook.study.store import project_root
 from speechmerge.merging.methods import FAMILIES, registry
 
@@ -23,6 +24,7 @@ sigma sin sum tanh tau text tfrac theta tilde times top vartheta
 def cards():
     """Every card of the committed pages, by method."""
     text = "\n".join((BOOK / "methods" / f"{family}.md").read_text(encoding="utf-8") for family in FAMILIES)
+    text = re.sub(r"(?s)<!-- generated: end -->.*?(?=<!-- generated: begin|\Z)", "", text)  # exercises follow
     parts = re.split(r"(?m)^\(method-(\w+)\)=$", text)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
@@ -117,3 +119,34 @@ def test_the_table_links_every_card_and_page():
         m.name for f in FAMILIES for m in registry().values() if m.family == f
     ]
     assert [family for family in FAMILIES if f"](methods/{family}) |" not in table] == []
+
+
+TAUGHT = [BOOK / "methods.md", *sorted((BOOK / "methods").glob("*.md"))]
+WITH_GOALS = [*TAUGHT, BOOK / "checkpoints.md", BOOK / "data_and_models.md"]
+
+
+def of_page(path):
+    return path.stem
+
+
+@pytest.mark.parametrize("page", WITH_GOALS, ids=of_page)
+def test_a_page_says_what_one_learns_and_how_long_its_own_text_takes(page):
+    text = page.read_text(encoding="utf-8")
+    box = re.search(r"(?s):::\{admonition\} After (\d+) minutes of reading you can\n:class: goals\n\n(.+?)\n:::", text)
+    assert 2 <= len(box[2].splitlines()) <= 4 and all(re.match(r"- [a-z]", goal) for goal in box[2].splitlines())
+    read = re.sub(r"(?s)<!-- generated: begin.*?generated: end -->|:::\{solution\}.*?\n:::\n", "", text)
+    assert int(box[1]) == math.ceil(len(re.findall(r"\w+", read)) / notebooks.PACE)
+
+
+@pytest.mark.parametrize("page", TAUGHT, ids=of_page)
+def test_exercises_are_solved_and_the_code_of_solutions_runs(page):
+    text = page.read_text(encoding="utf-8")
+    exercises, solutions = (
+        re.findall(rf"(?m)^:::\{{{kind}\}}.*? ?(?:\n:label: )?(ex-methods-[\w-]+)$", text)
+        for kind in ("exercise", "solution")
+    )
+    assert len(exercises) == 3 and exercises == solutions
+    codes = re.findall(r"(?s)```python\n(.*?)```", text.partition("## Exercises")[2])
+    assert codes and all("assert" in code for code in codes)
+    for code in codes:
+        exec(compile(code, str(page), "exec"), {})

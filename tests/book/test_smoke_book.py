@@ -9,7 +9,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from speechbook.pages import building, notebooks, rendering
-from speechbook.study import experiments, store, study
+from speechbook.study import experiments, fusion_planning, store, study
 from speechbook.tables import evidence
 
 ROOT = store.project_root()
@@ -52,6 +52,8 @@ def index(root):
         executed = {Path(page).name for page in rendering.table_of_contents(root)}
         for name in (name for name, table in experiments.experiments().items() if table.notebook in executed):
             study.run(experiments.plan(name, "smoke"))
+        for name in fusion_planning.experiments():
+            study.run(fusion_planning.plan(name, "fusion-smoke"))
         yield building.build_book("smoke", root=root)
 
 

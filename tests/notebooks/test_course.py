@@ -56,3 +56,13 @@ def test_the_command_writes_what_it_names(tmp_path):
     done = CliRunner().invoke(students, [str(tmp_path / "course"), "--page", "table9"], catch_exceptions=False)
     assert done.output.split() == [str(tmp_path / "course" / "table9.ipynb")]
     assert "# Two tasks, five other languages" in (tmp_path / "course" / "table9.ipynb").read_text()
+
+
+def test_machines_of_others_are_offered_where_the_books_address_is_known(monkeypatch):
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    assert "Binder" not in course.offer("table9")
+    monkeypatch.setenv("SPEECHMERGE_REPOSITORY", "some/book")
+    told = course.offer("table9", "table3")
+    assert "https://mybinder.org/v2/gh/some/book/HEAD?labpath=notebooks%2Ftable3.ipynb" in told
+    assert "https://colab.research.google.com/github/some/book/blob/HEAD/notebooks/table3.ipynb" in told
+    assert "git clone -q https://github.com/some/book && pip install -q -e book[book]\n%cd book\n" in told

@@ -98,7 +98,11 @@ def test_its_first_output_is_a_stamp(notebook):
 
 
 def test_its_parameters_are_plain_and_include_the_profile(source):
-    assert declared_parameters(source)["profile"] in ("speech", "tiny")  # the old rows, and those of the protocol
+    assert declared_parameters(source)["profile"] in (
+        "speech",
+        "tiny",
+        "fusion",
+    )  # old rows, the protocol's, fused models
     assert all(set(values) <= set(declared_parameters(source)) for values in pages(source).values())
 
 

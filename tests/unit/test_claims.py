@@ -358,7 +358,8 @@ def test_what_was_not_measured_is_not_run():
     paired("table1", ("LoRS-Merging", "Task Arithmetic", "asr", -0.03, 0.01))
     found, told = answer("L2")
     assert found == NOT_RUN and "no paired comparison of LoRS-Merging and Weight Averaging" in told
-    assert answer("B1")[0] == NOT_RUN and answer("G4")[0] == answer("F1")[0] == NOT_TESTABLE
+    assert answer("B1")[0] == NOT_RUN and answer("G4")[0] == answer("F4")[0] == NOT_TESTABLE
+    assert answer("F1") == (NOT_RUN, "fusion_layers has no rows")
 
 
 def test_every_claim_has_a_test_or_a_reason():

@@ -18,7 +18,7 @@ from ..study import protocol, store
 from ..study.experiments import settings_of
 from ..tables import evidence
 from ..tables.results import joined
-from . import curves, measures
+from . import curves, fusing, measures
 from .judged import Judged
 from .parts import EQUIVALENT, FAILS, HOLDS, MARKS, NOT_RUN, NOT_TESTABLE, OPEN, SAME, VERDICTS, Part, lines, verdict
 from .results import NotRunError, NotTestableError, Results
@@ -101,10 +101,18 @@ TESTS: dict[str, list[Test]] = {
     "G1": [(measures.paired, "every_method", "Learned average", "Model Soups", "asr", "better", TRAINED, 1)],
     "G2": [(measures.relative, "every_method", ["Fisher"], "Model Soups", "asr", 2, TRAINED)],
     "G3": [(measures.paired, "every_method", "RegMean", JOINT, "asr", "equal", TRAINED)],
+    "F1": [(fusing.reduction, "fusion_layers", "hconv", "ws")],
+    "F1b": [(fusing.reduction, "fusion_layers", "hconv", control) for control in ("mlp", "hlinear")],
+    "F2": [(fusing.pair_beats_one, "fusion_pairs")],
+    "F3": [(fusing.which_over_how_many, "fusion_growing", "chconv")],
+    "F5": [(fusing.reduction, "fusion_sizes", "hconv", "ws", [letter]) for letter in "TB"],
+    "F6": [(fusing.weakest, "fusion_pairs", "gumd", "ws", task) for task in ("voice-verify", "voice-id")],
+    "F7": [(fusing.equal, "fusion_pairs", "hconv_add", "chconv")],
 }
+FUSION = "F"  # begins claims about fused frozen models
 ABSENT = {  # verdict and reason of claims without a test, by the letter they begin with
     "G": (NOT_TESTABLE, "that something may not help is nothing a measurement could deny"),
-    "F": (NOT_TESTABLE, "no experiment fuses frozen upstreams"),
+    FUSION: (NOT_TESTABLE, "no self-supervised model is among the upstreams that are had without a hub"),
 }
 
 
@@ -201,7 +209,7 @@ def changes(before: str, after: str) -> Table:
         after: profile that the protocol governs.
     """
     everything, novel = verdicts(after), verdicts(after, clips=evidence.NOVEL)
-    again = measured(everything)
+    again = measured(everything) & ~everything["id"].str.startswith(FUSION)  # whose rows are those of either profile
     shown = everything[again].assign(id=everything["id"] + "\n" + everything["place"], old=verdicts(before)["verdict"])
     for title, found in (("all", everything), ("novel", novel)):
         shown[title] = found["verdict"] + "\n" + found["measured"]

@@ -12,6 +12,7 @@ class Judged(Results):
     """As :class:`Results`, from the tables of measures and comparisons; all training seeds together."""
 
     def __init__(self, profile: str, clips: str = ALL) -> None:
+        self.profile = profile
         self._read = functools.cache(functools.partial(evidence.frame, profile, clips=clips))
 
     def unit(self, task: str) -> str:

@@ -35,6 +35,7 @@ class Part:
         bound: see ``claimed``.
         note: what else a reader should know, put behind the interval.
         same: a difference is claimed, and the protocol's verdict is that there is none larger than the margin.
+        counted: nothing is estimated, so that no interval is shown.
     """
 
     what: str
@@ -46,6 +47,7 @@ class Part:
     bound: float = 0.0
     note: str = ""
     same: bool = False
+    counted: bool = False
 
     @property
     def outcome(self) -> int:
@@ -66,9 +68,11 @@ class Part:
         return self.bound - self.high if self.claimed == "below" else self.low - self.bound
 
     def __str__(self) -> str:
+        mark = SAME if self.same else MARKS[self.outcome]
+        if self.counted:
+            return f"{mark} {self.what}: {self.value:.3g} {self.unit}{self.note}"
         digits = 1 if self.high - self.low >= 1 else 2
         value, low, high = (signed(number, digits) for number in (self.value, self.low, self.high))
-        mark = SAME if self.same else MARKS[self.outcome]
         return f"{mark} {self.what}: {value} {self.unit} ({low} to {high}){self.note}"
 
 

@@ -44,6 +44,7 @@ class Results:
     """The committed results of a profile, as the tests read them."""
 
     def __init__(self, profile: str) -> None:
+        self.profile = profile
         self._read = functools.cache(functools.partial(results.read, profile))
 
     def _frame(self, experiment: str) -> pd.DataFrame:

@@ -22,7 +22,13 @@ OPEN = [("-", True), ("--", False), ("-.", True), (":", False)]  # dashes and fi
 
 
 def _looks(table: pd.DataFrame) -> dict[str, dict]:
-    """Line, marker and colour of each system: colour and marker by family, dashes apart within one."""
+    """Line, marker and colour of each system: colour and marker by family, dashes apart within one.
+
+    Systems that are no merges, in a table without ``method``, have a colour each.
+    """
+    if "method" not in table:
+        kinds = zip(dict.fromkeys(table["system"]), itertools.cycle(style.LINES), itertools.cycle("osD^vP"))
+        return {name: {"color": own, "marker": mark, "markersize": 5.5, "linestyle": "-"} for name, own, mark in kinds}
     looks, seen = {}, {}
     for system, method in dict(zip(table["system"], table["method"], strict=True)).items():
         family = style.family(method)
@@ -216,6 +222,43 @@ def changes(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) -
         fig.supxlabel(unit, fontsize=9.5)
     told = [f"{row.panel}, {row.system} {change(row)}" for row in table.itertuples()]
     return Figured(fig, caption, f"Dot charts, {unit}: " + "; ".join(told) + ".", table)
+
+
+def forest(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 2, zero: bool = True) -> Figured:
+    """Draw several systems on each line of a panel, with their intervals; colours tell the systems apart.
+
+    Args:
+        table: columns ``panel, label, system, value, low, high``, in the order to be shown; a label is a line.
+        unit: of the values.
+        caption: of the figure.
+        columns: most panels side by side.
+        zero: whether the values are changes, which are seen beside a line at zero.
+    """
+    looks, order = _looks(table), list(dict.fromkeys(table["label"]))
+    with style.applied():
+        fig, panels = titled_panels(list(dict.fromkeys(table["panel"])), columns, 0.6 + 0.34 * len(order), sharex=zero)
+        for number, (name, axes) in enumerate(panels.items()):
+            for system, own in table[table["panel"] == name].groupby("system", sort=False):
+                aside = 0.7 * ((list(looks).index(system) + 0.5) / len(looks) - 0.5)
+                lines = [order.index(label) + aside for label in own["label"]]
+                axes.errorbar(own["value"], lines, xerr=_spread(own), capsize=2, elinewidth=1.1,
+                              label=system, **looks[system] | {"linestyle": "none"})  # fmt: skip
+            if zero:
+                axes.axvline(0, color="#555555", linewidth=1)
+            axes.set(ylim=(len(order) - 0.5, -0.5))
+            axes.tick_params(labelbottom=True)
+            axes.set_yticks(range(len(order)), order if number % columns == 0 else [])
+            axes.grid(axis="y", visible=False)
+        legend(fig, panels.values())
+        fig.supxlabel(unit, fontsize=9.5)
+    said = change if zero else level
+    told = [f"{row.panel}, {row.label}, {row.system} {said(row)}" for row in table.itertuples()]
+    return Figured(fig, caption, f"Dot charts, {unit}: " + "; ".join(told) + ".", table)
+
+
+def level(row: pd.Series) -> str:
+    """Return a value and its interval ``value, low, high``: "12.3 (10.9 to 13.8)"."""
+    return f"{row.value:.1f} ({row.low:.1f} to {row.high:.1f})"
 
 
 def relation(table: pd.DataFrame, *, x: str, y: str, caption: str) -> Figured:

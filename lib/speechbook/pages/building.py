@@ -11,7 +11,7 @@ from pathlib import Path
 
 from speechmerge.errors import BookError, nearest
 
-from ..study import protocol, table_files
+from ..study import fusion_planning, protocol, table_files
 from ..study.experiments import settings_of
 from ..study.store import project_root, results_folder
 from . import course, method_cards, notebooks, rendering
@@ -54,8 +54,12 @@ def _waits(source: Path, results: Path) -> bool:
     if "experiment" not in values:
         return False
     own = results / values["profile"] / values["experiment"]
-    governed = protocol.governs(settings_of(values["profile"], values["experiment"]))
-    kinds = ("comparisons",) if governed else ("rows", "statistics")
+    if values["profile"] in fusion_planning.profiles():
+        kinds = ("fused",)
+    elif protocol.governs(settings_of(values["profile"], values["experiment"])):
+        kinds = ("comparisons",)
+    else:
+        kinds = ("rows", "statistics")
     return not any(table_files.read(own / f"{kind}.parquet") for kind in kinds)
 
 
@@ -166,7 +170,7 @@ def _make(
             log.info("%s is up to date; %d left", title, next(left))
             return why
         log.info("%s is running", title)
-        offer = course.offer(page)
+        offer = course.offer(page, source.stem)
         notebooks.execute(source, output, values, page=page, key=made_of, cwd=root, title=title, offer=offer)
     except BookError as error:
         why = " ".join(str(error).replace(f"{root}/", "").split())

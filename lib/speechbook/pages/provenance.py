@@ -11,7 +11,7 @@ import pandas as pd
 from speechmerge.errors import StudyError
 from speechmerge.machine import hardware, library
 
-from ..study import experiments, store
+from ..study import experiments, fusion_planning, store
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "jiwer", "sacrebleu", "safetensors")
 SHOWN = {"library": "library", "hardware": "measured on", "date": "date", "seed": "seeds"}  # columns a stamp sums up
@@ -33,19 +33,27 @@ def coverage(profile: str) -> pd.DataFrame:
         One line an experiment: ``experiment, title, rows, library, measured on, date, seeds, not measured yet``; an
         experiment without rows has 0 of them, and one with some of its systems names the others.
     """
-    return pd.DataFrame([_summary(profile, name) for name in experiments.experiments()])
+    known = experiments.experiments() | fusion_planning.experiments()
+    return pd.DataFrame([_summary(profile, name) for name in known])
 
 
 def _summary(profile: str, name: str) -> dict:
     """Sum up the committed rows of one experiment: how many, by which library version, on what, when."""
-    kept = (store.lines(profile, table, (*SHOWN, "system", "variant")) for table in (f"{name}.rows", name))
-    table = pd.DataFrame(next(filter(None, kept), []))
-    described = experiments.experiments().get(name)
+    described = (experiments.experiments() | fusion_planning.experiments()).get(name)
+    table = pd.DataFrame(_kept(profile, name))
     line = {"experiment": name, "title": (described and described.title) or name, "rows": len(table)}
     for column, label in SHOWN.items():
         values = table[column].dropna().astype(str).unique() if column in table else []
         line[label] = ", ".join(sorted(values))
     return line | {WAITING: ", ".join(_waiting(profile, name, table))}
+
+
+def _kept(profile: str, name: str) -> list[dict]:
+    """Return what the columns that are summed up hold, of rows or of what the experiment has in their place."""
+    if name in fusion_planning.experiments():
+        return store.lines(fusion_planning.beside(profile), f"{name}.fused", tuple(SHOWN))
+    kept = (store.lines(profile, table, (*SHOWN, "system", "variant")) for table in (f"{name}.rows", name))
+    return next(filter(None, kept), [])
 
 
 def _waiting(profile: str, name: str, rows: pd.DataFrame) -> list[str]:

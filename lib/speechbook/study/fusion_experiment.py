@@ -54,6 +54,13 @@ class Pace(Checked):
     amounts: dict[str, Amount]
 
 
+class Live(Checked):
+    """What a page trains while it is made: a task, on few clips."""
+
+    task: Task
+    sizes: Sizes
+
+
 class FusionProfile(Checked):
     """What experiments run on."""
 
@@ -66,6 +73,7 @@ class FusionProfile(Checked):
     training: Training = Training()
     rates: Rates  # to choose from on dev
     rates_on: str  # letter of the upstream on which they are chosen
+    live: Live | None = None
     seeds: Seeds
     planned: bool = False  # whether it is a plan for another machine, which is not run here
     here: Pace

@@ -67,6 +67,12 @@ def experiments() -> dict[str, FusionExperiment]:
     return dict(_files()["experiments"])
 
 
+def beside(profile: str) -> str:
+    """Return the profile of fusion that goes with one of the study: ``fusion-NAME`` where there is one."""
+    named = f"{FOLDER}-{profile}"
+    return profile if profile in profiles() else named if named in profiles() else FOLDER
+
+
 def runnable(profile: str) -> list[str]:
     """Return the names of the experiments for which a profile has all lists of sets and a task."""
     settings = profiles()[profile]

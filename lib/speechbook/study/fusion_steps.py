@@ -48,6 +48,11 @@ def _in_turn(name: str) -> Iterator[None]:
         yield
 
 
+def fills(step: Step) -> str | None:
+    """Return the upstream to whose store a step adds, which one step at a time may do."""
+    return step.spec["upstream"] if step.kind == "hear" else None
+
+
 def _hear(spec: dict, inputs: Inputs, folder: Path) -> None:
     """Add the clips of a task to an upstream's store; note what a training needs to open it."""
     clips = [one.clip for fold in folds_of(spec["task"], tuple(spec["sizes"])) for one in fold]

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections import ChainMap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
@@ -76,13 +76,25 @@ def _on_ray(pending: list[Step], known: dict[str, Step], _: tqdm) -> Iterator[St
     running = {}
     while waiting or running:
         ready = [batch for batch in waiting if missing.isdisjoint(name for step in batch for name in read[step.name])]
-        for batch in ready[: places - len(running)]:
+        for batch in _side_by_side(ready, running.values())[: places - len(running)]:
             waiting.remove(batch)
             running[task.remote(batch, shared, own)] = batch
         [done], _ = ray.wait(list(running))
         ray.get(done)
         missing.difference_update(step.name for step in running[done])
         yield from running.pop(done)
+
+
+def _side_by_side(ready: list[list[Step]], running: Iterable[list[Step]]) -> list[list[Step]]:
+    """Return the batches that can start now: no two, nor one that runs, fill the same store, or one would only wait."""
+    filled = {store for batch in running if (store := fusion_steps.fills(batch[0]))}
+    free = []
+    for batch in ready:
+        store = fusion_steps.fills(batch[0])
+        if store not in filled:
+            free.append(batch)
+            filled.update({store} - {None})
+    return free
 
 
 def _there(batch: list[Step], known: dict[str, Step], environment: dict[str, str]) -> None:

@@ -1,0 +1,95 @@
+"""Tests about fused frozen models: each reads the rows of fusion beside a profile and returns measured parts."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from speechmerge.errors import StudyError
+
+from ..figures.curves import signed
+from ..tables import fused
+from .parts import Part
+from .results import MARGIN, NotRunError, Results, student
+
+OFTEN = 2 / 3  # of the cells, at least, must have the sign of the mean
+PAIR, ALONE = ("chconv",), ("hconv",)
+
+
+def _read(results: Results, experiment: str, table: Callable[..., pd.DataFrame] = fused.read) -> pd.DataFrame:
+    """Return the rows of an experiment, or its comparisons, with the first seed."""
+    try:
+        found = table(results.profile, experiment)
+    except StudyError as error:
+        raise NotRunError(f"{experiment} has no rows") from error
+    return found[found["seed"] == found["seed"].min()]
+
+
+def _cells(results: Results, experiment: str, interface: str, against: str, **only: Sequence[str]) -> pd.DataFrame:
+    """Return by how much an interface lowers another's error, for each task and set, some alone."""
+    compared = _read(results, experiment, fused.differences)
+    found = fused.reductions(_read(results, experiment), compared, interface, against)
+    for column, values in only.items():
+        found = found[found[column].isin(values)]
+    if len(found) < 2:
+        raise NotRunError(f"{experiment} does not compare {interface} with {against} in two cells or more")
+    return found
+
+
+def reduction(results: Results, experiment: str, interface: str, against: str, sets: Sequence[str] = ()) -> list[Part]:
+    """Relative reduction of the error over all tasks and sets: its mean, and in how many of them it is one."""
+    found = _cells(results, experiment, interface, against, **({"set": sets} if sets else {}))
+    where = f", {fused.named(results.profile, sets[0])}" if sets else ""
+    what = f"error of {fused.title(interface)} below that of {fused.title(against)}{where}"
+    often = int((found["value"] > 0).sum())
+    mean = Part(f"{what}, mean of {len(found)} cells", *student(found["value"]), "%", "above")
+    least = math.ceil(OFTEN * len(found)) - 0.5
+    cells = f"{what}, cells of {len(found)}"
+    return [mean, Part(cells, often, often, often, "cells", "above", least, counted=True)]
+
+
+def weakest(results: Results, experiment: str, interface: str, against: str, task: str) -> list[Part]:
+    """Relative reduction of the error in one task, over all sets; claimed to be a rise."""
+    found = _cells(results, experiment, interface, against, task=[task])
+    what = f"error of {fused.title(interface)} below that of {fused.title(against)}, {found['panel'].iloc[0]}"
+    return [Part(f"{what}, mean of {len(found)} sets", *student(found["value"]), "%", "below")]
+
+
+def equal(results: Results, experiment: str, interface: str, against: str) -> list[Part]:
+    """Relative difference of two interfaces over all tasks and sets; claimed to lie within the margin."""
+    found = _cells(results, experiment, interface, against)
+    what = f"error of {fused.title(interface)} below that of {fused.title(against)}, mean of {len(found)} cells"
+    return [Part(what, *student(found["value"]), "%", "within", 100 * MARGIN)]
+
+
+def pair_beats_one(results: Results, experiment: str) -> list[Part]:
+    """In how many tasks the pair that dev prefers is reliably better than the single upstream that dev prefers."""
+    rows, compared = _read(results, experiment), _read(results, experiment, fused.differences)
+    both = {place: fused.best(rows, *how) for place, how in {"pair": (PAIR, (2,)), "one": (ALONE, (1,))}.items()}
+    chosen = both["pair"].merge(both["one"], on="task", suffixes=("", "_one"))
+    held = compared[compared["interface"].isin(PAIR) & compared["against"].isin(ALONE)]
+    found = held.merge(chosen[["task", "set", "set_one"]], on=["task", "set"])
+    found = found[found["beside"] == found["set_one"]]
+    if found.empty:
+        raise NotRunError(f"{experiment} holds no pair against the better of single upstreams")
+    counts = (found["value"] < 0).sum(), (found["high"] < 0).sum(), len(found) - (found["low"] > 0).sum()
+    told = "; ".join(f"{row.panel}: {row.models} {signed(row.value)} points" for row in found.itertuples())
+    what = f"tasks of {len(found)} in which the pair has fewer errors"
+    return [Part(what, *map(int, counts), "tasks", "above", math.ceil(len(found) / 2) - 0.5, f"; {told}")]
+
+
+def which_over_how_many(results: Results, experiment: str, interface: str) -> list[Part]:
+    """Spread of the errors among sets of one size over the step between the means of neighbouring sizes, by task."""
+    rows = _read(results, experiment)
+    own, parts = rows[rows["interface"] == interface], []
+    for panel, table in own.groupby("panel", sort=False):
+        sizes = table.groupby("size")["value"]
+        several = sizes.count() > 1
+        spread = (sizes.max() - sizes.min())[several].mean()
+        step = sizes.mean().diff().abs().mean()
+        if not step or math.isnan(step):
+            raise NotRunError(f"{experiment} has sets of one size alone")
+        ratio = float(spread / step)
+        note = f"; {spread:.1f} points among sets of one size, {step:.1f} from one size to the next"
+        parts.append(Part(f"spread over step, {panel}", ratio, ratio, ratio, "×", "above", 1.0, note, counted=True))
+    return parts

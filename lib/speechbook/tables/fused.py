@@ -1,0 +1,261 @@
+"""Frozen models that were fused, as pages and claims read them: errors in per cent, differences in points.
+
+A frame of :func:`read` has a line for each system: a set of upstreams and an interface on a task, of one training seed.
+
+- ``task, panel``: the task, and its title.
+- ``set, models, size``: letters of the set, names of its upstreams, and how many they are.
+- ``interface, system``: its name, and its title.
+- ``variant``: what differs from the profile, such as ``window=clip``; empty for nothing.
+- ``value, low, high``: error rate, equal error rate or character error rate on test clips, with its 95 % interval.
+- ``dev, rate, parameters, seconds``: error on dev, the learning rate chosen there, numbers of the interface, training.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from speechmerge.errors import StudyError
+from speechmerge.fusion import interfaces, tasks
+from speechmerge.fusion.upstreams import described
+
+from ..study import fusion_planning, store
+from ..study.fusion_experiment import LATE
+from ..study.fusion_planning import beside
+
+TWICE = " twice"
+LAYER = "layer:"  # begins the interfaces that take one layer
+ALONE = ("hconv", "ws")  # the interfaces of one upstream that sets are held against, the first where it can be built
+ERRORS = {"error": "clips wrong, %", "eer": "equal error rate, %", "cer": "characters wrong, %"}
+
+
+def read(profile: str, *experiments: str, seed: int | None = None) -> pd.DataFrame:
+    """Return the frame of some experiments; a system that several of them have stands there once.
+
+    Args:
+        profile: of fusion, or one beside which there is one (:func:`speechbook.study.fusion_planning.beside`).
+        experiments: those without rows are left out.
+        seed: of the trainings; None for all.
+
+    Raises:
+        StudyError: none of them has rows.
+    """
+    name = beside(profile)
+    lines = [line for one in experiments for line in store.lines(name, f"{one}.fused")]
+    if not lines:
+        return store.statistics(name, f"{experiments[0]}.fused")  # says what to do
+    found = _placed(pd.DataFrame(lines), name)
+    points = {"value": "error", "low": "ci_low", "high": "ci_high", "dev": "dev"}
+    found = found.assign(**{new: 100 * found[old].astype(float) for new, old in points.items()})
+    found = found.assign(parameters=found["interface_parameters"], unit=found["metric"].map(ERRORS))
+    found = found.drop_duplicates(["task", "set", "interface", "variant", "seed"], ignore_index=True)
+    return found if seed is None else found[found["seed"] == seed].reset_index(drop=True)
+
+
+def differences(profile: str, *experiments: str, seed: int | None = None) -> pd.DataFrame:
+    """Return the paired differences of systems, first minus second, in points of error.
+
+    Columns as of :func:`read`, with ``against`` (an interface) and ``beside`` (the letters of its set).
+
+    Raises:
+        StudyError: none of the experiments has any.
+    """
+    name = beside(profile)
+    lines = [line for one in experiments for line in store.lines(name, f"{one}.paired")]
+    if not lines:
+        return store.statistics(name, f"{experiments[0]}.paired")
+    found = pd.DataFrame(lines)
+    rival = found["against"].str.split(" ", n=2)
+    found = _placed(found.assign(against=rival.str[0], beside=rival.str[1]), name)
+    points = {"value": "difference", "low": "ci_low", "high": "ci_high"}
+    found = found.assign(**{new: 100 * found[old].astype(float) for new, old in points.items()})
+    same = ["task", "set", "interface", "variant", "seed", "against", "beside"]
+    found = found.drop_duplicates(same, ignore_index=True)
+    return found if seed is None else found[found["seed"] == seed].reset_index(drop=True)
+
+
+def _placed(found: pd.DataFrame, profile: str) -> pd.DataFrame:
+    """Say what task, set and interface a line is about, in the order of the profile."""
+    settings = fusion_planning.profiles()[profile]
+    order = {name: place for place, name in enumerate(dict.fromkeys([*settings.tasks, *tasks.TASKS]))}
+    sets = list(dict.fromkeys(letters for some in settings.sets.values() for letters in some))
+    placed = found.assign(
+        set=found["upstreams"],
+        panel=found["task"].map(lambda name: tasks.find(name).title),
+        models=found["upstreams"].map(lambda letters: named(profile, letters)),
+        size=found["upstreams"].map(lambda letters: len(set(letters))),
+        system=found["interface"].map(title),
+        variant=found["variant"].str.partition(" ")[2],
+    )
+    places = {"task": order, "set": {letters: n for n, letters in enumerate(sorted(sets, key=len))}}
+    return placed.sort_values(list(places), key=lambda own: own.map(places[own.name]), kind="stable", ignore_index=True)
+
+
+def named(profile: str, letters: str) -> str:
+    """Return the names of the upstreams of a set: ``Whisper-tiny + Moonshine``, ``Whisper-tiny twice``."""
+    upstreams = fusion_planning.profiles()[beside(profile)].upstreams
+    once = dict.fromkeys(letters)
+    return " + ".join(described(upstreams[x]).title + TWICE * (letters.count(x) > 1) for x in once)
+
+
+def title(interface: str) -> str:
+    """Return what an interface is called in tables."""
+    if interface == LATE:
+        return "Averaged answers"
+    declared = interfaces.find(interface)
+    return f"Layer {interface.removeprefix(LAYER)}" if interface.startswith(LAYER) else declared.title
+
+
+def layers(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines of single layers, with their number as ``x`` and the upstream as ``system``."""
+    own = found[found["interface"].str.startswith(LAYER)]
+    x = own["interface"].str.removeprefix(LAYER).astype(int)
+    return own.assign(x=x, system=own["models"]).sort_values("x", kind="stable", ignore_index=True)
+
+
+def peaks(found: pd.DataFrame) -> pd.DataFrame:
+    """Return, for each task and upstream, the layer that dev prefers beside the last, and the weights of the sum.
+
+    Errors are those on test; the column of weights names the layer that a weighted sum gives most.
+    """
+    alone, lines = layers(found), []
+    for (panel, models), own in alone.groupby(["panel", "models"], sort=False):
+        best, last = own.loc[own["dev"].idxmin()], own.loc[own["x"].idxmax()]
+        line = {"task": panel, "upstream": models, "layer by dev": f"{best.x} of 0 to {last.x}"}
+        line |= {"its error": f"{best.value:.1f}", "the last layer's": f"{last.value:.1f}"}
+        sums = found[(found["panel"] == panel) & (found["models"] == models) & (found["interface"] == "ws")]
+        for [weights] in sums["weights"]:
+            most = max(range(len(weights)), key=weights.__getitem__)
+            line["most weight"] = f"layer {most}: {weights[most]:.2f}"
+        lines.append(line)
+    return pd.DataFrame(lines).set_index(["task", "upstream"])
+
+
+def rates(profile: str, experiment: str) -> pd.DataFrame:
+    """Return the error on dev at every learning rate that was tried, for each task and interface.
+
+    Returns:
+        Columns ``task, panel, interface, system, x, value, chosen``; ``x`` is the rate.
+
+    Raises:
+        StudyError: the experiment has none.
+    """
+    name, lines = beside(profile), []
+    for row in store.statistics(name, f"{experiment}.chosen").itertuples():
+        _, task, interface, *varied = row.step.split(" ")
+        best = min(row.tried, key=lambda one: one["dev"])["rate"]
+        for one in () if varied else row.tried:
+            place = {"task": task, "panel": tasks.find(task).title, "interface": interface, "system": title(interface)}
+            lines.append(place | {"x": one["rate"], "value": 100 * one["dev"], "chosen": one["rate"] == best})
+    return pd.DataFrame(lines)
+
+
+def at_one_rate(tried: pd.DataFrame, rate: float, first: str, second: str) -> pd.DataFrame:
+    """Return two interfaces' errors on dev at one rate for both and at the best of each, a line a task.
+
+    Returns:
+        Index ``panel``, columns ``same`` and ``own``: first minus second, in points.
+    """
+    both = {name: tried[tried["interface"] == name].set_index("panel") for name in (first, second)}
+    same, own = (
+        {name: pick(table)["value"] for name, table in both.items()}
+        for pick in (lambda table: table[table["x"] == rate], lambda table: table[table["chosen"]])
+    )
+    return pd.DataFrame({"same": same[first] - same[second], "own": own[first] - own[second]})
+
+
+def reductions(found: pd.DataFrame, compared: pd.DataFrame, interface: str, against: str) -> pd.DataFrame:
+    """Return by how many per cent of its error an interface lowers that of another on the same upstreams.
+
+    Args:
+        found: a frame of :func:`read`.
+        compared: of :func:`differences`.
+        interface: by its name.
+        against: by its name.
+
+    Returns:
+        The lines of ``compared``, with ``value, low, high`` in per cent of the rival's error; above zero is better.
+        Those with a rival that makes no errors are left out.
+    """
+    same = ["task", "set", "variant", "seed"]
+    own = compared[(compared["interface"] == interface) & (compared["against"] == against)]
+    own = own[own["beside"] == own["set"]]
+    rival = found[(found["interface"] == against) & (found["value"] > 0)].set_index(same)["value"]
+    own = own.join(rival.rename("rival"), on=same).dropna(subset="rival")
+    share = -100 / own["rival"]
+    return own.assign(value=own["value"] * share, low=own["high"] * share, high=own["low"] * share)
+
+
+def best(found: pd.DataFrame, interface: Sequence[str], sizes: Sequence[int] = (1,)) -> pd.DataFrame:
+    """Return for each task the set of some sizes that dev prefers, with the first of some interfaces it can have."""
+    own = found[found["size"].isin(sizes) & found["interface"].isin(interface) & ~found["models"].str.endswith(TWICE)]
+    own = own.sort_values("interface", key=lambda names: names.map(list(interface).index), kind="stable")
+    own = own.drop_duplicates(["task", "set"])
+    return own.loc[own.groupby("task", sort=False)["dev"].idxmin()].reset_index(drop=True)
+
+
+def by_dev(found: pd.DataFrame) -> pd.DataFrame:
+    """Return, for each task and number of upstreams, the set that dev takes, its error on test, and the lowest there.
+
+    Args:
+        found: a frame of one interface.
+    """
+    lines = []
+    for (panel, size), own in found.groupby(["panel", "size"], sort=False):
+        taken = own.loc[own["dev"].idxmin()]
+        line = {"task": panel, "models": size, "sets": len(own), "set that dev takes": taken["models"]}
+        lines.append(line | {"its error": f"{taken['value']:.1f}", "lowest on test": f"{own['value'].min():.1f}"})
+    return pd.DataFrame(lines).set_index(["task", "models"])
+
+
+def gains(profile: str, found: pd.DataFrame, experiment: str, interface: str = "chconv") -> pd.DataFrame:
+    """Return what each pair gains on the one of its upstreams that dev prefers, with what is known of it before.
+
+    Args:
+        profile: whose comparisons are read.
+        found: a frame of :func:`read` with single upstreams.
+        experiment: that holds pairs against single upstreams.
+        interface: of the pairs.
+
+    Returns:
+        The lines of :func:`differences` in which the rival is the better upstream alone.
+
+    Raises:
+        StudyError: there is no such comparison.
+    """
+    compared = differences(profile, experiment)
+    own = compared[(compared["interface"] == interface) & (compared["against"] == ALONE[0]) & (compared["size"] > 1)]
+    alone = found[(found["size"] == 1) & (found["interface"] == ALONE[0]) & (found["set"].str.len() == 1)]
+    dev = alone.set_index(["task", "set", "seed"])["dev"]
+    better = [
+        min(row.set, key=lambda letter, row=row: dev.get((row.task, letter, row.seed), float("inf")))
+        for row in own.itertuples()
+    ]
+    kept = own[own["beside"] == pd.Series(better, own.index)]
+    if kept.empty:
+        raise StudyError(f"{experiment} holds no {interface} of a pair against {ALONE[0]} of one upstream.")
+    return kept.reset_index(drop=True)
+
+
+def controls(compared: pd.DataFrame) -> pd.DataFrame:
+    """Return what :func:`speechbook.figures.curves.forest` draws of the controls of pairs.
+
+    One panel has averaged answers minus the fused pair, a colour a pair; one has a model twice minus the model once.
+    """
+    late = compared[(compared["interface"] == LATE) & (compared["against"] == "chconv")]
+    twice = compared[(compared["interface"] == "chconv") & (compared["against"] == ALONE[0])]
+    twice = twice[twice["models"].str.endswith(TWICE)]
+    parts = {"Averaged answers − CHConv": late, "One model twice − once": twice}
+    drawn = [own.assign(label=own["panel"], system=own["models"], panel=name) for name, own in parts.items()]
+    return pd.concat(drawn, ignore_index=True)
+
+
+def alike(profile: str, experiment: str) -> pd.DataFrame:
+    """Return how alike the upstreams of pairs are: ``task, models, cka, kappa``.
+
+    Raises:
+        StudyError: the experiment has none.
+    """
+    name = beside(profile)
+    found = store.statistics(name, f"{experiment}.alike")
+    models = [" + ".join(described(one).title for one in pair.split(" + ")) for pair in found["pair"]]
+    return found.assign(models=models)[["task", "models", "cka", "kappa"]]
