@@ -52,7 +52,7 @@ def index(root):
         executed = {Path(page).name for page in rendering.table_of_contents(root)}
         for name in (name for name, table in experiments.experiments().items() if table.notebook in executed):
             study.run(experiments.plan(name, "smoke"))
-        for name in fusion_planning.experiments():
+        for name in executed & set(fusion_planning.experiments()):
             study.run(fusion_planning.plan(name, "fusion-smoke"))
         yield building.build_book("smoke", root=root)
 

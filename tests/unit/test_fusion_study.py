@@ -1,13 +1,19 @@
 """Experiments that fuse frozen models: plans, one small run from hearing to rows, and what a file may not say."""
 
+import re
+
+import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
-from speechbook.study import fusion_planning, store, study
+from speechbook.study import fusion_planning, plans, steps, store, study
 from speechmerge.cli import cli
 from speechmerge.errors import StudyError
-from speechmerge.fusion import tasks
+from speechmerge.fusion import encoders, features, tasks
+from speechmerge.fusion.alignment import spaced
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +100,49 @@ def test_a_small_experiment_from_hearing_to_rows(tmp_path):
     assert path.read_bytes() == before, "nothing is measured anew"
 
 
+def test_a_merge_of_the_study_is_heard_as_an_upstream():
+    plan = fusion_planning.plan("fusion_merged", "fusion-smoke")
+    hear = plan.steps["hear smoke@Weight Averaging full tones"]
+    wanted = set(plans.ancestors(plan, {hear.name}))
+    for step in [step for name, step in plan.steps.items() if name in wanted]:
+        study.execute([step], plan.steps)
+    folders = [steps.expert(plan.steps[need].folder) for need in hear.needs]
+    first, second = (load_file(folder / "model.safetensors") for folder in folders)
+    mean = {name: (first[name] + second[name]) / 2 for name in first}
+    stored, merged = features.opened(plans.result(hear.folder)["store"]), encoders.whisper("smoke", weights=mean)
+    clip = tasks.find("tones").folds((8, 4, 4))[0][0].clip
+    kept = torch.from_numpy(np.array(stored.read(clip, whole=False))).float()
+    fresh, base = merged.states(clip.samples()), encoders.whisper("smoke").states(clip.samples())
+    rows = spaced(fresh.shape[1], features.KEPT)
+    torch.testing.assert_close(kept, fresh.transpose(0, 1)[rows], rtol=1e-3, atol=1e-3)
+    assert float((fresh - base).abs().max()) > 0.01 and kept.shape[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("upstream", "sentence"),
+    [
+        ("smoke@Weight Avering", "table1 has no system 'Weight Avering'. Did you mean 'Weight Averaging'"),
+        ("smoke@Finetuned, fr", "Finetuned of table1 has no place 'fr'"),
+    ],
+)
+def test_a_model_of_the_study_that_is_not_there(upstream, sentence, monkeypatch):
+    known = fusion_planning.profiles()["fusion-smoke"]
+    changed = known.model_copy(update={"upstreams": known.upstreams | {"W": upstream}})
+    monkeypatch.setattr(fusion_planning, "profiles", lambda: {"fusion-smoke": changed})
+    with pytest.raises(StudyError, match=re.escape(sentence)):
+        fusion_planning.plan("fusion_merged", "fusion-smoke")
+
+
+def test_steps_that_fill_one_store_do_not_start_side_by_side():
+    plan = fusion_planning.plan("fusion_pairs", "fusion-smoke")
+    hears = [[step] for step in plan.steps.values() if step.kind == "hear"]
+    others = [[step] for step in plan.steps.values() if step.kind == "fuse"][:2]
+    free = study._side_by_side([*hears, *others], [hears[0]])
+    known = hears[0][0].spec["upstream"]
+    filled = [batch[0].spec["upstream"] for batch in free if batch[0].kind == "hear"]
+    assert filled == [name for name in ("random-16", "random-24") if name != known] and free[-2:] == others
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project of one fusion profile and experiment, with changes to either."""
@@ -125,6 +174,7 @@ def project(tmp_path, monkeypatch):
         ({"experiment": {"vary": {"widow": ["full"]}}}, "varies 'widow'"),
         ({"experiment": {"colour": "blue"}}, "has no field 'colour'"),
         ({"profile": {"rates_on": "X"}}, "has no upstream 'X'"),
+        ({"profile": {"models": None}}, "but no field models that says which experiment made it"),
         ({"profile": {"upstreams": {"T": "random-17", "M": "random-24"}}}, "has an upstream 'random-17'"),
         ({"profile": {"sizes": {"fishes": [1, 1, 1]}}}, "has a task 'fishes', but no amount"),
     ],

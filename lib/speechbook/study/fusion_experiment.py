@@ -9,7 +9,7 @@ from speechmerge.errors import SpeechMergeError, nearest
 from speechmerge.fusion import interfaces, tasks
 from speechmerge.fusion.alignment import NORMALISE
 from speechmerge.fusion.heads import CTC_HEADS
-from speechmerge.fusion.upstreams import UPSTREAMS, WINDOWS, plain
+from speechmerge.fusion.upstreams import MADE_OF, UPSTREAMS, WINDOWS, base_of
 
 from .checked import LIST, Checked, Count, Fault, Name, Positive, Rates, Seeds, Words, word
 
@@ -61,11 +61,19 @@ class Live(Checked):
     sizes: Sizes
 
 
+class Models(Checked):
+    """Where the models of the study are that are heard as upstreams: an experiment, on one of its profiles."""
+
+    experiment: Name
+    profile: str
+
+
 class FusionProfile(Checked):
     """What experiments run on."""
 
     title: str | None = None
-    upstreams: dict[str, str]  # by the letter that sets use
+    upstreams: dict[str, str]  # by the letter that sets use; BASE@SYSTEM or BASE@SYSTEM, PLACE for a model of the study
+    models: Models | None = None
     windows: dict[str, word(*WINDOWS)] = {}  # of upstreams that do not hear 30 s, by letter
     sets: dict[str, Words]  # of sets, by the names that experiments use; a set is letters, such as TM
     tasks: Tasks  # that the profile has speech for
@@ -83,8 +91,10 @@ class FusionProfile(Checked):
         for letter, name in self.upstreams.items():
             if len(letter) != 1:
                 raise Fault(f"calls an upstream {letter!r}; expected one letter.")
-            if plain(name) not in UPSTREAMS and "/" not in name:
-                raise Fault(f"has an upstream {name!r}.{nearest(name, UPSTREAMS)}")
+            if base_of(name) not in UPSTREAMS and "/" not in name:
+                raise Fault(f"has an upstream {name!r}.{nearest(base_of(name), UPSTREAMS)}")
+            if MADE_OF in name and self.models is None:
+                raise Fault(f"has an upstream {name!r}, but no field models that says which experiment made it.")
         for letter in (*self.windows, self.rates_on, *"".join(one for some in self.sets.values() for one in some)):
             if letter not in self.upstreams:
                 raise Fault(f"has no upstream {letter!r}.{nearest(letter, self.upstreams)}")

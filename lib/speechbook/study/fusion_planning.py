@@ -15,11 +15,12 @@ from speechmerge import corpora
 from speechmerge.errors import StudyError, nearest
 from speechmerge.fusion import interfaces, planning, tasks
 from speechmerge.fusion.convolution import FEWEST
-from speechmerge.fusion.upstreams import described
+from speechmerge.fusion.upstreams import MADE_OF, described
 
+from . import experiments as experiments_of_the_study
 from .checked import parse, read
 from .fusion_experiment import EVERY_LAYER, LATE, FusionExperiment, FusionProfile
-from .plans import Cell, Plan, System
+from .plans import Cell, Plan, Step, System, ancestors
 from .store import project_root
 
 FOLDER, PROFILES = "fusion", "profiles.yaml"
@@ -28,6 +29,7 @@ FAMILIES = {"layer": "last", "hconv_add": "hconv", "chconv": "hconv", "chconv_wi
 SINGLE = ("layer", "last", "hconv")  # interfaces of one upstream
 ANY_DEPTH = ("layer", "last", "ws", "gumd", "concat")  # interfaces of upstreams with fewer than three layers too
 SPEECH = ("uqm", "asterisk", "stamps", "fillets", "tones")  # that tasks draw from
+MODEL = ("base", "model", "decoding")  # what the step of a model of the study says of it
 PASSES = 3.0  # a training step costs as much as so many evaluations of a frame
 
 
@@ -204,7 +206,33 @@ class _Table:
         amount = self.settings.here.amounts[task]
         clips = [amount.seconds] * (amount.folds * sum(amount.clips))
         seconds = described(spec["upstream"]).cost(clips, window) / self.settings.here.speed
-        return self.plan.add(f"hear {spec['upstream']} {window} {task}", "hear", spec, (), seconds)
+        needs: tuple[str, ...] = ()
+        if MADE_OF in spec["upstream"]:
+            made = self._of_the_study(spec["upstream"])
+            spec, needs = spec | {name: made.spec[name] for name in MODEL if name in made.spec}, made.needs
+        return self.plan.add(f"hear {spec['upstream']} {window} {task}", "hear", spec, needs, seconds)
+
+    def _of_the_study(self, upstream: str) -> Step:
+        """Return the step that decodes a model of the study, and add the steps that it needs.
+
+        Raises:
+            StudyError: the experiment has no such system, or the system no such place.
+        """
+        where = self.settings.models
+        made = study_plan(where.experiment, where.profile, self.seeds[0])
+        system, _, place = upstream.partition(MADE_OF)[2].partition(", ")
+        systems = {one.system: one for one in made.systems}
+        if system not in systems:
+            raise StudyError(f"{where.experiment} has no system {system!r}.{nearest(system, systems)}")
+        places = {cell.language: name for cell, name in systems[system].decodes.items()}
+        if place and place not in places:
+            raise StudyError(f"{system} of {where.experiment} has no place {place!r}.{nearest(place, places)}")
+        decoded = made.steps[places[place] if place else next(iter(places.values()))]
+        wanted = set(ancestors(made, set(decoded.needs)))
+        for name, step in made.steps.items():
+            if name in wanted:
+                self.plan.add(name, step.kind, step.spec, step.needs, step.seconds)
+        return decoded
 
     def _common(self, task: str, letters: str, interface: str, variant: dict[str, str]) -> dict:
         """Return what a training's specification holds besides rate and seed."""
@@ -254,6 +282,12 @@ def _parameters(interface: str, shapes: tuple[tuple[int, int], ...], width: int 
     """Count an interface's numbers without making any."""
     with torch.device("meta"):
         return interfaces.parameters(interfaces.build(interface, shapes, width))
+
+
+@functools.lru_cache(maxsize=4)
+def study_plan(experiment: str, profile: str, seed: int) -> Plan:
+    """Return the plan of an experiment of the study whose models are heard."""
+    return experiments_of_the_study.plan(experiment, profile, [seed])
 
 
 def _told(variant: dict[str, str]) -> str:

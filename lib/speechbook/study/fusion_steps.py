@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from speechmerge.errors import StudyError
-from speechmerge.fusion import answering, features, likeness, scoring, tasks, training, upstreams
+from speechmerge.fusion import answering, encoders, features, likeness, scoring, tasks, training, upstreams
 from speechmerge.fusion.examples import Fold
 from speechmerge.fusion.hearing import Hearing
 from speechmerge.packages import artefact
 
+from . import steps
 from .plans import Step, result
 from .store import slug
 
@@ -58,7 +59,11 @@ def _hear(spec: dict, inputs: Inputs, folder: Path) -> None:
     clips = [one.clip for fold in folds_of(spec["task"], tuple(spec["sizes"])) for one in fold]
     whole = tasks.find(spec["task"]).whole
     name, window = spec["upstream"], spec["window"]
-    upstream = _upstream(name, window)
+    if "model" in spec:
+        folder_of, weights, *_ = steps.model(spec, inputs)
+        upstream = encoders.whisper(folder_of, window, weights)
+    else:
+        upstream = _upstream(name, window)
     with _in_turn(name):
         found = features.extract(name, upstream, clips, whole=whole, window=window)
     told = {"store": str(found.folder.name), "fingerprint": found.fingerprint, "clips": len(found.entries)}

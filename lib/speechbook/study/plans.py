@@ -214,14 +214,14 @@ def narrowed(made: Plan, systems: Collection[str] = (), seeds: Collection[int] =
         if name not in known:
             raise StudyError(f"experiment {made.name!r} has no system {name!r}.{nearest(name, known)}")
     kept = [s for s in made.systems if s.system in (systems or known) and s.seed in (seeds or (s.seed,))]
-    wanted = set(_ancestors(made, {step for s in kept for step in s.decodes.values()}))
+    wanted = set(ancestors(made, {step for s in kept for step in s.decodes.values()}))
     return replace(made, steps={n: s for n, s in made.steps.items() if n in wanted}, systems=kept, whole=made)
 
 
-def _ancestors(made: Plan, names: set[str]) -> Iterator[str]:
-    """Yield steps and those they need; what a choice that is there was made from is not needed."""
+def ancestors(made: Plan, names: set[str]) -> Iterator[str]:
+    """Yield names of steps and of those they need; what a choice that is there was made from is not needed."""
     for name in names:
         yield name
         step = made.steps[name]
         if not (step.kind in ("rate", "tune") and step.done):
-            yield from _ancestors(made, set(step.needs))
+            yield from ancestors(made, set(step.needs))

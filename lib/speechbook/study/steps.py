@@ -116,17 +116,11 @@ def decode(batch: list[Step], inputs: Inputs) -> None:
         inputs: what they need.
     """
     spec = batch[0].spec
-    base = models.base_model(spec["base"])
-    experts = tuple(expert(path) for step, path in inputs if step.kind == "choose")
-    state, params, merge_seconds = None, {}, 0.0
-    if "method" in spec["model"]:
-        params = _resolved(spec["model"]["params"], inputs)
     if "dynamic" in spec["model"]:
-        decoder = _listening(spec, base, experts, params)
+        base, experts, params = _materials(spec, inputs)
+        merge_seconds, decoder = 0.0, _listening(spec, base, experts, params)
     else:
-        if "method" in spec["model"]:
-            state, merge_seconds = _merged(spec["model"]["method"], base, experts, json.dumps(params), _told(spec))
-        folder = experts[0] if "expert" in spec["model"] else base
+        folder, state, params, merge_seconds = model(spec, inputs)
         decoder = _decoder(folder, Decoding(**spec["decoding"]), state is None)
         if state is not None:
             decoder.use(state)
@@ -144,6 +138,31 @@ def decode(batch: list[Step], inputs: Inputs) -> None:
             write_predictions(predictions, folder / HYPOTHESES)
             about = {"seconds": round(seconds * len(own), 2), "score": scored.rate, "weight": scored.weight}
             write(folder, found | about)
+
+
+def model(spec: dict, inputs: Inputs) -> tuple[Path, dict[str, Tensor] | None, dict[str, Any], float]:
+    """Return the model that a step is about.
+
+    Args:
+        spec: of the step; its ``model`` is the base, an expert or a merge.
+        inputs: what the step needs.
+
+    Returns:
+        A folder; the weights to be used in the place of its own, if the model is a merge; the merge's parameters; and
+        the seconds that it took.
+    """
+    base, experts, params = _materials(spec, inputs)
+    if "method" in spec["model"]:
+        state, seconds = _merged(spec["model"]["method"], base, experts, json.dumps(params), _told(spec))
+        return base, state, params, seconds
+    return experts[0] if "expert" in spec["model"] else base, None, params, 0.0
+
+
+def _materials(spec: dict, inputs: Inputs) -> tuple[Path, tuple[Path, ...], dict[str, Any]]:
+    """Return the base, the experts and the parameters of a step's model."""
+    experts = tuple(expert(path) for step, path in inputs if step.kind == "choose")
+    params = _resolved(spec["model"]["params"], inputs) if "method" in spec["model"] else {}
+    return models.base_model(spec["base"]), experts, params
 
 
 def _told(spec: dict) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from speechmerge.errors import StudyError
 from speechmerge.fusion import interfaces, tasks
-from speechmerge.fusion.upstreams import described
+from speechmerge.fusion.upstreams import MADE_OF, described
 
 from ..study import fusion_planning, store
 from ..study.fusion_experiment import LATE
@@ -94,7 +94,12 @@ def named(profile: str, letters: str) -> str:
     """Return the names of the upstreams of a set: ``Whisper-tiny + Moonshine``, ``Whisper-tiny twice``."""
     upstreams = fusion_planning.profiles()[beside(profile)].upstreams
     once = dict.fromkeys(letters)
-    return " + ".join(described(upstreams[x]).title + TWICE * (letters.count(x) > 1) for x in once)
+    return " + ".join(_name(upstreams[x]) + TWICE * (letters.count(x) > 1) for x in once)
+
+
+def _name(upstream: str) -> str:
+    """Return what an upstream is called: a model of the study by its system, any other by its title."""
+    return upstream.partition(MADE_OF)[2] or described(upstream).title
 
 
 def title(interface: str) -> str:

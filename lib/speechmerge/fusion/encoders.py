@@ -1,6 +1,7 @@
 """Hidden states of any Hugging Face speech encoder: Whisper, Moonshine, wav2vec 2.0, HuBERT, WavLM, data2vec."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -80,11 +81,19 @@ class WaveEncoder:
         return torch.cat(self.model(wave, output_hidden_states=True).hidden_states)
 
 
-def whisper(name: str | Path, window: str = "full") -> Upstream:
-    """Load the encoder of a base model, or of a Whisper folder, such as a merged expert's."""
+def whisper(name: str | Path, window: str = "full", weights: Mapping[str, Tensor] | None = None) -> Upstream:
+    """Load the encoder of a base model, or of a Whisper folder, such as a merged expert's.
+
+    Args:
+        name: of a base model, or a folder.
+        window: what the encoder hears.
+        weights: of a whole model, such as a merge in memory, in the place of the folder's.
+    """
     folder = models.base_model(name)
-    extractor = models.load_feature_extractor(folder)
-    return WhisperEncoder(models.load_model(folder).model.encoder, extractor, window)
+    model = models.load_model(folder)
+    if weights is not None:
+        model.load_state_dict(dict(weights), strict=False)  # the head is tied to the tokens' table, which is there
+    return WhisperEncoder(model.model.encoder, models.load_feature_extractor(folder), window)
 
 
 def encoder(name: str, window: str = "full") -> Upstream:

@@ -22,7 +22,7 @@ from ..errors import CheckpointError
 from ..files import check_writable, digest, locked
 from ..packages import artefact
 from .alignment import spaced
-from .upstreams import UPSTREAMS, Upstream, plain
+from .upstreams import UPSTREAMS, Upstream, base_of, plain
 
 KEPT = 100  # frames of a clip that no task hears whole
 ROOM = 1.2  # disk that must be free, for each byte that will be written
@@ -111,7 +111,7 @@ def key(clip: Clip) -> str:
 
 def folder_of(name: str, upstream: Upstream, window: str) -> Path:
     """Return the store of an upstream."""
-    version = UPSTREAMS[plain(name)].version if plain(name) in UPSTREAMS else 1
+    version = UPSTREAMS[base_of(name)].version if base_of(name) in UPSTREAMS else 1
     hears = window if getattr(upstream, "window", None) else "as it comes"
     return artefact("features", digest([upstream.fingerprint, hears, version]))
 

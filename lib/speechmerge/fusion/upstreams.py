@@ -155,10 +155,14 @@ _DECLARED = (
         7.68,
     ),
     Declared("fbank", "Filter bank", "computed", "Apache-2.0", "nothing", 1, 240, 50.0, 0.001, _filter_bank),
+    _whisper("smoke", 3, 64, 0.001),
     _random("random-16", 16, 50.0),
     _random("random-24", 24, 40.0),
 )
 UPSTREAMS = {declared.name: declared for declared in _DECLARED}
+
+
+MADE_OF = "@"  # between a base and what was made of it
 
 
 def plain(name: str) -> str:
@@ -166,9 +170,17 @@ def plain(name: str) -> str:
     return re.sub(r"#\d+$", "", name)
 
 
+def base_of(name: str) -> str:
+    """Return the name of what an upstream was made of: itself, where it was made of nothing."""
+    return plain(name).partition(MADE_OF)[0]
+
+
 def described(name: str) -> Declared:
-    """Return what is known of an upstream; one of which only the name is known counts as large as Whisper-small."""
-    return UPSTREAMS.get(plain(name), UPSTREAMS["whisper-small"])
+    """Return what is known of an upstream, or of the base of one that is made of it (``BASE@MODEL``).
+
+    One of which only the name is known counts as large as Whisper-small.
+    """
+    return UPSTREAMS.get(base_of(name), UPSTREAMS["whisper-small"])
 
 
 def load(name: str, window: str = "full") -> Upstream:
