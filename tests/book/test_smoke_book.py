@@ -92,9 +92,9 @@ def test_the_result_page_shows_the_rows_that_were_just_measured(index):
 
 def test_every_figure_is_an_image_with_a_description(index):
     for name, count in (("table1", 2), ("task_vectors", 3), ("your_first_merge", 1), ("decoding", 1)):
-        images = article(index, f"book/executed/{name}").find_all("img", class_="figured")
+        images = article(index, f"book/executed/{name}").find_all("svg", class_="figured")
         assert len(images) == count
-        assert all(len(image["alt"]) > 80 for image in images)
+        assert all(len(image["aria-label"]) > 80 for image in images)
 
 
 def test_the_status_page_counts_the_rows(index):

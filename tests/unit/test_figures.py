@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from made_up import made_up_rows, made_up_task_vectors
 
 from speechbook.claims import parts
@@ -135,7 +136,24 @@ def test_the_alt_text_is_escaped(rows):
     page = figured.Figured(
         figure.fig, figure.caption, 'a "quoted" text & <tags> that is long enough to pass', figure.data
     )
-    assert 'alt="a &quot;quoted&quot; text &amp; &lt;tags&gt; that' in page._repr_html_()
+    assert 'aria-label="a &quot;quoted&quot; text &amp; &lt;tags&gt; that' in page._repr_html_()
+
+
+def test_a_mark_says_its_numbers_to_whoever_points_at_it(rows):
+    figure, lines = plots.systems(rows), rows[rows["language"] == "pooled"]
+    page = BeautifulSoup(figure._repr_html_(), "html.parser")
+    told = [title.get_text() for title in page.select("use > title")]
+    assert told == [f"{r.system}: {r.value:.1f} ({r.low:.1f} to {r.high:.1f})" for r in lines.itertuples()]
+    assert b"<title>" not in figure.svg
+
+
+def test_drawings_on_one_page_share_no_names(rows):
+    pages = [BeautifulSoup(draw(rows)._repr_html_(), "html.parser") for draw in (plots.systems, plots.languages)]
+    names = [{tag["id"] for tag in page.find_all(id=True)} for page in pages]
+    assert names[0] and not names[0] & names[1]
+    for page, own in zip(pages, names, strict=True):
+        used = {tag["xlink:href"].removeprefix("#") for tag in page.find_all("use")}
+        assert used and used <= own
 
 
 def test_every_family_has_its_own_colour_marker_and_label():

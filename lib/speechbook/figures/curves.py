@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import style
-from .figured import Figured
+from .figured import Figured, Told
 
 MOST_WIDE = 6  # columns of a heat map whose cells are as wide as an interval
 DODGE = 0.022  # of the axis: how far apart systems stand that share an x
@@ -72,6 +72,11 @@ def change(row: pd.Series) -> str:
     return f"{signed(row.value)} ({_interval(row)})"
 
 
+def level(row: pd.Series) -> str:
+    """Return a value and its interval ``value, low, high``, if it has one: "12.3 (10.9 to 13.8)"."""
+    return f"{row.value:.1f}" + ("" if pd.isna(row.low) else f" ({row.low:.1f} to {row.high:.1f})")
+
+
 def titled_panels(names: Sequence[str], columns: int, height: float, **shared: bool) -> tuple[Figure, dict[str, Axes]]:
     """A figure of page width with one titled panel a name."""
     columns = min(columns, len(names))
@@ -100,12 +105,13 @@ def lines(
         caption: of the figure.
         logarithmic: whether the number is on a logarithmic axis.
         columns: most panels side by side.
-        faint: columns ``panel, system, method, x, value``: single cases, drawn as faint dots behind the lines.
+        faint: columns ``panel, system, method, x, value``: single cases, drawn as faint dots behind the lines; with
+            ``label``, that is what they say when they are pointed at.
         shared: whether all panels share one y axis.
     """
     looks, names = _looks(table), list(dict.fromkeys(table["panel"]))
     labels = y if isinstance(y, dict) else dict.fromkeys(names, y)
-    dodge = 0 if table["low"].isna().all() else DODGE
+    dodge, told = 0 if table["low"].isna().all() else DODGE, Told()
     with style.applied():
         fig, panels = titled_panels(names, columns, 2.5 if columns > 1 else 3.4, sharey=shared)
         for number, (name, axes) in enumerate(panels.items()):
@@ -122,18 +128,21 @@ def lines(
                 aside = dodge * width * (varied.index(system) - (len(varied) - 1) / 2)
                 if faint is not None:
                     single = faint[(faint["panel"] == name) & (faint["system"] == system)]
-                    axes.plot(_moved(single["x"], aside, logarithmic), single["value"], ".", color=look["color"],
-                              alpha=0.28, markersize=4.5, markeredgewidth=0, zorder=1)  # fmt: skip
-                axes.errorbar(_moved(own["x"], aside, logarithmic), own["value"], yerr=_spread(own), linewidth=1.5,
-                              elinewidth=1, capsize=2, label=system, **look)  # fmt: skip
+                    [dots] = axes.plot(_moved(single["x"], aside, logarithmic), single["value"], ".", zorder=1,
+                                       color=look["color"], alpha=0.28, markersize=4.5, markeredgewidth=0)  # fmt: skip
+                    texts = [f"{getattr(r, 'label', system)}, {x} {r.x:g}: {r.value:.1f}" for r in single.itertuples()]
+                    told.mark(dots, texts)
+                drawn = axes.errorbar(_moved(own["x"], aside, logarithmic), own["value"], yerr=_spread(own),
+                                      linewidth=1.5, elinewidth=1, capsize=2, label=system, **look)  # fmt: skip
+                told.mark(drawn[0], [f"{system}, {x} {row.x:g}: {level(row)}" for row in own.itertuples()])
             if logarithmic:
                 axes.set_xscale("log")
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
             axes.set(xlabel=x, ylabel=labels[name] if not shared or number % columns == 0 else "")
         legend(fig, panels.values())
-    drawn = table if faint is None else pd.concat([table.assign(of="all"), faint.assign(of="single")])
-    return Figured(fig, caption, _told(table, x, labels), drawn)
+    numbers = table if faint is None else pd.concat([table.assign(of="all"), faint.assign(of="single")])
+    return Figured(fig, caption, _told(table, x, labels), numbers, told)
 
 
 def _moved(x: pd.Series, aside: float, logarithmic: bool) -> pd.Series:
@@ -208,12 +217,14 @@ def changes(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) -
         columns: most panels side by side.
     """
     looks, names, order = _looks(table), list(dict.fromkeys(table["panel"])), list(dict.fromkeys(table["system"]))
+    said = Told()
     with style.applied():
         fig, panels = titled_panels(names, columns, 0.6 + 0.22 * len(order), sharex=True)
         for number, (name, axes) in enumerate(panels.items()):
             for row in table[table["panel"] == name].itertuples():
                 spread = [[row.value - row.low], [row.high - row.value]]
-                axes.errorbar(row.value, order.index(row.system), xerr=spread, capsize=2.5, **looks[row.system])
+                dot = axes.errorbar(row.value, order.index(row.system), xerr=spread, capsize=2.5, **looks[row.system])
+                said.mark(dot[0], [f"{row.system}: {change(row)}"])
             axes.axvline(0, color="#555555", linewidth=1)
             axes.set(ylim=(len(order) - 0.4, -0.6))
             axes.tick_params(labelbottom=True)  # of panels above others too
@@ -221,7 +232,7 @@ def changes(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) -
             axes.grid(axis="y", visible=False)
         fig.supxlabel(unit, fontsize=9.5)
     told = [f"{row.panel}, {row.system} {change(row)}" for row in table.itertuples()]
-    return Figured(fig, caption, f"Dot charts, {unit}: " + "; ".join(told) + ".", table)
+    return Figured(fig, caption, f"Dot charts, {unit}: " + "; ".join(told) + ".", table, said)
 
 
 def forest(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 2, zero: bool = True) -> Figured:
@@ -234,15 +245,17 @@ def forest(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 2, ze
         columns: most panels side by side.
         zero: whether the values are changes, which are seen beside a line at zero.
     """
-    looks, order = _looks(table), list(dict.fromkeys(table["label"]))
+    looks, order, marks = _looks(table), list(dict.fromkeys(table["label"])), Told()
+    said = change if zero else level
     with style.applied():
         fig, panels = titled_panels(list(dict.fromkeys(table["panel"])), columns, 0.6 + 0.34 * len(order), sharex=zero)
         for number, (name, axes) in enumerate(panels.items()):
             for system, own in table[table["panel"] == name].groupby("system", sort=False):
                 aside = 0.7 * ((list(looks).index(system) + 0.5) / len(looks) - 0.5)
                 lines = [order.index(label) + aside for label in own["label"]]
-                axes.errorbar(own["value"], lines, xerr=_spread(own), capsize=2, elinewidth=1.1,
-                              label=system, **looks[system] | {"linestyle": "none"})  # fmt: skip
+                dots = axes.errorbar(own["value"], lines, xerr=_spread(own), capsize=2, elinewidth=1.1,
+                                     label=system, **looks[system] | {"linestyle": "none"})  # fmt: skip
+                marks.mark(dots[0], [f"{row.label}, {system}: {said(row)}" for row in own.itertuples()])
             if zero:
                 axes.axvline(0, color="#555555", linewidth=1)
             axes.set(ylim=(len(order) - 0.5, -0.5))
@@ -251,14 +264,8 @@ def forest(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 2, ze
             axes.grid(axis="y", visible=False)
         legend(fig, panels.values())
         fig.supxlabel(unit, fontsize=9.5)
-    said = change if zero else level
     told = [f"{row.panel}, {row.label}, {row.system} {said(row)}" for row in table.itertuples()]
-    return Figured(fig, caption, f"Dot charts, {unit}: " + "; ".join(told) + ".", table)
-
-
-def level(row: pd.Series) -> str:
-    """Return a value and its interval ``value, low, high``: "12.3 (10.9 to 13.8)"."""
-    return f"{row.value:.1f} ({row.low:.1f} to {row.high:.1f})"
+    return Figured(fig, caption, f"Dot charts, {unit}: " + "; ".join(told) + ".", table, marks)
 
 
 def relation(table: pd.DataFrame, *, x: str, y: str, caption: str) -> Figured:
@@ -270,11 +277,13 @@ def relation(table: pd.DataFrame, *, x: str, y: str, caption: str) -> Figured:
         y: what the second number is.
         caption: of the figure.
     """
+    said = Told()
     with style.applied():
         fig = Figure(figsize=(0.8 * style.WIDTH, 3.4), layout="constrained")
         axes = fig.subplots()
-        axes.errorbar(table["x"], table["value"], yerr=_spread(table), fmt="o", color=style.LINES[0], elinewidth=0.9,
-                      ecolor="#b8b4d6", capsize=0)  # fmt: skip
+        dots = axes.errorbar(table["x"], table["value"], yerr=_spread(table), fmt="o", color=style.LINES[0],
+                             elinewidth=0.9, ecolor="#b8b4d6", capsize=0)  # fmt: skip
+        said.mark(dots[0], [f"{row.label}: {x} {row.x:.2f}, {y} {change(row)}" for row in table.itertuples()])
         for row, below in zip(table.sort_values("x").itertuples(), itertools.cycle((False, True)), strict=False):
             aside = (4, -10 if below else 4)  # neighbours' labels on either side
             axes.annotate(row.label, (row.x, row.value), aside, textcoords="offset points", fontsize=8)
@@ -282,4 +291,4 @@ def relation(table: pd.DataFrame, *, x: str, y: str, caption: str) -> Figured:
         axes.margins(x=0.12)
         axes.set(xlabel=x, ylabel=y)
     told = [f"{row.label} {row.x:.2f} and {signed(row.value)}" for row in table.itertuples()]
-    return Figured(fig, caption, f"Scatter of {y} against {x}: " + "; ".join(told) + ".", table)
+    return Figured(fig, caption, f"Scatter of {y} against {x}: " + "; ".join(told) + ".", table, said)

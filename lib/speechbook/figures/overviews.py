@@ -13,7 +13,7 @@ from speechmerge.errors import BookError
 
 from . import style
 from .curves import legend, titled_panels
-from .figured import Figured
+from .figured import Figured, Told
 
 TILE = 0.86  # of the room of a tile: its side
 DARK = 1.6  # sum of red, green and blue below which a tile bears white letters
@@ -67,7 +67,7 @@ def rivals(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) ->
         columns: most panels side by side.
     """
     families = [name for name in style.COLOURS if name in set(table["method"].map(style.family))]
-    names = list(dict.fromkeys(table["panel"]))
+    names, said = list(dict.fromkeys(table["panel"])), Told()
     with style.applied():
         fig, panels = titled_panels(names, columns, 0.9 + 0.24 * len(families))
         for number, (name, axes) in enumerate(panels.items()):
@@ -75,8 +75,9 @@ def rivals(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) ->
             axes.axvspan(0, own["reach"].iloc[0], color="#bbbbbb", alpha=0.35, linewidth=0, zorder=0)
             for line, family in enumerate(families):
                 kin = own[own["method"].map(style.family) == family]
-                axes.plot(kin["value"], [line] * len(kin), style.MARKERS[family], color=style.COLOURS[family],
-                          markersize=6, alpha=0.8, markeredgecolor="white", markeredgewidth=0.5)  # fmt: skip
+                [dots] = axes.plot(kin["value"], [line] * len(kin), style.MARKERS[family], color=style.COLOURS[family],
+                                   markersize=6, alpha=0.8, markeredgecolor="white", markeredgewidth=0.5)  # fmt: skip
+                said.mark(dots, [f"{row.system}: {row.value:+.1f}" for row in kin.itertuples()])
             best = own.loc[own["value"].idxmin(), "system"]
             axes.set(title=f"{name}\nbest: {best}", ylim=(len(families) - 0.4, -0.6))
             labels = [style.LABELS[family] for family in families]
@@ -88,7 +89,7 @@ def rivals(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) ->
         own = table[table["panel"] == name].sort_values("value")
         within = own[own["value"] <= own["reach"]]
         told.append(f"{name}: {own['system'].iloc[0]} leads, {len(within)} of {len(own)} lie within its interval")
-    return Figured(fig, caption, f"Dot charts, {unit}, one line a kind of method. {'; '.join(told)}.", table)
+    return Figured(fig, caption, f"Dot charts, {unit}, one line a kind of method. {'; '.join(told)}.", table, said)
 
 
 def marks(
@@ -103,7 +104,7 @@ def marks(
         reference: where stems begin.
         logarithmic: whether the axis is.
     """
-    order, names = list(dict.fromkeys(table["label"])), list(dict.fromkeys(table["panel"]))
+    order, names, said = list(dict.fromkeys(table["label"])), list(dict.fromkeys(table["panel"])), Told()
     with style.applied():
         fig, panels = titled_panels(names, 3, 0.6 + 0.24 * len(order), sharex=True)
         for number, (name, axes) in enumerate(panels.items()):
@@ -112,7 +113,8 @@ def marks(
                 colour = style.COLOURS.get(family, PLAIN)
                 line = order.index(row.label)
                 axes.hlines(line, reference, row.value, color=colour, linewidth=1.6, alpha=0.5)
-                axes.plot(row.value, line, style.MARKERS.get(family, "o"), color=colour, markersize=6.5)
+                [dot] = axes.plot(row.value, line, style.MARKERS.get(family, "o"), color=colour, markersize=6.5)
+                said.mark(dot, [f"{row.label}: {row.value:.3g}"])
             axes.axvline(reference, color="#555555", linewidth=1)
             axes.set(ylim=(len(order) - 0.4, -0.6))
             if logarithmic:
@@ -124,4 +126,4 @@ def marks(
             axes.grid(axis="y", visible=False)
         fig.supxlabel(unit, fontsize=9.5)
     told = [f"{f'{row.panel}, ' * (len(names) > 1)}{row.label} {row.value:.3g}" for row in table.itertuples()]
-    return Figured(fig, caption, f"Dot chart, {unit}: {'; '.join(told)}.", table)
+    return Figured(fig, caption, f"Dot chart, {unit}: {'; '.join(told)}.", table, said)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from . import curves, style
-from .figured import Figured
+from .figured import Figured, Told
 from .style import AVERAGE, UNITS
 
 SCORES = {"asr": "word error rate, %", "st": "BLEU"}
@@ -24,15 +24,16 @@ def _percent(rate: float) -> str:
     return f"{100 * rate:.1f} %"
 
 
-def _dots(axes: Axes, table: pd.DataFrame, order: Sequence[str], size: float = 7) -> None:
+def _dots(axes: Axes, table: pd.DataFrame, order: Sequence[str], told: Told, size: float = 7) -> None:
     """Draw one dot a system at its score, with its 95 % interval; the first of ``order`` is on top."""
     for row in table.itertuples():
         family = style.family(row.method)
-        axes.errorbar(
+        dot = axes.errorbar(
             row.value, order.index(row.system), xerr=[[row.value - row.low], [row.high - row.value]],
             fmt=style.MARKERS[family], color=style.COLOURS[family], markersize=size, markeredgecolor="white",
             markeredgewidth=0.6, elinewidth=1.6, capsize=2.5,
         )  # fmt: skip
+        told.mark(dot[0], [f"{row.system}: {curves.level(row)}"])
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
 
@@ -65,13 +66,14 @@ def systems(measured: pd.DataFrame, published: pd.DataFrame | None = None) -> Fi
     order, tasks = list(dict.fromkeys(measured["system"])), list(dict.fromkeys(measured["task"]))
     both = published is not None
     joined = measured.merge(published, on=["system", "task", "language"], how="left") if both else measured
+    said = Told()
     with style.applied():
         height = (0.9 if len(tasks) == 1 else 0.7) + (0.3 if len(tasks) == 1 else 0.24) * len(order)
         fig = Figure(figsize=(style.WIDTH, len(tasks) * height), layout="constrained")
         panels = fig.subplots(len(tasks), 1 + both, squeeze=False, width_ratios=[3, 2][: 1 + both])
         for task, line in zip(tasks, panels, strict=True):
             own = joined[joined["task"] == task]
-            _dots(line[0], own, order)
+            _dots(line[0], own, order, said)
             line[0].set(title="measured here", xlabel=f"{SCORES[task]} (95 % interval)")
             line[0].set_yticks(range(len(order)), order)
             for row in own.itertuples() if both else ():
@@ -82,7 +84,7 @@ def systems(measured: pd.DataFrame, published: pd.DataFrame | None = None) -> Fi
                 line[1].set(title="published", xlabel=SCORES[task], ylim=line[0].get_ylim())
                 line[1].set_yticks(range(len(order)), [])
                 line[1].grid(axis="y", visible=False)
-    return Figured(fig, *_told(joined, tasks), joined[[*DRAWN, *["published"][: 1 * both]]])
+    return Figured(fig, *_told(joined, tasks), joined[[*DRAWN, *["published"][: 1 * both]]], said)
 
 
 def _told(joined: pd.DataFrame, tasks: Sequence[str]) -> tuple[str, str]:
@@ -116,7 +118,7 @@ def languages(measured: pd.DataFrame) -> Figured:
     order, codes = list(dict.fromkeys(measured["system"])), list(dict.fromkeys(measured["language"]))
     cells = list(measured[["task", "language"]].drop_duplicates().itertuples(index=False, name=None))
     columns = min(3, len(codes)) if len(cells) == len(codes) else len(codes)
-    lines = -(-len(cells) // columns)
+    lines, said = -(-len(cells) // columns), Told()
     with style.applied():
         fig = Figure(figsize=(style.WIDTH, lines * (0.75 + 0.24 * len(order))), layout="constrained")
         panels = fig.subplots(lines, columns, squeeze=False)
@@ -124,7 +126,7 @@ def languages(measured: pd.DataFrame) -> Figured:
             axes.set_axis_off()
         for number, (axes, (task, code)) in enumerate(zip(panels.flat, cells, strict=False)):
             own = measured[(measured["task"] == task) & (measured["language"] == code)]
-            _dots(axes, own, order, size=5.5)
+            _dots(axes, own, order, said, size=5.5)
             axes.set_title(style.language_name(code))
             axes.set_yticks(range(len(order)), order if number % columns == 0 else [])
             axes.locator_params(axis="x", nbins=4)
@@ -138,7 +140,7 @@ def languages(measured: pd.DataFrame) -> Figured:
         told.append(f"{style.language_name(code)}, {SCORES[task]}: {best['system']} {best['value']:.1f}")
     alt = f"Dot charts of {len(order)} systems, one panel a language and score. Best: {'; '.join(told)}."
     caption = "The same systems in each language. Every panel has its own axis; bars are 95 % bootstrap intervals."
-    return Figured(fig, caption, alt, measured[DRAWN])
+    return Figured(fig, caption, alt, measured[DRAWN], said)
 
 
 def cosines(table: pd.DataFrame) -> Figured:

@@ -146,6 +146,10 @@ def check_page(site: Path, page: str) -> None:
     article = soup.find("article")
     if article is None or article.find("h1") is None or len(article.get_text(strip=True)) < 200:
         raise BookError(f"{page}.html is empty or has no heading; its source is missing or was not executed.")
+    for drawing in article.select("svg.figured"):
+        if not drawing.get("aria-label", "").strip():
+            raise BookError(f"{page}.html shows a drawing without a description; say in aria-label what it shows.")
+        drawing.decompose()  # what its marks say is no text of the page
     for picture in article.find_all("img"):
         source = picture.get("src", "")
         if not picture.get("alt", "").strip() or picture["alt"] == source:
