@@ -201,14 +201,14 @@ def test_13_killed_while_writing_leaves_the_old_folder_intact(folders, tmp_path)
         import sys, time
         from pathlib import Path
         from speechmerge.merging import engine
-        from speechmerge.merging import merge as merging
-        plain = merging.Merge.tensor
+        from speechmerge.merging.run import Run
+        plain = Run.tensor
         def slow(self, name):
-            if name != next(iter(self.base.shapes)):
+            if name != next(iter(self.merge.base.shapes)):
                 print("one tensor is written", flush=True)
                 time.sleep(60)
             return plain(self, name)
-        merging.Merge.tensor = slow
+        Run.tensor = slow
         base, *experts = map(Path, sys.argv[2:])
         engine.merge_folders("lors", base, experts, Path(sys.argv[1]), overwrite=True, progress=False)
         """

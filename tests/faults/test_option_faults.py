@@ -17,8 +17,8 @@ from speechmerge import cli
 from speechmerge.errors import MethodError, SpeechMergeError
 from speechmerge.evaluation.decoding_settings import Decoding
 from speechmerge.finetuning.training_recipe import Recipe, Source
-from speechmerge.merging import engine, methods, recipe
-from speechmerge.merging.merge import Merge
+from speechmerge.merging import engine, fitting, methods, recipe
+from speechmerge.merging.merge import open_merge
 from speechmerge.whisper import parameter_classes
 
 FC1 = "model.encoder.layers.0.fc1.weight"
@@ -124,7 +124,7 @@ def write(place, **parameters):
 @pytest.mark.parametrize(("options", "message"), PYTHON, ids=named)
 def test_an_option_from_python(models, options, message):
     with pytest.raises(MethodError) as error:
-        Merge("task_arithmetic", **models | options)
+        open_merge("task_arithmetic", **models | options)
     assert message in str(error.value) and len(str(error.value)) < 300
 
 
@@ -180,7 +180,7 @@ def test_values_that_hold(models):
         {"policy": types.MappingProxyType({"MAT": "sum"})}, {"max_update": 1e9}, {"dtype": torch.bfloat16},
         {"svd_cache": None}, {"batched": True}, {"device": torch.device("cpu")}, {"experts": tuple(models["experts"])},
     ):  # fmt: skip
-        assert list(Merge("task_arithmetic", **models | options).stream())
+        assert list(fitting.begin(open_merge("task_arithmetic", **models | options)).stream())
 
 
 def test_what_python_may_give_can_be_written_into_the_record(place):

@@ -12,7 +12,7 @@ import speechmerge
 from speechmerge.errors import CheckpointError
 from speechmerge.merging import engine, precision, task_vectors
 from speechmerge.merging import merge as merging
-from speechmerge.merging.merge import Merge
+from speechmerge.merging.merge import open_merge
 from speechmerge.whisper import checkpoints
 
 F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
@@ -98,7 +98,7 @@ def test_experts_that_started_from_the_rounded_base_changed_it_by_all_they_diffe
     found = engine.merged("task_arithmetic", base, experts, dtype=F64)
     for n, x in base.items():
         assert torch.allclose(found[n], x.to(F64) + sum(e[n].to(F64) - x.to(F64) for e in experts), rtol=0, atol=2e-8)
-    assert Merge("task_arithmetic", base, experts).inputs.rounding == [None, None]
+    assert open_merge("task_arithmetic", base, experts).inputs.rounding == [None, None]
 
 
 def test_without_a_sinusoid_maps_and_tables_show_a_rounded_base_and_vectors_count():

@@ -11,8 +11,8 @@ from tiny_models import T, make, measures, statistics
 
 import speechmerge
 from speechmerge.errors import MethodError
-from speechmerge.merging import engine, together
-from speechmerge.merging.merge import Merge
+from speechmerge.merging import engine, fitting, together
+from speechmerge.merging.merge import open_merge
 from speechmerge.merging.methods import STATISTICS, registry
 
 SAME = 1e-9  # of ‖merged - base‖, in fp64
@@ -166,10 +166,10 @@ def test_merges_made_together_are_those_made_alone_bit_by_bit(method, models, ex
     made, alone = [], []
     for name, scaling in ((method, 0.5), *others):
         inputs = made[0].inputs if made else None
-        made.append(merge(name, base, experts, extras, by=Merge, scaling=scaling, inputs=inputs))
+        made.append(merge(name, base, experts, extras, by=open_merge, scaling=scaling, inputs=inputs))
         alone.append(merge(name, base, experts, extras, scaling=scaling))
     found = [{} for _ in made]
-    for i, name, tensor in together.stream(made):
+    for i, name, tensor in together.stream([fitting.begin(one) for one in made]):
         found[i][name] = tensor
     for one, expected in zip(found, alone, strict=True):
         assert one.keys() == expected.keys() and all(torch.equal(one[n], expected[n]) for n in one)

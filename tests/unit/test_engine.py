@@ -8,8 +8,8 @@ from small_models import folder
 
 import speechmerge
 from speechmerge.errors import MethodError, SpeechMergeError
-from speechmerge.merging import applying, engine, fitting, methods, output
-from speechmerge.merging import merge as merging
+from speechmerge.merging import applying, engine, fitting, merge, methods, output
+from speechmerge.merging.merge import open_merge
 from speechmerge.whisper import checkpoints
 
 
@@ -57,7 +57,7 @@ def test_dtypes(base, experts):
 def test_blocks_and_threads_give_what_whole_tensors_give(method, base, experts, monkeypatch):
     options = {"scope": "model"} if method == "ramplus_tl" else {}
     expected = speechmerge.merge_state_dicts(method, base, experts, **options)
-    for module in (merging, fitting):
+    for module in (merge, fitting):
         monkeypatch.setattr(module, "BLOCK", 5)
     monkeypatch.setattr(applying, "workers", lambda merge: 2)
     found = speechmerge.merge_state_dicts(method, base, experts, **options)
@@ -73,7 +73,7 @@ def test_a_rule_may_look_at_the_whole_model_while_it_is_at_work(workers, base, m
     step = {name: torch.randint(-8, 9, t.shape, generator=draw).double() / 1024 for name, t in base.items()}
     base = {name: (1024 * tensor).round() / 1024 for name, tensor in base.items()}
     experts = [{name: base[name] + sign * step[name] for name in base} for sign in (1, -1)]
-    one = merging.Merge("ties", base, experts, density=1.0)
+    one = fitting.begin(open_merge("ties", base, experts, density=1.0))
     found = dict(one.stream())
     for name in base:  # all votes cancel out, so no sign has a majority, and the positive one counts
         assert torch.equal(found[name], base[name] + step[name].abs())
@@ -200,5 +200,5 @@ def test_a_generator_depends_on_seed_name_and_expert_only():
 def test_every_parameter_reaches_the_recipe(base, experts):
     for name, about in methods.registry().items():
         if not ({"gram", "fisher"} & set(about.needs) or about.measure):
-            merge = merging.Merge(name, base, experts[: about.experts])
-            assert set(about.parameters) <= set(output.recipe(merge, {})["parameters"])
+            opened = open_merge(name, base, experts[: about.experts])
+            assert set(about.parameters) <= set(output.recipe(opened, {})["parameters"])

@@ -8,7 +8,8 @@ from small_models import NAMES
 import speechmerge
 from speechmerge.errors import MethodError
 from speechmerge.merging import fitting
-from speechmerge.merging import merge as merging
+from speechmerge.merging.merge import open_merge
+from speechmerge.merging.run import Known, Merged, Run
 
 
 @pytest.mark.parametrize("method", ["regmean", "regmean_pp"])
@@ -62,16 +63,18 @@ def test_learnt_weights_find_a_target_and_have_the_gradient_of_finite_difference
         return 1e4 * sum(g.square().sum().item() for g in gaps.values()), {n: 2e4 * g for n, g in gaps.items()}
 
     for method in ("learned_average", "learned_arithmetic"):
-        merge = merging.Merge(method, base, experts, extras={"gradient": gradient}, groups=groups, steps=300, rate=0.05)
-        found = dict(merge.stream())
+        options = {"groups": groups, "steps": 300, "rate": 0.05}
+        run = fitting.begin(open_merge(method, base, experts, extras={"gradient": gradient}, **options))
+        found = dict(run.stream())
         gap = sum((found[n] - target[n]).square().sum() for n in base).sqrt()
         assert gap < 0.05 * sum((target[n] - base[n]).square().sum() for n in base).sqrt()
-        assert merge.weights.shape == ({"model": 1, "stack": 3, "layer": 3}[groups], 3)
-    weights = torch.full(merge.weights.shape, 0.3, dtype=torch.float64)
-    _, slope = fitting._gradient(merge, weights)
+        assert run.known.weights.shape == ({"model": 1, "stack": 3, "layer": 3}[groups], 3)
+    weights = torch.full(run.known.weights.shape, 0.3, dtype=torch.float64)
+    _, slope = fitting.gradient(run.weighted(weights))
     step = torch.zeros_like(weights)
     step[0, 1] = 1e-3
-    difference = (fitting._gradient(merge, weights + step)[0] - fitting._gradient(merge, weights - step)[0]) / 2e-3
+    ends = [fitting.gradient(run.weighted(weights + sign * step))[0] for sign in (1, -1)]
+    difference = (ends[0] - ends[1]) / 2e-3
     assert difference == pytest.approx(slope[0, 1].item(), rel=1e-2)
 
 
@@ -90,10 +93,11 @@ def test_missing_statistics_get_a_sentence(method, extras, words, base, experts)
 
 
 def test_a_merged_model_is_made_tensor_by_tensor_when_it_is_asked_for(base, experts, monkeypatch):
-    merge = merging.Merge("learned_average", base, experts, extras={"gradient": lambda state: (0.0, {})})
-    state = fitting.Merged(merge, torch.full((1, 3), 1 / 3, dtype=torch.float64))
+    merge = open_merge("learned_average", base, experts, extras={"gradient": lambda state: (0.0, {})})
+    run = Run(merge, Known.given(merge)).weighted(torch.full((1, 3), 1 / 3, dtype=torch.float64))
+    state = Merged(run)
     made = []
-    monkeypatch.setattr(merge, "tensor", lambda name: made.append(name) or base[name])
+    monkeypatch.setattr(run, "tensor", lambda name: made.append(name) or base[name])
     assert list(state) == list(base) and len(state) == len(base) and made == []
     name = list(NAMES)[1]
     assert state[name] is base[name] and made == [name]
@@ -106,15 +110,14 @@ def test_adamergings_slope_is_that_of_finite_differences(groups, base, experts):
     def entropy(state: dict) -> tuple[float, dict]:
         return sum(state[n].double().sin().sum().item() for n in base), {n: state[n].double().cos() for n in base}
 
-    merge = merging.Merge("adamerging", base, experts, extras={"entropy": entropy}, groups=groups, steps=0)
-    merge.prepare()
-    assert merge.weights.shape == ({"model": 1, "tensor": len(base)}[groups], 3)
-    weights = merge.weights + torch.linspace(0, 0.3, 3, dtype=torch.float64)
-    _, slope = fitting._gradient(merge, weights)
+    run = fitting.begin(open_merge("adamerging", base, experts, extras={"entropy": entropy}, groups=groups, steps=0))
+    assert run.known.weights.shape == ({"model": 1, "tensor": len(base)}[groups], 3)
+    weights = run.known.weights + torch.linspace(0, 0.3, 3, dtype=torch.float64)
+    _, slope = fitting.gradient(run.weighted(weights))
     for row, expert in ((0, 0), (-1, 2)):
         step = torch.zeros_like(weights)
         step[row, expert] = 1e-2
-        ends = [fitting._gradient(merge, weights + sign * step)[0] for sign in (1, -1)]
+        ends = [fitting.gradient(run.weighted(weights + sign * step))[0] for sign in (1, -1)]
         assert (ends[0] - ends[1]) / 2e-2 == pytest.approx(slope[row, expert].item(), rel=1e-2, abs=1e-5)
 
 
@@ -123,10 +126,9 @@ def test_adamerging_starts_as_task_arithmetic_and_stays_between_zero_and_one(bas
     start = speechmerge.merge_state_dicts("adamerging", base, experts, extras=extras, steps=0)
     plain = speechmerge.merge_state_dicts("task_arithmetic", base, experts, scaling=0.3)
     assert all(torch.allclose(start[n], plain[n], atol=1e-6) for n in base)
-    merge = merging.Merge("adamerging", base, experts, extras=extras, steps=60, rate=0.02)
-    dict(merge.stream())
-    assert merge.weights.min() == 0 and merge.weights.max() <= 1
-    assert merge.parameters["weights"] == merge.weights.tolist()
+    run = fitting.begin(open_merge("adamerging", base, experts, extras=extras, steps=60, rate=0.02))
+    assert run.known.weights.min() == 0 and run.known.weights.max() <= 1
+    assert run.parameters["weights"] == run.known.weights.tolist() and "weights" not in run.merge.parameters
 
 
 def test_evo_merging_finds_what_to_keep_then_what_it_counts(base, experts):
@@ -139,16 +141,17 @@ def test_evo_merging_finds_what_to_keep_then_what_it_counts(base, experts):
         return losses[-1]
 
     options = {"denoising": 90, "evaluations": 400, "population": 12, "sigma": 0.2, "penalty": 0.0}
-    merges = [merging.Merge("evo_merging", base, experts, extras={"loss": loss}, **options) for _ in range(2)]
-    one, two = (dict(merge.stream()) for merge in merges)
+    merge = open_merge("evo_merging", base, experts, extras={"loss": loss}, **options)
+    runs = [fitting.begin(merge) for _ in range(2)]
+    one, two = (dict(run.stream()) for run in runs)
     assert all(torch.equal(one[n], two[n]) for n in base)  # the same seed
     assert len(losses) <= 2 * (90 + 400)
-    kept, [factors] = merges[0].parameters["density"], merges[0].parameters["weights"]
+    kept, [factors] = runs[0].parameters["density"], runs[0].parameters["weights"]
     assert kept[1] < 0.5 < kept[0]  # an expert that only disturbs is thinned out
     assert factors[0] > 0.8 and factors[2] < -0.2
     found = loss(one)
     assert found < losses[0] and found == pytest.approx(min(losses[:-1]), rel=1e-4)
-    other = merging.Merge("evo_merging", base, experts, extras={"loss": loss}, seed=5, **options)
+    other = fitting.begin(open_merge("evo_merging", base, experts, extras={"loss": loss}, seed=5, **options))
     assert any(not torch.equal(x, one[n]) for n, x in other.stream())
 
 
@@ -172,10 +175,10 @@ def test_evo_merging_without_a_budget_is_a_mean_of_what_is_kept(params, expected
 def test_the_search_leaves_numpys_own_random_numbers_alone_and_ends_with_its_seconds(base, experts):
     extras = {"loss": lambda state: 1.0}
     before = np.random.get_state()[1].tolist()
-    merge = merging.Merge("evolved_arithmetic", base, experts, extras=extras, evaluations=10_000, seconds=1e-9)
-    merge.prepare()
+    options = {"evaluations": 10_000, "seconds": 1e-9}
+    run = fitting.begin(open_merge("evolved_arithmetic", base, experts, extras=extras, **options))
     assert np.random.get_state()[1].tolist() == before
-    assert merge.weights.tolist() == [[0.3, 0.3, 0.3]]  # the start is measured whatever the clock says
+    assert run.known.weights.tolist() == [[0.3, 0.3, 0.3]]  # the start is measured whatever the clock says
 
 
 @pytest.mark.parametrize(

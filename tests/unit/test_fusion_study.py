@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from speechbook.study import fusion_planning, plans, steps, store, study
+from speechbook.study import fusion_planning, fusion_rows, plans, steps, store, study
 from speechmerge.cli import cli
 from speechmerge.errors import StudyError
 from speechmerge.fusion import encoders, features, tasks
@@ -98,6 +98,15 @@ def test_a_small_experiment_from_hearing_to_rows(tmp_path):
     before = path.read_bytes()
     study.run(plan)
     assert path.read_bytes() == before, "nothing is measured anew"
+
+
+def test_an_embedding_is_kept_in_a_byte_a_number_and_points_where_it_did():
+    vectors = np.random.default_rng(0).standard_normal((20, 128))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    kept = np.array([fusion_rows.unpacked(fusion_rows.packed(vector)) for vector in vectors])
+    assert np.abs(kept @ kept.T - vectors @ vectors.T).max() < 0.005
+    assert fusion_rows.packed(kept[0]) == fusion_rows.packed(vectors[0])
+    assert not fusion_rows.unpacked(fusion_rows.packed([0.0, 0.0])).any()
 
 
 def test_a_merge_of_the_study_is_heard_as_an_upstream():

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from speechmerge import merge_state_dicts
 from speechmerge.errors import MethodError
-from speechmerge.merging import engine, lengths
-from speechmerge.merging.merge import Merge
+from speechmerge.merging import engine, fitting, lengths
+from speechmerge.merging.merge import open_merge
 
 NAME = "model.decoder.layers.0.fc1.weight"
 
@@ -104,12 +104,13 @@ def test_the_record_says_how_long_the_update_is(tmp_path):
 
 
 def test_a_model_merged_again_and_again_is_measured_once():
-    merge = Merge("task_arithmetic", BASE, experts(drawn(1, 0.01)), scaling=0.5)
-    once = [dict(merge.stream()) and merge.lengths.growth(0.5) for _ in range(3)]
+    run = fitting.begin(open_merge("task_arithmetic", BASE, experts(drawn(1, 0.01)), scaling=0.5))
+    once = [dict(run.stream()) and run.lengths.growth(0.5) for _ in range(3)]
     assert once == [pytest.approx(0.5)] * 3
 
 
 def test_a_merge_taken_up_again_does_not_claim_a_length():
-    merge = Merge("task_arithmetic", BASE | {"x": torch.ones(3)}, [experts(drawn(1))[0] | {"x": torch.ones(3)}])
-    list(merge.stream(skip=["x"]))
-    assert lengths.rounded(merge) is None
+    models = BASE | {"x": torch.ones(3)}, [experts(drawn(1))[0] | {"x": torch.ones(3)}]
+    run = fitting.begin(open_merge("task_arithmetic", *models), whole=False)
+    list(run.stream(skip=["x"]))
+    assert lengths.rounded(run) is None

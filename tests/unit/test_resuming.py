@@ -11,8 +11,9 @@ from small_models import NAMES, folder
 
 import speechmerge
 from speechmerge.errors import SpeechMergeError
-from speechmerge.merging import engine, estimates, fitting, inputs, output, resuming
-from speechmerge.merging import merge as merging
+from speechmerge.merging import engine, estimates, fitting, inputs, merge, output, resuming
+from speechmerge.merging.merge import open_merge
+from speechmerge.merging.run import Run
 from speechmerge.whisper import checkpoints, tensor_files
 
 
@@ -22,7 +23,7 @@ class Killed(BaseException):
 
 def interrupted(paths, out, monkeypatch, after: int = 2, **options) -> list[str]:
     """Merge until so many tensors are done; returns their names."""
-    done, plain = [], merging.Merge.tensor
+    done, plain = [], Run.tensor
 
     def tensor(self, name):
         if len(done) == after:
@@ -30,20 +31,20 @@ def interrupted(paths, out, monkeypatch, after: int = 2, **options) -> list[str]
         done.append(name)
         return plain(self, name)
 
-    monkeypatch.setattr(merging.Merge, "tensor", tensor)
+    monkeypatch.setattr(Run, "tensor", tensor)
     with pytest.raises(Killed):
         engine.merge_folders("dare", paths[0], paths[1:], out, progress=False, **options)
-    monkeypatch.setattr(merging.Merge, "tensor", plain)
+    monkeypatch.setattr(Run, "tensor", plain)
     assert not out.exists()
     return done
 
 
 def resumed(paths, out, monkeypatch, **options) -> list[str]:
     """Merge to the end; returns the names of the tensors that were computed."""
-    done, plain = [], merging.Merge.tensor
-    monkeypatch.setattr(merging.Merge, "tensor", lambda self, name: (done.append(name), plain(self, name))[1])
+    done, plain = [], Run.tensor
+    monkeypatch.setattr(Run, "tensor", lambda self, name: (done.append(name), plain(self, name))[1])
     engine.merge_folders("dare", paths[0], paths[1:], out, progress=False, **options)
-    monkeypatch.setattr(merging.Merge, "tensor", plain)
+    monkeypatch.setattr(Run, "tensor", plain)
     assert [x.name for x in out.parent.iterdir() if x.name.startswith(".")] == []
     return done
 
@@ -114,8 +115,7 @@ def test_an_error_leaves_nothing_and_two_merges_do_not_share_an_output(paths, tm
 
 
 def test_a_merge_never_holds_more_than_its_estimate_of_a_large_table(base, experts):
-    merge = merging.Merge("task_arithmetic", base, experts)
-    found = estimates.estimate(merge)
+    found = estimates.estimate(open_merge("task_arithmetic", base, experts))
     assert found.memory == 4 * 36 * (2 * 3 + 3)
     assert found.read == 4 * 4 * sum(math.prod(shape) for shape in NAMES.values())
 
@@ -123,8 +123,8 @@ def test_a_merge_never_holds_more_than_its_estimate_of_a_large_table(base, exper
 @pytest.mark.parametrize("method", ["weight_average", "ties", "sce", "dare", "lors", "tsvm", "regmean"])
 def test_the_time_is_estimated_for_every_kind_of_method(method, base, experts):
     extras = {"grams": [{n.removesuffix(".weight"): torch.eye(4) for n in NAMES} for _ in experts]}
-    merge = merging.Merge(method, base, experts, extras=extras if method == "regmean" else None)
-    found = estimates.estimate(merge)
+    opened = open_merge(method, base, experts, extras=extras if method == "regmean" else None)
+    found = estimates.estimate(opened)
     assert 0 < found.seconds < 60
     assert "MB of memory and 0 s" in str(found)
     assert "2 min" in str(dataclasses.replace(found, seconds=130.0))
@@ -132,7 +132,7 @@ def test_the_time_is_estimated_for_every_kind_of_method(method, base, experts):
 
 def test_merges_made_at_once_are_those_made_alone_and_are_taken_up_too(paths, tmp_path, monkeypatch):
     """Of a tensor in many blocks too, though the blocks of a method that looks at rows are others."""
-    for module in (merging, inputs):
+    for module in (merge, inputs):
         monkeypatch.setattr(module, "BLOCK", 64)
     told = {
         "dare": {"method": "dare", "scaling": 0.5, "seed": 3},

@@ -18,7 +18,7 @@ from speechmerge.errors import SpeechMergeError, TrainingError
 from speechmerge.evaluation.decoding_settings import Decoding
 from speechmerge.finetuning.training_recipe import Source
 from speechmerge.merging import recipe
-from speechmerge.merging.merge import Merge
+from speechmerge.merging.merge import open_merge
 from speechmerge.tuning import choosing, lab, plan, rival, speech, worries
 from speechmerge.tuning.request import Request
 from speechmerge.tuning.search import ALL, Trial
@@ -249,7 +249,7 @@ def test_what_experts_change_is_described_and_worried_about():
     base = {"model.encoder.layers.0.fc1.weight": torch.full((2, 2), 10.0)}
     changes = ([[3.0, 0], [0, 0]], [[-1.0, 0], [0, 0]])
     experts = [{name: w + torch.tensor(change) for name, w in base.items()} for change in changes]
-    about = worries.described(Merge("task_arithmetic", base, experts), ["a", "b"])
+    about = worries.described(open_merge("task_arithmetic", base, experts), ["a", "b"])
     assert about["relative"] == pytest.approx({"a": 0.15, "b": 0.05}) and about["conflict"] == pytest.approx(0.5)
     [[a, b, cosine]] = about["cosines"]
     assert (a, b) == ("a", "b") and cosine == pytest.approx(-1)

@@ -41,11 +41,10 @@ def reduction(results: Results, experiment: str, interface: str, against: str, s
     found = _cells(results, experiment, interface, against, **({"set": sets} if sets else {}))
     where = f", {fused.named(results.profile, sets[0])}" if sets else ""
     what = f"error of {fused.title(interface)} below that of {fused.title(against)}{where}"
-    often = int((found["value"] > 0).sum())
     mean = Part(f"{what}, mean of {len(found)} cells", *student(found["value"]), "%", "above")
-    least = math.ceil(OFTEN * len(found)) - 0.5
-    cells = f"{what}, cells of {len(found)}"
-    return [mean, Part(cells, often, often, often, "cells", "above", least, counted=True)]
+    often, least = int((found["value"] > 0).sum()), math.ceil(OFTEN * len(found)) - 0.5
+    share = f"cells of {len(found)} in which it is, {least + 0.5:g} claimed"  # too few decide nothing
+    return [mean, Part(share, often, often, len(found), "cells", "above", least, counted=True)]
 
 
 def weakest(results: Results, experiment: str, interface: str, against: str, task: str) -> list[Part]:
@@ -63,7 +62,7 @@ def equal(results: Results, experiment: str, interface: str, against: str) -> li
 
 
 def pair_beats_one(results: Results, experiment: str) -> list[Part]:
-    """In how many tasks the pair that dev prefers is reliably better than the single upstream that dev prefers."""
+    """Count the tasks in which the pair that dev prefers is reliably better than the one upstream that dev prefers."""
     rows, compared = _read(results, experiment), _read(results, experiment, fused.differences)
     both = {place: fused.best(rows, *how) for place, how in {"pair": (PAIR, (2,)), "one": (ALONE, (1,))}.items()}
     chosen = both["pair"].merge(both["one"], on="task", suffixes=("", "_one"))
@@ -79,17 +78,17 @@ def pair_beats_one(results: Results, experiment: str) -> list[Part]:
 
 
 def which_over_how_many(results: Results, experiment: str, interface: str) -> list[Part]:
-    """Spread of the errors among sets of one size over the step between the means of neighbouring sizes, by task."""
-    rows = _read(results, experiment)
-    own, parts = rows[rows["interface"] == interface], []
-    for panel, table in own.groupby("panel", sort=False):
+    """Count the tasks in which sets of one size spread wider than means of sizes lie apart; half of all is claimed."""
+    rows, told, often = _read(results, experiment), [], 0
+    tasks = rows[rows["interface"] == interface].groupby("panel", sort=False)
+    for panel, table in tasks:
         sizes = table.groupby("size")["value"]
-        several = sizes.count() > 1
-        spread = (sizes.max() - sizes.min())[several].mean()
+        spread = (sizes.max() - sizes.min())[sizes.count() > 1].mean()
         step = sizes.mean().diff().abs().mean()
-        if not step or math.isnan(step):
-            raise NotRunError(f"{experiment} has sets of one size alone")
-        ratio = float(spread / step)
-        note = f"; {spread:.1f} points among sets of one size, {step:.1f} from one size to the next"
-        parts.append(Part(f"spread over step, {panel}", ratio, ratio, ratio, "×", "above", 1.0, note, counted=True))
-    return parts
+        if math.isnan(spread) or math.isnan(step):
+            raise NotRunError(f"{experiment} has sets of one size alone, or one set of each size")
+        often += spread > step
+        told.append(f"{panel}: {spread:.1f} points among sets of one size, {step:.1f} from one size to the next")
+    what = f"tasks of {len(told)} in which the choice of models weighs more than their number"
+    least = math.ceil(len(told) / 2) - 0.5
+    return [Part(what, often, often, often, "tasks", "above", least, f"; {'; '.join(told)}", counted=True)]

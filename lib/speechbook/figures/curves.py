@@ -262,8 +262,8 @@ def forest(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 2, ze
             axes.tick_params(labelbottom=True)
             axes.set_yticks(range(len(order)), order if number % columns == 0 else [])
             axes.grid(axis="y", visible=False)
+            axes.set_xlabel(unit if number >= len(panels) - columns else "")
         legend(fig, panels.values())
-        fig.supxlabel(unit, fontsize=9.5)
     told = [f"{row.panel}, {row.label}, {row.system} {said(row)}" for row in table.itertuples()]
     return Figured(fig, caption, f"Dot charts, {unit}: " + "; ".join(told) + ".", table, marks)
 

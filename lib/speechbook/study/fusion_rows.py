@@ -1,8 +1,11 @@
 """Finished steps of a fusion experiment become the committed record: rows with intervals, answers, comparisons."""
 
+import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+
+import numpy as np
 
 from speechmerge import machine
 from speechmerge.errors import StudyError
@@ -28,6 +31,8 @@ def collect(plan: Plan) -> list[dict]:
         for cell, name in system.decodes.items():
             step = plan.steps[name]
             folds, answers = _tested(step), json.loads((step.folder / ANSWERS).read_text())["test"]
+            if tasks.find(cell.name).kind == "verification":  # what is scored is what is kept
+                answers = [[unpacked(packed(one)) for one in own] for own in answers]
             place = {"task": cell.name, "upstreams": "".join(system.experts), "interface": system.system}
             place |= {"variant": system.variant, "seed": system.seed}
             rows.append(
@@ -71,11 +76,24 @@ def _row(plan: Plan, system: System, cell: Cell, step: Step, summary: dict) -> d
     return about | sizes | made | summary
 
 
+def packed(embedding: Sequence[float]) -> str:
+    """Return an embedding as a word: a byte a number, of which the largest fills it."""
+    values = np.asarray(embedding, np.float64)
+    scaled = 127 * values / max(np.abs(values).max(), np.finfo(np.float32).tiny)
+    return base64.b64encode(np.round(scaled).astype(np.int8).tobytes()).decode()
+
+
+def unpacked(word: str) -> np.ndarray:
+    """Return the embedding of a word, of length 1."""
+    values = np.frombuffer(base64.b64decode(word), np.int8).astype(np.float64)
+    return values / max(np.linalg.norm(values), 1.0)
+
+
 def _answers(folds: list[Fold], answers: list) -> Iterator[dict]:
-    """Yield what was answered to each clip: its class, its text, or its embedding as JSON."""
+    """Yield what was answered to each clip: its class, its text, or its embedding as a word."""
     for number, (fold, own) in enumerate(zip(folds, answers, strict=True)):
         for one, answer in zip(fold, own, strict=True):
-            told = answer if isinstance(answer, str) else json.dumps(answer)
+            told = answer if isinstance(answer, str) else packed(answer)
             clip = f"{one.clip.source}:{one.clip.language}:{one.clip.id}"
             yield {"fold": number, "clip": clip, "answer": told}
 
@@ -110,7 +128,7 @@ def rescored(plan: Plan) -> list[dict]:
         folds = [[one for one in fold if one.split == "test"] for fold in folds_of(row["task"], tuple(sizes))]
         if place not in kept:
             raise StudyError(f"{plan.name}: there are no answers of {' '.join(map(str, place))}; run it again.")
-        read = json.loads if task.kind == "verification" else str
+        read = unpacked if task.kind == "verification" else str
         answers = [
             [read(kept[place][number, f"{one.clip.source}:{one.clip.language}:{one.clip.id}"]) for one in fold]
             for number, fold in enumerate(folds)

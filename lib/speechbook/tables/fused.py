@@ -117,6 +117,13 @@ def layers(found: pd.DataFrame) -> pd.DataFrame:
     return own.assign(x=x, system=own["models"]).sort_values("x", kind="stable", ignore_index=True)
 
 
+def lost(found: pd.DataFrame) -> pd.Series:
+    """Return by how many points the layer that dev prefers is behind the best one on test, by task and upstream."""
+    alone = layers(found)
+    groups = alone.groupby(["panel", "models"], sort=False)
+    return alone.loc[groups["dev"].idxmin()].set_index(["panel", "models"])["value"] - groups["value"].min()
+
+
 def peaks(found: pd.DataFrame) -> pd.DataFrame:
     """Return, for each task and upstream, the layer that dev prefers beside the last, and the weights of the sum.
 

@@ -13,10 +13,10 @@ from ..corpora import Clip
 from ..errors import MethodError
 from ..evaluation.decoding import Decoder
 from ..evaluation.predictions import Prediction
-from ..merging import methods
-from ..merging.fitting import Merged
+from ..merging import fitting, methods
 from ..merging.measuring import Speech
-from ..merging.merge import Merge
+from ..merging.merge import Merge, open_merge
+from ..merging.run import Merged
 from ..whisper.checkpoints import Checkpoint
 from . import weights
 from .states import lend, mean_states
@@ -30,7 +30,7 @@ class Models:
         base: the base's folder.
         experts: folders of models or of adapters, in order.
         method: of the merge.
-        options: its parameters and options of :class:`speechmerge.merging.merge.Merge`.
+        options: its parameters and options of :func:`speechmerge.merging.merge.open_merge`.
         speech: for each expert, in order, speech of its own; empty where it is not asked for.
     """
 
@@ -44,14 +44,14 @@ class Models:
         """Open and check the merge; ``changes`` take the place of options.
 
         Raises:
-            CheckpointError, MethodError: see :class:`speechmerge.merging.merge.Merge`.
+            CheckpointError, MethodError: see :func:`speechmerge.merging.merge.open_merge`.
         """
         if methods.find(self.method).data:
             raise MethodError(
                 f"{self.method} needs data beside the models; merge with it beforehand, and listen with a method that "
                 "needs the models alone, such as task_arithmetic."
             )
-        return Merge(self.method, self.base, list(self.experts), **{"strict": True} | dict(self.options) | changes)
+        return open_merge(self.method, self.base, list(self.experts), **{"strict": True} | dict(self.options) | changes)
 
 
 class Chooser(Protocol):
@@ -122,8 +122,7 @@ class Opened(Mapping[str, Tensor]):
 
 def plain(merge: Merge) -> Mapping[str, Tensor]:
     """Return the merged model itself, each tensor merged when it is asked for."""
-    merge.prepare()
-    return Merged(merge, merge.weights)
+    return Merged(fitting.begin(merge))
 
 
 class Soft:
@@ -139,7 +138,7 @@ class Soft:
         if models.options.get("weights") is not None:
             raise MethodError("se_merging finds the weights of the experts itself; leave them out of the merge.")
         self.merge = models.merge()
-        self.merge.prepare()
+        self.run = fitting.begin(self.merge)
         self.distances = Distances(self.merge, models, signal, layer)
         self.temperature, self.grain = temperature, grain
 
@@ -150,7 +149,7 @@ class Soft:
 
     def model(self, answer: tuple[int, ...]) -> Mapping[str, Tensor]:
         """Return θ0 + λ Σ_t T·λ_t(x) τ_t."""
-        return Merged(self.merge, torch.tensor([answer], dtype=torch.float64) / self.grain)
+        return Merged(self.run.weighted(torch.tensor([answer], dtype=torch.float64) / self.grain))
 
 
 class Nearest:

@@ -36,14 +36,16 @@ class Heard:
 class Hearing:
     """The upstreams of a set."""
 
-    def __init__(self, features: Sequence[Features], *, whole: bool) -> None:
+    def __init__(self, features: Sequence[Features], *, whole: bool, normalise: Normaliser | None = None) -> None:
         """Prepare; without :meth:`normalised` states stay as they are.
 
         Args:
             features: of each upstream, in order.
             whole: whether all frames of a clip are heard, as speech recognition needs.
+            normalise: what is done to states.
         """
-        self.features, self.whole, self.normalise = list(features), whole, Normaliser("none")
+        self.features, self.whole = list(features), whole
+        self.normalise = normalise or Normaliser("none")
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -62,15 +64,13 @@ class Hearing:
         """
         if kind not in NORMALISE:
             raise MethodError(f"there is no normalisation {kind!r}.{nearest(kind, NORMALISE)}")
-        made = Hearing(self.features, whole=self.whole)
         found = []
         if kind == "standard":
             some = [self.open(clip) for clip in clips[:MEASURED]]
             for place in range(len(self.features)):
                 parts = [resampled(one.states[place], len(one.states[place]), _rows(one, place)) for one in some]
                 found.append(moments(torch.cat(parts)))
-        made.normalise = Normaliser(kind, found)
-        return made
+        return Hearing(self.features, whole=self.whole, normalise=Normaliser(kind, found))
 
 
 def _rows(heard: Heard, place: int) -> np.ndarray:

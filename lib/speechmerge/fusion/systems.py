@@ -129,7 +129,6 @@ def read(folder: Path, task: Task, hearing: Hearing) -> System:
         for place in range(len(hearing.features))
         if f"normalise.{place}.mean" in state
     ]
-    made = Hearing(hearing.features, whole=hearing.whole)
-    made.normalise = Normaliser(options.normalise, pairs)
+    made = Hearing(hearing.features, whole=hearing.whole, normalise=Normaliser(options.normalise, pairs))
     interface.eval(), head.eval()
     return System(task, interface, head, classes, made, options, told["rate"], told["dev"])

@@ -20,6 +20,7 @@ from .rules.primitives import per_expert
 
 if TYPE_CHECKING:
     from .merge import Merge
+    from .run import Run
 
 BATCH = 1 << 27  # scalars of all experts in one batch of matrices of equal shape
 AHEAD = 8  # merged tensors that wait to be written, at most, so that a small one need not wait for a large one
@@ -99,12 +100,13 @@ def shaped(merge: "Merge", name: str, values: Tensor) -> Tensor:
     return values.view((*lead, *shape))
 
 
-def combine(merge: "Merge", name: str, deltas: Tensor, scale: str) -> Tensor:
+def combine(run: "Run", name: str, deltas: Tensor, scale: str) -> Tensor:
     """Sum the experts ``[T, ...]``, or take their mean, with the method's weights if it has any."""
-    if isinstance(merge.weights, Tensor):  # learnt ones, a row for each group of tensors
-        weights, scale = merge.weights[merge.groups[name]].tolist(), "sum"
+    merge, known = run.merge, run.known
+    if isinstance(known.weights, Tensor):  # learnt ones, a row for each group of tensors
+        weights, scale = known.weights[known.groups[name]].tolist(), "sum"
     else:
-        weights = per_expert(merge.weights, len(deltas))
+        weights = per_expert(known.weights, len(deltas))
     total = math.fsum(weights) if scale == "mean" else 1.0
     if total == 0:
         raise MethodError(f"{merge.method.name}: the weights {weights} sum to zero, so there is no mean.")
@@ -114,11 +116,11 @@ def combine(merge: "Merge", name: str, deltas: Tensor, scale: str) -> Tensor:
     return merged
 
 
-def apply(merge: "Merge", names: list[str], start: int, base: Tensor, deltas: Tensor, generators: list) -> Tensor:
+def apply(run: "Run", names: list[str], start: int, base: Tensor, deltas: Tensor, generators: list) -> Tensor:
     """Apply the method's rule and return the merged task vectors.
 
     Args:
-        merge: whose method and options are used.
+        run: of the merge whose method and options are used.
         names: one tensor, or several of equal shape that are merged in one batch.
         start: where in the tensor a block starts.
         base: shape ``[n]``, or ``[B, n]`` for a batch.
@@ -128,9 +130,9 @@ def apply(merge: "Merge", names: list[str], start: int, base: Tensor, deltas: Te
     Returns:
         The shape of ``base``.
     """
-    name, needs = names[0], merge.method.needs
+    merge, name, needs = run.merge, names[0], run.merge.method.needs
     context: dict[str, Any] = {"base": shaped(merge, name, base), "depth": merge.depths.get(name)}
-    context |= {"generators": generators, "prepass": merge.prepass}
+    context |= {"generators": generators, "prepass": run.known.prepass}
     given = shaped(merge, name, deltas)
     if "fisher" in needs:
         context["fisher"] = fisher(merge, name, start, base)
@@ -142,9 +144,9 @@ def apply(merge: "Merge", names: list[str], start: int, base: Tensor, deltas: Te
         context["gram"] = torch.stack(grams, 1) if base.dim() == 2 else grams[0]
     if "vectors" in needs:
         context["vectors"] = merge.svd_cache and [_cached(merge.svd_cache, delta) for delta in given]
-    found = merge.method.rule(given, **merge.options, **{need: context[need] for need in needs})
+    found = merge.method.rule(given, **run.known.options, **{need: context[need] for need in needs})
     if merge.method.gives == "experts":
-        found = combine(merge, name, found, merge.method.scale)
+        found = combine(run, name, found, merge.method.scale)
     return found.reshape(base.shape)
 
 

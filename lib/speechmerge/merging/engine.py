@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from ..whisper.checkpoints import most_precise, strip_wrappers
 from . import options as settings
 from . import output, together, validation
 from .estimates import estimate
+from .fitting import begin
 from .inputs import Source
-from .merge import Merge
+from .merge import Merge, open_merge
 from .methods import find
 from .resuming import Journal, unfinished
+from .run import Run
 
 log = logging.getLogger(__name__)
 
@@ -45,20 +48,20 @@ def merge_state_dicts(
         scaling: λ in θ0 + λτ.
         extras: statistics of data some methods need.
         params: the method's parameters, and ``include``, ``policy``, ``dtype``, ``device``, ``strict``
-            (:class:`speechmerge.merging.merge.Merge`).
+            (:func:`speechmerge.merging.merge.open_merge`).
 
     Returns:
         The merged tensors in the base's order and dtypes; computed in fp32, or fp64 where an input is fp64.
     """
-    return _collect(Merge(method, base, experts, scaling=scaling, extras=extras, **params), base)
+    return _collect(begin(open_merge(method, base, experts, scaling=scaling, extras=extras, **params)), base)
 
 
 def merged(method: str, base: Source, experts: Sequence[Source], **options: Any) -> dict[str, Tensor]:
     """Merge folders (or dicts) in memory, without writing; all checks of a written merge are made.
 
-    Args and raises: those of :class:`Merge`.
+    Args and raises: those of :func:`.merge.open_merge`.
     """
-    return _collect(Merge(method, base, experts, **{"strict": True} | options), base)
+    return _collect(begin(open_merge(method, base, experts, **{"strict": True} | options)), base)
 
 
 def line(method: str, base: Source, experts: Sequence[Source], **options: Any) -> Callable[[float], dict[str, Tensor]]:
@@ -66,31 +69,29 @@ def line(method: str, base: Source, experts: Sequence[Source], **options: Any) -
 
     Base and merged task vector stay in memory. A method that learns weights learns them anew for each λ.
 
-    Args and raises: those of :class:`Merge` but ``scaling``.
+    Args and raises: those of :func:`.merge.open_merge` but ``scaling``.
 
     Returns:
         The function from λ to the merged tensors, equal to those of :func:`merged`.
     """
     if find(method).fit:
         return lambda scaling: merged(method, base, experts, scaling=scaling, **options)
-    merge = Merge(method, base, experts, **{"strict": True} | options)
-    merge.kept = {}
-    _collect(merge, base)
+    run = begin(open_merge(method, base, experts, **{"strict": True} | options), keep=True)
+    _collect(run, base)
 
     def at(scaling: float) -> dict[str, Tensor]:
         settings.check(method, "scaling", scaling)
-        merge.scaling = scaling
-        return _collect(merge, base)
+        return _collect(run.again(scaling), base)
 
     return at
 
 
-def _collect(merge: Merge, base: Source) -> dict[str, Tensor]:
+def _collect(run: Run, base: Source) -> dict[str, Tensor]:
     """Stream into a dict; where a base in memory stored the tied head, so does the result, beside the table."""
-    found = dict(merge.stream())
-    names = list(merge.base.shapes)
-    if merge.base.head and isinstance(base, Mapping):
-        head, table = merge.base.head
+    found, opened = dict(run.stream()), run.merge.base
+    names = list(opened.shapes)
+    if opened.head and isinstance(base, Mapping):
+        head, table = opened.head
         found[head] = found[table]
         names = [strip_wrappers(name) for name in base]
         names += [table] if table not in names else []
@@ -127,16 +128,16 @@ def merge_folders(
         progress: show a progress bar.
         fingerprints: hash all models for the record; without, a merge that only reads and writes is twice as fast.
         data: what the record says of the data behind ``extras``; anything that JSON can write.
-        options: those of :class:`Merge`; ``dtype`` defaults to the most precise one among base and experts.
+        options: those of :func:`.merge.open_merge`; ``dtype`` defaults to the most precise one among base and experts.
 
     Returns:
         ``output_folder``.
 
     Raises:
-        CheckpointError, MethodError: see :class:`Merge`.
+        CheckpointError, MethodError: see :func:`.merge.open_merge`.
         SpeechMergeError: the output exists, is not writable or the disk is too full; found before the work.
     """
-    merge = Merge(method, base, experts, **{"strict": True} | options)
+    merge = open_merge(method, base, experts, **{"strict": True} | options)
     _write({Path(output_folder): (merge, options)}, overwrite, progress, fingerprints, data)
     return Path(output_folder)
 
@@ -162,7 +163,7 @@ def merge_many(
         overwrite: replace existing folders.
         progress: show a progress bar.
         fingerprints: hash all models for the records.
-        options: of :class:`Merge`, for all merges.
+        options: of :func:`.merge.open_merge`, for all merges.
 
     Raises:
         CheckpointError, MethodError, SpeechMergeError: as :func:`merge_folders`.
@@ -170,7 +171,7 @@ def merge_many(
     made: list[Merge] = []
     told = [{"strict": True} | options | given for given in merges.values()]
     for given in told:
-        made.append(Merge(base=base, experts=experts, inputs=made[0].inputs if made else None, **given))
+        made.append(open_merge(base=base, experts=experts, inputs=made[0].inputs if made else None, **given))
     _write(dict(zip(map(Path, merges), zip(made, told, strict=True), strict=True)), overwrite, progress, fingerprints)
 
 
@@ -182,6 +183,7 @@ def _write(
     data: Mapping[str, Any] | None = None,
 ) -> None:
     """Write merges of the same models, given with their options by output folder: all or none."""
+    merges = {path: (_precise(merge), options) for path, (merge, options) in merges.items()}
     made = [merge for merge, _ in merges.values()]
     base, experts = made[0].base, made[0].experts
     if all(merge.piece == "entries" for merge in made):  # blocks of one size; whole tensors would leave gaps
@@ -197,21 +199,28 @@ def _write(
         for path, (merge, options) in merges.items():
             folders.append(stack.enter_context(atomic_folder(path, overwrite=overwrite)))
             works.append(stack.enter_context(unfinished(path, output.identity(merge, options))))
-        _write_weights(made, works, folders, progress)
+        skip = [journal.finished for _, journal in works]
+        runs = [begin(one, progress=progress, whole=not done) for one, done in zip(made, skip, strict=True)]
+        _write_weights(runs, works, folders, progress)
         models = output.marks([base, *experts, *folders], fingerprints)
-        for (merge, options), folder, mark in zip(merges.values(), folders, models[-len(folders) :], strict=True):
-            output.write_companions(folder, base.folder, merge.dtype, about)
+        told = [options for _, options in merges.values()]
+        for run, options, folder, mark in zip(runs, told, folders, models[-len(folders) :], strict=True):
+            output.write_companions(folder, base.folder, run.merge.dtype, about)
             marks = [*models[: -len(folders)], mark]
-            output.write_record(folder, merge, options, marks, said=said, data=data)
+            output.write_record(folder, run, options, marks, said=said, data=data)
     release_memory()
     log.info("%s written in %.1f s", ", ".join(map(str, merges)), time.perf_counter() - started)
 
 
+def _precise(merge: Merge) -> Merge:
+    """Return the merge with the precision it is written in: its own, or the finest of its models'."""
+    return replace(merge, dtype=merge.dtype or most_precise([merge.base, *merge.experts]))
+
+
 def _check_room(merges: Mapping[Path, tuple[Merge, Mapping[str, Any]]]) -> None:
-    """Settle in which precision each merge is written, and raise unless disk and memory suffice for all together."""
+    """Raise unless disk and memory suffice for all merges together."""
     total = most = 0
     for merge, _ in merges.values():
-        merge.dtype = merge.dtype or most_precise([merge.base, *merge.experts])
         sizes = [math.prod(shape) * merge.dtype.itemsize for shape in merge.base.shapes.values()]
         expected = estimate(merge)
         log.info("%s of %d experts: %s", merge.method.name, len(merge.experts), expected)
@@ -222,16 +231,16 @@ def _check_room(merges: Mapping[Path, tuple[Merge, Mapping[str, Any]]]) -> None:
 
 
 def _write_weights(
-    merges: Sequence[Merge], works: Sequence[tuple[Path, Journal]], folders: Sequence[Path], progress: bool
+    runs: Sequence[Run], works: Sequence[tuple[Path, Journal]], folders: Sequence[Path], progress: bool
 ) -> None:
     """Write the weights of merges where their unfinished work lies, then move them into their folders."""
     with ExitStack() as stack:
         writers = [
-            stack.enter_context(closing(output.Weights(work, output.layout(merge.base, merge.dtype), journal)))
-            for merge, (work, journal) in zip(merges, works, strict=True)
+            stack.enter_context(closing(output.Weights(work, output.layout(run.merge.base, run.merge.dtype), journal)))
+            for run, (work, journal) in zip(runs, works, strict=True)
         ]
         skip = [journal.finished for _, journal in works]
-        for i, name, tensor in together.stream(merges, progress=progress, skip=skip):
+        for i, name, tensor in together.stream(runs, progress=progress, skip=skip):
             writers[i].put(name, tensor)
         files = [weights.finish() for weights in writers]
     for (work, _), names, folder in zip(works, files, folders, strict=True):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..whisper.parameter_classes import MATRIX, classify
 from . import applying
+from .run import Known, Run
 
 if TYPE_CHECKING:
     from .merge import Merge
@@ -72,6 +73,7 @@ def _speeds(merge: "Merge", name: str, treatment: str) -> tuple[float, float]:
     base, deltas, _ = merge.inputs.read(name, start, stop)
     read = time.perf_counter()
     if treatment == "rule" and not (merge.method.prepass or merge.method.data):
-        applying.apply(merge, [name], start, base, deltas, applying.generators(merge, name))
+        run = Run(merge, Known.given(merge))
+        applying.apply(run, [name], start, base, deltas, applying.generators(merge, name))
     share = (stop - start) / math.prod(merge.base.shapes[name])
     return (read - began) / (stop - start), (time.perf_counter() - read) / share

@@ -5,7 +5,8 @@ Weights are learnt by measuring merged models: what a method's ``fit`` needs is 
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,31 +16,45 @@ from ..errors import MethodError
 from ..whisper.checkpoints import BLOCK
 from ..whisper.parameter_classes import layer
 from . import applying
+from .merge import Merge
 from .rules.ranking import STRIDE
 from .rules.streams import Piece
-
-if TYPE_CHECKING:
-    from .merge import Merge
+from .run import Known, Merged, Run, bar
 
 
-def prepare(merge: "Merge", workers: int) -> None:
+def begin(merge: Merge, *, progress: bool = False, whole: bool = True, keep: bool = False) -> Run:
+    """Find what must be known of the whole model, and return a run of the merge.
+
+    Args:
+        merge: what is merged.
+        progress: show progress bars.
+        whole: whether every tensor will be merged, and none was left over from before.
+        keep: whether the run keeps θ0 and τ of every tensor (:meth:`.run.Run.again`).
+    """
+    workers = applying.workers(merge)
+    with applying.threads(merge, merge.piece == "matrices"):
+        found = known(merge, workers, progress)
+    return Run(merge, found, progress=progress, whole=whole, keep=keep)
+
+
+def known(merge: Merge, workers: int, progress: bool = False) -> Known:
     """Fit the weights, find what the method's prepass finds, and the scale of depth, where they are asked for."""
+    found = Known.given(merge)
     if merge.method.fit:
-        fit(merge)
+        found = fitted(merge, found, progress)
     if merge.method.prepass:
-        merge.prepass = _prepass(merge, workers)
-    if merge.lines is not None:
-        merge.lines = {"alpha": None, "beta": 0.0, **merge.lines}
-        if merge.lines["alpha"] is None:
-            merge.lines["alpha"] = _balance(merge)
+        found = replace(found, prepass=_prepass(merge, found, workers, progress))
+    if merge.lines is not None and merge.lines.get("alpha") is None:
+        found = replace(found, lines=found.lines | {"alpha": _balance(Run(merge, found))})
+    return found
 
 
-def _prepass(merge: "Merge", workers: int) -> Any:
+def _prepass(merge: Merge, found: Known, workers: int, progress: bool) -> Any:
     """Return what the method's prepass finds; of the same models and options it is found once."""
-    key = repr((merge.method.name, merge.options, sorted(merge.selected), merge.policy))
+    key = repr((merge.method.name, found.options, sorted(merge.selected), merge.policy))
     seen = {} if merge.extras else merge.inputs.seen  # extras have no name to know them by
     if key not in seen:
-        seen[key] = merge.method.prepass(Deltas(merge, workers), **merge.options)
+        seen[key] = merge.method.prepass(Deltas(merge, workers, progress), **found.options)
     return seen[key]
 
 
@@ -50,8 +65,9 @@ class Deltas:
     memory that the merge reads into.
     """
 
-    def __init__(self, merge: "Merge", workers: int) -> None:
+    def __init__(self, merge: Merge, workers: int, progress: bool = False) -> None:
         self.merge, self.workers, self.experts, self.size = merge, workers, len(merge.experts), 0
+        self.progress = progress
         self.inputs = merge.inputs.apart()
         self.places: list[tuple[str, int, int, int]] = []  # tensor, start, stop, scalars before
         for name in merge.base.shapes:
@@ -62,9 +78,10 @@ class Deltas:
     def each(self, look: Callable[[Piece], Any]) -> Iterator[Any]:
         """Yield what ``look`` finds in the deltas of every tensor, or block of one, that the rule is applied to."""
         found = applying.side_by_side(lambda place: look(self._piece(*place[:3])), self.places, self.workers)
-        with self.merge.bar("look through", len({name for name, *_ in self.places})) as bar:
+        names = {name for name, *_ in self.places}
+        with bar(self.merge, "look through", len(names), self.progress) as shown:
             for (_, start, *_), one in zip(self.places, found, strict=True):
-                bar.update(start == 0)
+                shown.update(start == 0)
                 yield one
 
     def sample(self) -> Iterator[Tensor]:
@@ -89,42 +106,40 @@ class Deltas:
         return torch.cat(parts, 1)
 
 
-def _balance(merge: "Merge") -> float:
+def _balance(run: Run) -> float:
     """Return LiNeS' α: the sum of magnitudes of Στ_t over T times that of the merged task vector."""
-    plain = merged = 0.0
+    merge, plain, merged = run.merge, 0.0, 0.0
     for name in merge.base.shapes:
         if (treatment := merge.treatment(name)) != "base":
-            for start, base, change, _ in merge.changes(name, treatment):
+            for start, base, change, _ in run.changes(name, treatment):
                 total = merge.inputs.read(name, start, start + len(base))[1].sum(0)
                 plain += total.abs().sum(dtype=torch.float64).item()
                 merged += change.abs().sum(dtype=torch.float64).item()
     return plain / merged / len(merge.experts) if merged else 0.0
 
 
-def fit(merge: "Merge") -> None:
-    """Let the method find weights ``[G, T]`` from measurements of merged models, and give them to the merge.
+def fitted(merge: Merge, found: Known, progress: bool = False) -> Known:
+    """Let the method find weights ``[G, T]`` from measurements of merged models.
 
     A fit may try options of the rule besides, and return those found with the weights.
     """
     places = [_place(name, merge.options.get("groups", "model")) for name in merge.base.shapes]
     rows = {place: row for row, place in enumerate(dict.fromkeys(places))}
-    merge.groups = {name: rows[place] for name, place in zip(merge.base.shapes, places, strict=True)}
-    measure = _gradient if merge.method.measure in ("gradient", "entropy") else _number
+    found = replace(found, groups={name: rows[x] for name, x in zip(merge.base.shapes, places, strict=True)})
+    measure = gradient if merge.method.measure in ("gradient", "entropy") else number
     many = merge.method.evaluations(merge.options, len(merge.experts))
-    with tqdm(total=many, desc=f"learn ({merge.method.name})", unit="model", disable=not merge.progress) as bar:
+    with tqdm(total=many, desc=f"learn ({merge.method.name})", unit="model", disable=not progress) as shown:
 
         def measured(weights: Tensor, **changes: Any) -> Any:
-            merge.options |= changes
-            found = measure(merge, weights)
-            bar.update()
-            return found
+            tried = measure(Run(merge, replace(found, weights=weights, options={**found.options, **changes})))
+            shown.update()
+            return tried
 
-        given = merge.options | ({"seed": merge.seed} if merge.method.stochastic else {})
-        found = merge.method.fit(measured, len(rows), len(merge.experts), **given)
-    weights, changes = found if isinstance(found, tuple) else (found, {})
-    merge.weights = weights
-    merge.options |= changes
-    merge.parameters |= {"weights": weights.tolist(), **changes}
+        given = {**merge.options, **({"seed": merge.seed} if merge.method.stochastic else {})}
+        learnt = merge.method.fit(measured, len(rows), len(merge.experts), **given)
+    weights, changes = learnt if isinstance(learnt, tuple) else (learnt, {})
+    told = {"weights": weights.tolist(), **changes}
+    return replace(found, weights=weights, options={**found.options, **changes}, learnt=told)
 
 
 def _place(name: str, groups: str) -> tuple:
@@ -133,29 +148,7 @@ def _place(name: str, groups: str) -> tuple:
     return {"model": (), "stack": where[:1], "layer": where, "tensor": (name,)}[groups]
 
 
-class Merged(Mapping[str, Tensor]):
-    """The model that a merge makes with some weights; each tensor is merged when it is asked for, and not kept."""
-
-    def __init__(self, merge: "Merge", weights: Tensor) -> None:
-        self.merge, self.weights = merge, weights
-
-    def __getitem__(self, name: str) -> Tensor:
-        """Merge one tensor."""
-        if name not in self.merge.base.shapes:
-            raise KeyError(name)
-        self.merge.weights = self.weights
-        return self.merge.tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names, in the base's order."""
-        yield from self.merge.base.shapes
-
-    def __len__(self) -> int:
-        """Count the tensors."""
-        return len(self.merge.base.shapes)
-
-
-def _finite(merge: "Merge", measured: Any) -> float:
+def _finite(merge: Merge, measured: Any) -> float:
     """Return what a function measured of a merged model as a number."""
     try:
         found = float(measured)
@@ -166,18 +159,19 @@ def _finite(merge: "Merge", measured: Any) -> float:
     return found
 
 
-def _number(merge: "Merge", weights: Tensor) -> float:
-    """Return the error or loss."""
-    return _finite(merge, merge.extras[merge.method.measure](Merged(merge, weights)))
+def number(run: Run) -> float:
+    """Return the error or loss of the model that a run makes."""
+    return _finite(run.merge, run.merge.extras[run.merge.method.measure](Merged(run)))
 
 
-def _gradient(merge: "Merge", weights: Tensor) -> tuple[float, Tensor]:
+def gradient(run: Run) -> tuple[float, Tensor]:
     """Return the loss and its gradient by the weights: λ times the inner products of its gradient and the deltas."""
-    loss, slopes = merge.extras[merge.method.measure](Merged(merge, weights))
-    found = torch.zeros(weights.shape, dtype=torch.float64)
+    merge = run.merge
+    loss, slopes = merge.extras[merge.method.measure](Merged(run))
+    found = torch.zeros(run.known.weights.shape, dtype=torch.float64)
     for name in merge.base.shapes:
         if name in slopes and merge.treatment(name) != "base":
-            found[merge.groups[name]] += merge.scaling * _inner(merge, name, slopes)
+            found[run.known.groups[name]] += merge.scaling * _inner(merge, name, slopes)
     if not torch.isfinite(found).all():
         raise MethodError(
             f"{merge.method.name}: the gradient is not finite; lower the learning rate or check the data."
@@ -185,7 +179,7 @@ def _gradient(merge: "Merge", weights: Tensor) -> tuple[float, Tensor]:
     return _finite(merge, loss), found
 
 
-def _inner(merge: "Merge", name: str, slopes: Mapping[str, Tensor]) -> Tensor:
+def _inner(merge: Merge, name: str, slopes: Mapping[str, Tensor]) -> Tensor:
     """Return ⟨∇L, τ_t⟩ of one tensor for each expert, fp64 ``[T]``."""
     flat = slopes[name].detach().reshape(-1)
     total = torch.zeros(len(merge.experts), dtype=torch.float64)

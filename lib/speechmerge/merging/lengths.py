@@ -12,7 +12,7 @@ from ..errors import MethodError
 from .rules.primitives import per_expert
 
 if TYPE_CHECKING:
-    from .merge import Merge
+    from .run import Run
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,10 @@ def squares(rows: Tensor) -> list[float]:
 class Lengths:
     """The squared lengths of merged updates (without λ) and of the experts' updates, tensor by tensor."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, complete: bool = True) -> None:
         self.merged: dict[str, float] = {}
         self.experts: dict[str, list[float]] = {}
-        self.complete = True  # not where a merge was taken up again
+        self.complete = complete  # not where a merge was taken up again
 
     def add(self, name: str, start: int, merged: float, experts: list[float]) -> None:
         """Add a block of a tensor; the one that starts at 0 is the first, also of a tensor that is merged again."""
@@ -51,21 +51,22 @@ def _ratio(merged: float, experts: float) -> float:
     return merged / experts if experts > 0 else 0.0
 
 
-def check(merge: "Merge", name: str) -> None:
+def check(run: "Run", name: str) -> None:
     """Check that a merged tensor stayed in the neighbourhood of its experts.
 
     Raises:
         MethodError: λτ is more than ``max_growth`` times as long as the experts' updates together, beyond what their
             weights and λ themselves make of it.
     """
-    if name not in merge.lengths.merged:
+    if name not in run.lengths.merged:
         return
+    merge = run.merge
     scaling, limit = abs(merge.scaling), merge.max_growth * max(1.0, abs(merge.scaling))
-    given = merge.weights if merge.method.gives == "experts" else merge.options.get("weights")
+    given = run.known.weights if merge.method.gives == "experts" else run.known.options.get("weights")
     weights = per_expert(None if isinstance(given, Tensor) else given, len(merge.experts))  # a tensor was learnt
     sizes = [max(1.0, abs(w)) for w in weights]
-    experts = sum(w * math.sqrt(x) for w, x in zip(sizes, merge.lengths.experts[name], strict=True))
-    growth = _ratio(scaling * math.sqrt(merge.lengths.merged[name]), experts)
+    experts = sum(w * math.sqrt(x) for w, x in zip(sizes, run.lengths.experts[name], strict=True))
+    growth = _ratio(scaling * math.sqrt(run.lengths.merged[name]), experts)
     if growth > limit:
         # With RegMean's own ridge, inputs that hardly vary decide; 1e-4 makes far shorter updates, no worse on dev.
         hint = ", for example ridge=1e-4" if merge.parameters.get("ridge", 1.0) < 1e-4 else ""
@@ -77,18 +78,19 @@ def check(merge: "Merge", name: str) -> None:
         )
 
 
-def rounded(merge: "Merge") -> float | None:
+def rounded(run: "Run") -> float | None:
     """Return the whole merge's λ‖τ‖ / Σ‖τ_t‖ for its record, if all of it was merged just now."""
-    return float(f"{merge.lengths.growth(merge.scaling):.3g}") if merge.lengths.complete else None
+    return float(f"{run.lengths.growth(run.merge.scaling):.3g}") if run.lengths.complete else None
 
 
-def tell(merge: "Merge") -> None:
+def tell(run: "Run") -> None:
     """Log a warning where the merged update, or that of a tensor, is far longer than its experts'."""
-    each = {name: merge.lengths.growth(merge.scaling, [name]) for name in merge.lengths.merged}
+    merge = run.merge
+    each = {name: run.lengths.growth(merge.scaling, [name]) for name in run.lengths.merged}
     worst = max(each, key=each.get, default=None)
     if worst and each[worst] > TOLD:
         log.warning(
             "%s: the merged update is %.3g times as long as those of all experts together, that of %s %.3g times; such "
             "a model has left their neighbourhood.",
-            *(merge.method.name, merge.lengths.growth(merge.scaling), worst, each[worst]),
+            *(merge.method.name, run.lengths.growth(merge.scaling), worst, each[worst]),
         )

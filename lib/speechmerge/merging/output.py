@@ -26,6 +26,7 @@ from .resuming import Journal
 if TYPE_CHECKING:
     from ..whisper.companions import Companions
     from .merge import Merge
+    from .run import Run
 
 SHARD_BYTES = 5_000_000_000  # Hugging Face's customary size of one file
 COMPANIONS = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
@@ -158,7 +159,7 @@ def marks(models: Sequence[Checkpoint | Path], wanted: bool) -> list[str]:
 
 def write_record(
     folder: Path,
-    merge: "Merge",
+    run: "Run",
     options: Mapping[str, Any],
     marks: Sequence[str],
     *,
@@ -170,10 +171,11 @@ def write_record(
     ``marks`` are the fingerprints of base, experts and result; ``said`` is what was changed in the base's generation
     settings, ``data`` what the merge was given beside the models.
     """
+    merge = run.merge
     record = {
         "library": f"speechmerge {version('speechmerge')}",
-        "recipe": recipe(merge, options),
-        "growth": lengths.rounded(merge),
+        "recipe": recipe(merge, options, run.known.learnt),
+        "growth": lengths.rounded(run),
         "fingerprints": {"base": marks[0], "experts": marks[1:-1], "result": marks[-1]},
         "changed_settings": list(said),
     }
@@ -188,10 +190,10 @@ def write_record(
     (folder / "README.md").write_text(_card(merge, record))
 
 
-def recipe(merge: "Merge", options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the merge in the shape of the ecosystem's recipe files, all parameters spelt out."""
+def recipe(merge: "Merge", options: Mapping[str, Any], learnt: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the merge in the shape of the ecosystem's recipe files, all parameters spelt out, learnt ones too."""
     extra = {name: plain(options[name]) for name in RECORDED if options.get(name)}
-    parameters = {**merge.parameters, "lambda": merge.scaling, **extra}
+    parameters = {**merge.parameters, **(learnt or {}), "lambda": merge.scaling, **extra}
     return {
         "merge_method": merge.method.name,
         "base_model": _label(merge.base),

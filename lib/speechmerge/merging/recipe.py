@@ -45,7 +45,7 @@ from ..errors import MethodError, nearest
 from . import adapters, engine, validation
 from .dialect import ENGINE, method_of, options, own_words, space
 from .forms import reference
-from .merge import Merge
+from .merge import Merge, open_merge
 from .methods import find
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ VARIANT = {  # fields of a variant
 
 @dataclass(frozen=True)
 class Recipe:
-    """A merge as a file describes it; ``options`` are those of :class:`speechmerge.merging.merge.Merge`.
+    """A merge as a file describes it; ``options`` are those of :func:`speechmerge.merging.merge.open_merge`.
 
     ``speech`` and ``statistics`` are those of each expert, where the file names them
     (:class:`speechmerge.merging.given.Given`).
@@ -105,10 +105,10 @@ class Recipe:
     def merge(self, resolve: Callable[[str], Path] = Path, **more: Any) -> Merge:
         """Open and check all models without merging; raises what a merge would raise beforehand.
 
-        ``more`` are further arguments of :class:`speechmerge.merging.merge.Merge`.
+        ``more`` are further arguments of :func:`speechmerge.merging.merge.open_merge`.
         """
         experts = [resolve(expert) for expert in self.experts]
-        merge = Merge(self.method, resolve(self.base), experts, **{"strict": self.strict} | self.options | more)
+        merge = open_merge(self.method, resolve(self.base), experts, **{"strict": self.strict} | self.options | more)
         if not self.strict:
             others = [e for name, e in zip(self.experts, merge.experts, strict=True) if name != self.base]
             validation.check_tokenizers(merge.base, others)

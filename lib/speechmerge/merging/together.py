@@ -6,44 +6,43 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import applying, lengths
-from .merge import Merge
+from .run import Run
 
-Merged = list[tuple[int, str, Tensor]]  # which merge, the tensor's name, the tensor
+Made = list[tuple[int, str, Tensor]]  # which merge, the tensor's name, the tensor
 
 
 def stream(
-    merges: Sequence[Merge], *, progress: bool = False, skip: Sequence[Collection[str]] = ()
+    runs: Sequence[Run], *, progress: bool = False, skip: Sequence[Collection[str]] = ()
 ) -> Iterator[tuple[int, str, Tensor]]:
-    """Yield every tensor of every merged model, with the number of its merge; otherwise as :meth:`Merge.stream`.
+    """Yield every tensor of every merged model, with the number of its merge; otherwise as :meth:`.run.Run.stream`.
 
     Args:
-        merges: of the same :class:`.inputs.Inputs`, each with methods and parameters of its own.
+        runs: of merges of the same :class:`.inputs.Inputs`, each with methods and parameters of its own.
         progress: show a progress bar.
         skip: for each merge the tensors that are not wanted.
     """
-    skip = skip or [()] * len(merges)
-    if len(merges) == 1:
-        yield from ((0, *found) for found in merges[0].stream(progress=progress, skip=skip[0]))
+    skip = skip or [()] * len(runs)
+    if len(runs) == 1:
+        yield from ((0, *found) for found in runs[0].stream(skip=skip[0]))
         return
-    names = list(merges[0].base.shapes)
-    for merge, finished in zip(merges, skip, strict=True):
-        merge.begin(progress=progress, whole=not finished)
+    names = list(runs[0].merge.base.shapes)
 
-    def work(name: str) -> Merged:
-        return _tensors([(i, merge) for i, merge in enumerate(merges) if name not in skip[i]], name)
+    def work(name: str) -> Made:
+        return _tensors([(i, run) for i, run in enumerate(runs) if name not in skip[i]], name)
 
-    workers, ahead = min(map(applying.workers, merges)), max(1, applying.AHEAD // len(merges))
-    with tqdm(total=len(names), desc=f"merge ({len(merges)} at once)", unit="tensor", disable=not progress) as bar:
+    workers = min(applying.workers(run.merge) for run in runs)
+    ahead = max(1, applying.AHEAD // len(runs))
+    with tqdm(total=len(names), desc=f"merge ({len(runs)} at once)", unit="tensor", disable=not progress) as bar:
         for found in applying.side_by_side(work, names, workers, ahead):
             yield from found
             bar.update()
-    for merge in merges:
-        lengths.tell(merge)
+    for run in runs:
+        lengths.tell(run)
 
 
-def _tensors(merges: Sequence[tuple[int, Merge]], name: str) -> Merged:
+def _tensors(runs: Sequence[tuple[int, Run]], name: str) -> Made:
     """Merge one tensor for all, block by block in turn, so that each block is in memory for the next merge."""
-    found, left = {}, {i: merge.steps(name) for i, merge in merges}
+    found, left = {}, {i: run.steps(name) for i, run in runs}
     while left:
         for i, steps in list(left.items()):
             try:
@@ -51,4 +50,4 @@ def _tensors(merges: Sequence[tuple[int, Merge]], name: str) -> Merged:
             except StopIteration as end:
                 found[i] = end.value
                 del left[i]
-    return [(i, name, found[i]) for i, _ in merges]
+    return [(i, name, found[i]) for i, _ in runs]

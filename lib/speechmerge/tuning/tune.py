@@ -17,7 +17,7 @@ from ..errors import CorpusError, SpeechMergeError
 from ..evaluation.decoding_settings import Decoding
 from ..files import check_writable
 from ..merging import estimates, lengths, validation
-from ..merging.merge import Merge
+from ..merging.merge import Merge, open_merge
 from ..whisper import models
 from ..whisper.catalogue import BASES
 from ..whisper.checkpoints import read_json
@@ -75,7 +75,7 @@ def tune(asked: Request, place: Path, *, overwrite: bool = False, tell: Tell = l
     names = methods.chosen(asked.methods, len(asked.experts))
     found = _models(asked)
     _check_place(place, found)
-    merge = Merge("task_arithmetic", found.base, found.experts, strict=True)
+    merge = open_merge("task_arithmetic", found.base, found.experts, strict=True)
     validation.check_companions(found.base)
     speeches = speech.load([own for _, own in asked.experts], asked.also)
     allowed = kept(asked.keep, speeches, [folder for folder, _ in asked.experts])
@@ -226,7 +226,7 @@ def _prepared(
 def _merging(found: Models, name: str, asked: Request) -> float:
     """Return how long a merge will take, by estimate."""
     first = methods.first(name, asked.seed)
-    merge = Merge(name, found.base, found.experts, device=asked.device, **first.options)
+    merge = open_merge(name, found.base, found.experts, device=asked.device, **first.options)
     return estimates.estimate(merge).seconds
 
 

@@ -14,8 +14,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..files import atomic_folder, digest
-from ..merging.merge import Merge
+from ..merging import fitting
+from ..merging.merge import open_merge
 from ..merging.output import write_weights
+from ..merging.run import Run
 from ..whisper.checkpoints import Checkpoint, open_checkpoint
 
 FILE = "update.safetensors"
@@ -120,7 +122,7 @@ class Updates:
 
     def _make(self, candidate: Candidate, folder: Path) -> None:
         started, squares = time.perf_counter(), []
-        merge = Merge(
+        merge = open_merge(
             candidate.method,
             self.base,
             self.experts,
@@ -128,21 +130,21 @@ class Updates:
             svd_cache=self.folder / "vectors",
             **self.options | candidate.options,
         )
-        merge.kept = {}
         shapes = {name: shape for name, shape in merge.base.shapes.items() if merge.treatment(name) != "base"}
         plan = {FILE: {name: (shape, torch.float32) for name, shape in shapes.items()}}
         with atomic_folder(folder) as made:
-            write_weights(made, _changes(merge, shapes, squares), plan)
-            own = math.fsum(square for each in merge.lengths.experts.values() for square in each)
+            run = fitting.begin(merge, keep=True)
+            write_weights(made, _changes(run, shapes, squares), plan)
+            own = math.fsum(square for each in run.lengths.experts.values() for square in each)
             about = {"norm": math.sqrt(math.fsum(squares)), "experts": math.sqrt(own / len(self.experts))}
             about["seconds"] = round(time.perf_counter() - started, 3)
             (made / "about.json").write_text(json.dumps(about))
 
 
-def _changes(merge: Merge, shapes: Mapping[str, tuple[int, ...]], squares: list[float]) -> Iterator[tuple[str, Tensor]]:
+def _changes(run: Run, shapes: Mapping[str, tuple[int, ...]], squares: list[float]) -> Iterator[tuple[str, Tensor]]:
     """Yield τ of each tensor while a merge streams; no more than one of them is kept."""
-    for name, _ in merge.stream():
-        blocks = merge.kept.pop(name, [])
+    for name, _ in run.stream():
+        blocks = run.kept.pop(name, [])
         if name in shapes:
             change = torch.cat([block.float().cpu().view(-1) for _, _, block in blocks])
             squares.append(torch.dot(change, change).item())
