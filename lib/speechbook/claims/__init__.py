@@ -123,19 +123,15 @@ class Table:
     frame: pd.DataFrame
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col" style="text-align: left">{html.escape(name)}</th>' for name in self.frame)
-        body = "".join(f"<tr>{''.join(_cell(str(value)) for value in row)}</tr>" for row in self.frame.to_numpy())
-        return f'<table class="dataframe claims"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        looks = {"index": False, "escape": False, "border": 0, "justify": "left", "classes": "claims"}
+        return self.frame.to_html(formatters=dict.fromkeys(self.frame, _lines), **looks)
 
 
-def _cell(text: str) -> str:
-    """A cell; its parts have a hanging indent, verdicts stand out."""
-    styles = dict.fromkeys(VERDICTS, ' style="font-weight: bold"')
-    hanging = ' style="padding-left: 1.1em; text-indent: -1.1em; margin-bottom: 0.2em"'
-    styles |= dict.fromkeys((*MARKS.values(), SAME), hanging)
-    styled = [(styles.get(line) or styles.get(line[:1], ""), line) for line in text.split("\n")]
-    shown = "".join(f"<div{style}>{html.escape(line)}</div>" for style, line in styled)
-    return f'<td style="text-align: left; vertical-align: top">{shown}</td>'
+def _lines(text: str) -> str:
+    """Return the lines of a cell, marked as what they are, a verdict or a part of one, for the style sheet."""
+    kinds = dict.fromkeys(VERDICTS, "verdict") | dict.fromkeys((*MARKS.values(), SAME), "part")
+    marked = [(kinds.get(line) or kinds.get(line[:1]), line) for line in text.split("\n")]
+    return "".join(f'<div class="{kind or "line"}">{html.escape(line)}</div>' for kind, line in marked)
 
 
 def experiments() -> list[str]:
