@@ -158,18 +158,16 @@ def rescore(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
     """
     from .study import fusion_rows
     from .study.rows import judged, rescored
-    from .study.store import measured, unlike
+    from .study.store import lines, measured, unlike
 
     differ = 0
     for made in (made for made in _plans(names, profile, systems, seeds) if made.systems):
-        if _is_fusion(made):
-            found = fusion_rows.rescored(made)
-            other = unlike(profile, f"{made.name}.fused", found)
-            click.echo(f"{made.name}: {len(found)} rows; {len(found) - len(other)} as committed, {len(other)} differ")
-            differ += len(other)
-            continue
-        differ += _print_changes(made.name, "scored", measured(profile, made.name), rescored(made))
-        for name, found in judged(made).items():
+        if not names and not lines(profile, f"{made.name}.{'fused' if _is_fusion(made) else 'rows'}", ("seed",)):
+            continue  # it was not measured yet
+        if not _is_fusion(made):
+            differ += _print_changes(made.name, "scored", measured(profile, made.name), rescored(made))
+        tables = fusion_rows.rescored(made) if _is_fusion(made) else judged(made)
+        for name, found in tables.items():
             other = unlike(profile, name, found)
             click.echo(f"{name}: {len(found)} rows; {len(found) - len(other)} as committed, {len(other)} differ")
             differ += len(other)

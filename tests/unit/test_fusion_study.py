@@ -93,7 +93,12 @@ def test_a_small_experiment_from_hearing_to_rows(tmp_path):
     [alike] = store.lines("fusion-smoke", "fusion_growing.alike")
     assert alike["pair"] == "random-16 + random-24" and 0 <= alike["cka"] <= 1 and -1 <= alike["kappa"] <= 1
     again = CliRunner().invoke(cli, ["study", "rescore", "--profile", "fusion-smoke", "--experiment", "fusion_growing"])
-    assert again.exit_code == 0 and "6 rows; 6 as committed, 0 differ" in again.output
+    assert again.exit_code == 0 and again.output.splitlines() == [
+        "fusion_growing.fused: 6 rows; 6 as committed, 0 differ",
+        f"fusion_growing.paired: {len(paired)} rows; {len(paired)} as committed, 0 differ",
+    ]
+    everything = CliRunner().invoke(cli, ["study", "rescore", "--profile", "fusion-smoke"])
+    assert everything.output == again.output, "what was not measured is not named"
     path = store.table_path("fusion-smoke", "fusion_growing.answers")
     before = path.read_bytes()
     study.run(plan)

@@ -112,8 +112,8 @@ def _paired(plan: Plan, found: Found) -> Iterator[dict]:
                 yield place | {"against": f"{other} {where}"} | asdict(scoring.difference(own, rival))
 
 
-def rescored(plan: Plan) -> list[dict]:
-    """Score the committed answers of a plan's systems again; return identity and scores of each row.
+def rescored(plan: Plan) -> dict[str, list[dict]]:
+    """Score the committed answers of a plan's systems again; return rows and comparisons by the name of their table.
 
     Raises:
         StudyError: there are no committed answers of a committed row.
@@ -121,7 +121,7 @@ def rescored(plan: Plan) -> list[dict]:
     kept: dict[tuple, dict[tuple[int, str], str]] = {}
     for line in store.lines(plan.profile, f"{plan.name}.answers"):
         kept.setdefault(tuple(line[name] for name in IDENTITY), {})[line["fold"], line["clip"]] = line["answer"]
-    rows = []
+    rows, found = [], {}
     for row in store.lines(plan.profile, f"{plan.name}.fused"):
         place, task = tuple(row[name] for name in IDENTITY), tasks.find(row["task"])
         sizes = plan.settings.sizes.get(row["task"], task.sizes)
@@ -134,4 +134,6 @@ def rescored(plan: Plan) -> list[dict]:
             for number, fold in enumerate(folds)
         ]
         rows.append(row | scoring.summary(task, folds, answers))
-    return rows
+        measured = [scoring.measured(task, *pair) for pair in zip(folds, answers, strict=True)]
+        found[row["task"], row["interface"], row["variant"], row["seed"]] = measured
+    return {f"{plan.name}.fused": rows, f"{plan.name}.paired": list(_paired(plan, found))}
