@@ -188,5 +188,7 @@ def test_plan_and_status_tell_and_do_nothing(run, tmp_path, monkeypatch):
 def test_fetching_tells_what_there_is(run):
     code, out, _ = run("fetch", "models", "smoke")
     assert code == 0 and out == f"smoke: {models.base_model('smoke')}\n"
+    code, out, _ = run("fetch", "models", "random-16")
+    assert (code, out) == (0, "random-16: 3 layers of 16\n")
     code, out, _ = run("fetch", "corpora", "tones:es")
     assert code == 0 and out.startswith("tones es: 64 clips, ")

@@ -16,11 +16,17 @@ def fetch() -> None:
 @fetch.command("models", epilog=example("speechmerge fetch models whisper-tiny whisper-base"))
 @click.argument("names", nargs=-1)
 def fetch_models(names: tuple[str, ...]) -> None:
-    """Fetch, convert and verify base models (default: whisper-tiny)."""
+    """Fetch, convert and verify base models (default: whisper-tiny), or other upstreams of `fuse list`."""
+    from ..fusion import upstreams
     from ..whisper import models
+    from ..whisper.catalogue import BASES
 
     for name in names or ("whisper-tiny",):
-        click.echo(f"{name}: {models.base_model(name)}")
+        if name in upstreams.UPSTREAMS and name not in (*BASES, "smoke"):
+            found = upstreams.load(name)
+            click.echo(f"{name}: {found.layers} layers of {found.width}")
+        else:
+            click.echo(f"{name}: {models.base_model(name)}")
 
 
 @fetch.command("corpora", epilog=example("speechmerge fetch corpora asterisk:es stamps"))
