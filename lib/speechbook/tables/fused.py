@@ -22,6 +22,7 @@ from ..study import fusion_planning, store
 from ..study.fusion_experiment import LATE
 from ..study.fusion_planning import beside
 
+SAME = ["task", "set", "interface", "variant", "seed"]  # what tells the lines of a frame apart
 TWICE = " twice"
 LAYER = "layer:"  # begins the interfaces that take one layer
 ALONE = ("hconv", "ws")  # the interfaces of one upstream that sets are held against, the first where it can be built
@@ -39,16 +40,9 @@ def read(profile: str, *experiments: str, seed: int | None = None) -> pd.DataFra
     Raises:
         StudyError: none of them has rows.
     """
-    name = beside(profile)
-    lines = [line for one in experiments for line in store.lines(name, f"{one}.fused")]
-    if not lines:
-        return store.statistics(name, f"{experiments[0]}.fused")  # says what to do
-    found = _placed(pd.DataFrame(lines), name)
-    points = {"value": "error", "low": "ci_low", "high": "ci_high", "dev": "dev"}
-    found = found.assign(**{new: 100 * found[old].astype(float) for new, old in points.items()})
+    found = _placed(_lines(profile, "fused", experiments), beside(profile))
     found = found.assign(parameters=found["interface_parameters"], unit=found["metric"].map(ERRORS))
-    found = found.drop_duplicates(["task", "set", "interface", "variant", "seed"], ignore_index=True)
-    return found if seed is None else found[found["seed"] == seed].reset_index(drop=True)
+    return _in_points(found, {"value": "error", "low": "ci_low", "high": "ci_high", "dev": "dev"}, SAME, seed)
 
 
 def differences(profile: str, *experiments: str, seed: int | None = None) -> pd.DataFrame:
@@ -59,18 +53,25 @@ def differences(profile: str, *experiments: str, seed: int | None = None) -> pd.
     Raises:
         StudyError: none of the experiments has any.
     """
-    name = beside(profile)
-    lines = [line for one in experiments for line in store.lines(name, f"{one}.paired")]
-    if not lines:
-        return store.statistics(name, f"{experiments[0]}.paired")
-    found = pd.DataFrame(lines)
+    found = _lines(profile, "paired", experiments)
     rival = found["against"].str.split(" ", n=2)
-    found = _placed(found.assign(against=rival.str[0], beside=rival.str[1]), name)
+    found = _placed(found.assign(against=rival.str[0], beside=rival.str[1]), beside(profile))
     points = {"value": "difference", "low": "ci_low", "high": "ci_high"}
+    return _in_points(found, points, [*SAME, "against", "beside"], seed)
+
+
+def _lines(profile: str, kind: str, experiments: Sequence[str]) -> pd.DataFrame:
+    """Return a table of several experiments, those that have it."""
+    name = beside(profile)
+    lines = [line for one in experiments for line in store.lines(name, f"{one}.{kind}")]
+    return pd.DataFrame(lines) if lines else store.statistics(name, f"{experiments[0]}.{kind}")  # says what to do
+
+
+def _in_points(found: pd.DataFrame, points: dict[str, str], same: list[str], seed: int | None) -> pd.DataFrame:
+    """Add shares as points, and keep one line of each identity, of one seed or all."""
     found = found.assign(**{new: 100 * found[old].astype(float) for new, old in points.items()})
-    same = ["task", "set", "interface", "variant", "seed", "against", "beside"]
-    found = found.drop_duplicates(same, ignore_index=True)
-    return found if seed is None else found[found["seed"] == seed].reset_index(drop=True)
+    found = found[found["seed"].isin(found["seed"] if seed is None else [seed])]
+    return found.drop_duplicates(same, ignore_index=True)
 
 
 def _placed(found: pd.DataFrame, profile: str) -> pd.DataFrame:
@@ -188,7 +189,7 @@ def reductions(found: pd.DataFrame, compared: pd.DataFrame, interface: str, agai
         The lines of ``compared``, with ``value, low, high`` in per cent of the rival's error; above zero is better.
         Those with a rival that makes no errors are left out.
     """
-    same = ["task", "set", "variant", "seed"]
+    same = [name for name in SAME if name != "interface"]
     own = compared[(compared["interface"] == interface) & (compared["against"] == against)]
     own = own[own["beside"] == own["set"]]
     rival = found[(found["interface"] == against) & (found["value"] > 0)].set_index(same)["value"]
