@@ -78,7 +78,9 @@ def test_rates_are_compared_at_one_for_both_and_at_each_ones_best():
     varied = {"step": "rate voice-id ws [window=clip]", "kind": "fuse_rate", "tried": [{"rate": 1e-3, "dev": 0.9}]}
     store.write_statistics("fusion", "fusion_layers.chosen", [*lines, varied], identity=("step",))
     found = fused.at_one_rate(fused.rates("tiny", "fusion_layers"), 1e-3, "hconv", "ws")
-    assert found.round(6).to_dict("index") == {"Which character": {"same": -30.0, "own": 10.0}}
+    assert found.round(6).to_dict("index") == {
+        "Which character": {"same": -30.0, "own": 10.0, "first": 0.001, "second": 0.01}
+    }
 
 
 def test_a_reduction_is_a_share_of_the_rivals_error():

@@ -77,7 +77,13 @@ def test_single_interfaces_stay_with_single_upstreams():
 def test_a_rate_is_chosen_by_family():
     plan = fusion_planning.plan("fusion_growing", "fusion")
     rates = {name for name, step in plan.steps.items() if step.kind == "fuse_rate"}
-    assert rates == {f"rate {task} {family}" for task in ("voice-id", "language-id-x") for family in ("ws", "hconv")}
+    single = {f"rate {task} {family}" for task in ("voice-id", "language-id-x") for family in ("ws", "hconv")}
+    joint = {f"rate {task} {family} joint" for task in ("voice-id", "language-id-x") for family in ("ws", "chconv")}
+    assert rates == single | joint
+    for name in joint:
+        assert plan.steps[name].spec["upstreams"] == ["whisper-tiny", "moonshine-tiny"]
+    for step in (step for step in plan.steps.values() if step.kind == "fuse"):
+        assert step.needs[-1].endswith("joint") == (len(step.spec["upstreams"]) > 1)
 
 
 def test_a_small_experiment_from_hearing_to_rows(tmp_path):

@@ -80,7 +80,8 @@ class FusionProfile(Checked):
     sizes: dict[str, Sizes] = {}  # clips of a class in train, dev and test, where not the task's own
     training: Training = Training()
     rates: Rates  # to choose from on dev
-    rates_on: str  # letter of the upstream on which they are chosen
+    rates_on: str  # letter of the upstream on which they are chosen for single ones
+    joint_rates_on: str  # and the set on which they are chosen for several
     live: Live | None = None
     seeds: Seeds
     planned: bool = False  # whether it is a plan for another machine, which is not run here
@@ -95,7 +96,12 @@ class FusionProfile(Checked):
                 raise Fault(f"has an upstream {name!r}.{nearest(base_of(name), UPSTREAMS)}")
             if MADE_OF in name and self.models is None:
                 raise Fault(f"has an upstream {name!r}, but no field models that says which experiment made it.")
-        for letter in (*self.windows, self.rates_on, *"".join(one for some in self.sets.values() for one in some)):
+        for letter in (
+            *self.windows,
+            self.rates_on,
+            *self.joint_rates_on,
+            *"".join(one for some in self.sets.values() for one in some),
+        ):
             if letter not in self.upstreams:
                 raise Fault(f"has no upstream {letter!r}.{nearest(letter, self.upstreams)}")
         for name in (*self.sizes, *self.tasks):

@@ -1,8 +1,9 @@
 """From experiments that fuse frozen upstreams to steps: what upstreams hear, rates chosen on dev, trainings.
 
-An upstream hears a clip once, whatever tasks it belongs to. The learning rate is chosen on dev for each task and family
-of interfaces, on one upstream and with the first seed, and then taken for all sets. Sets of one model twice are written
-``TT``.
+An upstream hears a clip once, whatever tasks it belongs to. The learning rate is chosen on dev with the first seed, for
+each task and family of interfaces, and apart for single upstreams and for sets of several: on one of each, then taken
+for all. What suits one model ruins a set: a weighted sum of one has five numbers, of several a matrix besides. Sets of
+one model twice are written ``TT``.
 """
 
 import functools
@@ -25,7 +26,8 @@ from .store import project_root
 
 FOLDER, PROFILES = "fusion", "profiles.yaml"
 VERSION = 1  # raise when a change of code alters what a training gives
-FAMILIES = {"layer": "last", "hconv_add": "hconv", "chconv": "hconv", "chconv_wide": "hconv"}  # whose rate is taken
+FAMILIES = {"layer": "last", "hconv_add": "hconv", "chconv": "hconv"}  # whose rate is taken, of one upstream
+JOINT = {"chconv_wide": "chconv"}  # and of several
 SINGLE = ("layer", "last", "hconv")  # interfaces of one upstream
 ANY_DEPTH = ("layer", "last", "ws", "gumd", "concat")  # interfaces of upstreams with fewer than three layers too
 SPEECH = ("uqm", "asterisk", "stamps", "fillets", "tones")  # that tasks draw from
@@ -245,18 +247,20 @@ class _Table:
         """Add the training of one system, at the rate of its family."""
         spec = self._common(task, letters, interface, variant) | {"seed": seed}
         needs = [self._hears(task, letter, variant) for letter in dict.fromkeys(letters)]
-        needs.append(self._rate(task, interface, variant))
+        needs.append(self._rate(task, interface, len(letters) > 1, variant))
         title = f"fuse {task} {letters} {interface} seed {seed}{_told(variant)}"
         return self.plan.add(title, "fuse", spec, tuple(needs), self._seconds(task, letters, interface))
 
-    def _rate(self, task: str, interface: str, variant: dict[str, str]) -> str:
-        """Add the choice of a family's rate on dev."""
+    def _rate(self, task: str, interface: str, joint: bool, variant: dict[str, str]) -> str:
+        """Add the choice of a family's rate on dev, for single upstreams or for several."""
         name = interfaces.find(interface).name
-        family, letter = FAMILIES.get(name, name), self.settings.rates_on
-        spec = self._common(task, letter, family, variant) | {"rates": list(self.settings.rates)}
-        needs = (self._hears(task, letter, variant),)
-        seconds = len(self.settings.rates) * self._seconds(task, letter, family)
-        return self.plan.add(f"rate {task} {family}{_told(variant)}", "fuse_rate", spec, needs, seconds)
+        family = (JOINT if joint else FAMILIES).get(name, name)
+        letters = self.settings.joint_rates_on if joint else self.settings.rates_on
+        spec = self._common(task, letters, family, variant) | {"rates": list(self.settings.rates)}
+        needs = tuple(self._hears(task, letter, variant) for letter in dict.fromkeys(letters))
+        seconds = len(self.settings.rates) * self._seconds(task, letters, family)
+        title = f"rate {task} {family}{' joint' if joint else ''}{_told(variant)}"
+        return self.plan.add(title, "fuse_rate", spec, needs, seconds)
 
     def _seconds(self, task: str, letters: str, interface: str) -> float:
         """Return about how long a training takes."""

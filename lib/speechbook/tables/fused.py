@@ -26,6 +26,10 @@ SAME = ["task", "set", "interface", "variant", "seed"]  # what tells the lines o
 TWICE = " twice"
 LAYER = "layer:"  # begins the interfaces that take one layer
 ALONE = ("hconv", "ws")  # the interfaces of one upstream that sets are held against, the first where it can be built
+RATES = {
+    "same": "one rate for both, points", "own": "each its own rate, points", "first": "HConv's rate",
+    "second": "the weighted sum's",
+}  # fmt: skip
 ERRORS = {"error": "clips wrong, %", "eer": "equal error rate, %", "cer": "characters wrong, %"}
 
 
@@ -154,7 +158,7 @@ def rates(profile: str, experiment: str) -> pd.DataFrame:
     """
     name, lines = beside(profile), []
     for row in store.statistics(name, f"{experiment}.chosen").itertuples():
-        _, task, interface, *varied = row.step.split(" ")
+        _, task, interface, *varied = row.step.split(" ")  # joint rates, of several upstreams, are varied ones too
         best = min(row.tried, key=lambda one: one["dev"])["rate"]
         for one in () if varied else row.tried:
             place = {"task": task, "panel": tasks.find(task).title, "interface": interface, "system": title(interface)}
@@ -166,14 +170,13 @@ def at_one_rate(tried: pd.DataFrame, rate: float, first: str, second: str) -> pd
     """Return two interfaces' errors on dev at one rate for both and at the best of each, a line a task.
 
     Returns:
-        Index ``panel``, columns ``same`` and ``own``: first minus second, in points.
+        Index ``panel``; ``same`` and ``own``: first minus second, in points; ``first`` and ``second``: their own rates.
     """
     both = {name: tried[tried["interface"] == name].set_index("panel") for name in (first, second)}
-    same, own = (
-        {name: pick(table)["value"] for name, table in both.items()}
-        for pick in (lambda table: table[table["x"] == rate], lambda table: table[table["chosen"]])
-    )
-    return pd.DataFrame({"same": same[first] - same[second], "own": own[first] - own[second]})
+    same = {name: table[table["x"] == rate]["value"] for name, table in both.items()}
+    best = {name: table[table["chosen"]] for name, table in both.items()}
+    found = {"same": same[first] - same[second], "own": best[first]["value"] - best[second]["value"]}
+    return pd.DataFrame(found | {"first": best[first]["x"], "second": best[second]["x"]})
 
 
 def reductions(found: pd.DataFrame, compared: pd.DataFrame, interface: str, against: str) -> pd.DataFrame:
