@@ -39,7 +39,7 @@ def sentences(profile: str = PROFILE, before: str = BEFORE) -> dict[str, str]:
     share = f", which is {100 * (error[BASE] - error[TA]) / gained:.0f} % of the way" if gained > 0 else ""
     frames = [evidence.frame(profile, EXPERIMENT, clips=clips) for clips in evidence.CLIPS]
     tested = claims.verdicts(profile)
-    tested = tested[claims.measured(tested)]
+    tested = tested[claims.measured(tested) & ~tested["id"].str.startswith(claims.FUSION)]  # the page's own
     everywhere, novel = (evidence.verdict(found, TA, JOINT) for found in frames)
     return {
         "kept": f"On five languages the pretrained model makes {error[BASE]:.1f} % word errors and five experts, each "
