@@ -128,8 +128,8 @@ def lines(
                 aside = dodge * width * (varied.index(system) - (len(varied) - 1) / 2)
                 if faint is not None:
                     single = faint[(faint["panel"] == name) & (faint["system"] == system)]
-                    [dots] = axes.plot(_moved(single["x"], aside, logarithmic), single["value"], ".", zorder=1,
-                                       color=look["color"], alpha=0.28, markersize=4.5, markeredgewidth=0)  # fmt: skip
+                    [dots] = axes.plot(_moved(single["x"], aside, logarithmic), single["value"], "o", zorder=1,
+                                       color=look["color"], alpha=0.4, markersize=4.5, markeredgewidth=0)  # fmt: skip
                     texts = [f"{getattr(r, 'label', system)}, {x} {r.x:g}: {r.value:.1f}" for r in single.itertuples()]
                     told.mark(dots, texts)
                 drawn = axes.errorbar(_moved(own["x"], aside, logarithmic), own["value"], yerr=_spread(own),
