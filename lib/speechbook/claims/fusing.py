@@ -13,7 +13,6 @@ from .parts import Part
 from .results import MARGIN, NotRunError, Results, student
 
 OFTEN = 2 / 3  # of the cells, at least, must have the sign of the mean
-PAIR, ALONE = ("chconv",), ("hconv",)
 
 
 def _read(results: Results, experiment: str, table: Callable[..., pd.DataFrame] = fused.read) -> pd.DataFrame:
@@ -64,9 +63,9 @@ def equal(results: Results, experiment: str, interface: str, against: str) -> li
 def pair_beats_one(results: Results, experiment: str) -> list[Part]:
     """Count the tasks in which the pair that dev prefers is reliably better than the one upstream that dev prefers."""
     rows, compared = _read(results, experiment), _read(results, experiment, fused.differences)
-    both = {place: fused.best(rows, *how) for place, how in {"pair": (PAIR, (2,)), "one": (ALONE, (1,))}.items()}
-    chosen = both["pair"].merge(both["one"], on="task", suffixes=("", "_one"))
-    held = compared[compared["interface"].isin(PAIR) & compared["against"].isin(ALONE)]
+    pairs, ones = fused.best(rows, fused.TOGETHER, 2), fused.best(rows, fused.ALONE)
+    chosen = pairs.merge(ones, on="task", suffixes=("", "_one"))
+    held = compared[(compared["interface"] == fused.TOGETHER) & (compared["against"] == fused.ALONE)]
     found = held.merge(chosen[["task", "set", "set_one"]], on=["task", "set"])
     found = found[found["beside"] == found["set_one"]]
     if found.empty:

@@ -214,14 +214,20 @@ class _Table:
             spec, needs = spec | {name: made.spec[name] for name in MODEL if name in made.spec}, made.needs
         return self.plan.add(f"hear {spec['upstream']} {window} {task}", "hear", spec, needs, seconds)
 
+    @functools.cached_property
+    def _study(self) -> Plan:
+        """The plan of the experiment of the study whose models are heard."""
+        return experiments_of_the_study.plan(
+            self.settings.models.experiment, self.settings.models.profile, self.seeds[:1]
+        )
+
     def _of_the_study(self, upstream: str) -> Step:
         """Return the step that decodes a model of the study, and add the steps that it needs.
 
         Raises:
             StudyError: the experiment has no such system, or the system no such place.
         """
-        where = self.settings.models
-        made = study_plan(where.experiment, where.profile, self.seeds[0])
+        where, made = self.settings.models, self._study
         system, _, place = upstream.partition(MADE_OF)[2].partition(", ")
         systems = {one.system: one for one in made.systems}
         if system not in systems:
@@ -286,12 +292,6 @@ def _parameters(interface: str, shapes: tuple[tuple[int, int], ...], width: int 
     """Count an interface's numbers without making any."""
     with torch.device("meta"):
         return interfaces.parameters(interfaces.build(interface, shapes, width))
-
-
-@functools.lru_cache(maxsize=4)
-def study_plan(experiment: str, profile: str, seed: int) -> Plan:
-    """Return the plan of an experiment of the study whose models are heard."""
-    return experiments_of_the_study.plan(experiment, profile, [seed])
 
 
 def _told(variant: dict[str, str]) -> str:

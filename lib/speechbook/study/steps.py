@@ -262,10 +262,9 @@ def _searched(spec: dict, inputs: Inputs) -> dict:
     λ is searched as a continuous number, any other parameter over the step's values. All dev clips count. Where the
     step says that all values are decoded, the seconds that either measure of a value took are kept beside it.
     """
-    base, search, cells = models.base_model(spec["base"]), spec["search"], spec["cells"]
+    base, experts, params = _materials(spec, inputs)
+    search, cells = spec["search"], spec["cells"]
     name, values, every = search["parameter"], search["values"], search.get("decoded") == "all"
-    experts = tuple(expert(path) for step, path in inputs if step.kind == "choose")
-    params = _resolved(spec["model"]["params"], inputs)
     told, heard = _told(spec), [_part(cell) for cell in cells]
     listen, took = measuring.listener(base, heard), collections.defaultdict(dict)
 
@@ -306,8 +305,7 @@ def _rated_as(_: dict, tried: list[dict]) -> dict:
 
 def _match(spec: dict, inputs: Inputs, folder: Path) -> None:
     """Find the λ that makes the update of a merge as long as another's, whose parameters are ``reference``."""
-    base, params = models.base_model(spec["base"]), _resolved(spec["model"]["params"], inputs)
-    experts = [expert(path) for step, path in inputs if step.kind == "choose"]
+    base, experts, params = _materials(spec, inputs)
     lengths = [
         task_vectors.length(base, engine.merged(spec["model"]["method"], base, experts, **chosen))
         for chosen in (params | {"scaling": 1.0}, params | spec["reference"])

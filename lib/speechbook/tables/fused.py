@@ -25,7 +25,7 @@ from ..study.fusion_planning import beside
 SAME = ["task", "set", "interface", "variant", "seed"]  # what tells the lines of a frame apart
 TWICE = " twice"
 LAYER = "layer:"  # begins the interfaces that take one layer
-ALONE = ("hconv", "ws")  # the interfaces of one upstream that sets are held against, the first where it can be built
+ALONE, TOGETHER = "hconv", "chconv"  # the same interface of one upstream, which sets are held against, and of several
 RATES = {
     "same": "one rate for both, points", "own": "each its own rate, points", "first": "HConv's rate",
     "second": "the weighted sum's",
@@ -74,7 +74,7 @@ def _lines(profile: str, kind: str, experiments: Sequence[str]) -> pd.DataFrame:
 def _in_points(found: pd.DataFrame, points: dict[str, str], same: list[str], seed: int | None) -> pd.DataFrame:
     """Add shares as points, and keep one line of each identity, of one seed or all."""
     found = found.assign(**{new: 100 * found[old].astype(float) for new, old in points.items()})
-    found = found[found["seed"].isin(found["seed"] if seed is None else [seed])]
+    found = found if seed is None else found[found["seed"] == seed]
     return found.drop_duplicates(same, ignore_index=True)
 
 
@@ -201,11 +201,9 @@ def reductions(found: pd.DataFrame, compared: pd.DataFrame, interface: str, agai
     return own.assign(value=own["value"] * share, low=own["high"] * share, high=own["low"] * share)
 
 
-def best(found: pd.DataFrame, interface: Sequence[str], sizes: Sequence[int] = (1,)) -> pd.DataFrame:
-    """Return for each task the set of some sizes that dev prefers, with the first of some interfaces it can have."""
-    own = found[found["size"].isin(sizes) & found["interface"].isin(interface) & ~found["models"].str.endswith(TWICE)]
-    own = own.sort_values("interface", key=lambda names: names.map(list(interface).index), kind="stable")
-    own = own.drop_duplicates(["task", "set"])
+def best(found: pd.DataFrame, interface: str, size: int = 1) -> pd.DataFrame:
+    """Return for each task the set of so many upstreams, with some interface, that dev prefers."""
+    own = found[(found["size"] == size) & (found["interface"] == interface) & ~found["models"].str.endswith(TWICE)]
     return own.loc[own.groupby("task", sort=False)["dev"].idxmin()].reset_index(drop=True)
 
 
@@ -223,7 +221,7 @@ def by_dev(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines).set_index(["task", "models"])
 
 
-def gains(profile: str, found: pd.DataFrame, experiment: str, interface: str = "chconv") -> pd.DataFrame:
+def gains(profile: str, found: pd.DataFrame, experiment: str, interface: str = TOGETHER) -> pd.DataFrame:
     """Return what each pair gains on the one of its upstreams that dev prefers, with what is known of it before.
 
     Args:
@@ -239,8 +237,8 @@ def gains(profile: str, found: pd.DataFrame, experiment: str, interface: str = "
         StudyError: there is no such comparison.
     """
     compared = differences(profile, experiment)
-    own = compared[(compared["interface"] == interface) & (compared["against"] == ALONE[0]) & (compared["size"] > 1)]
-    alone = found[(found["size"] == 1) & (found["interface"] == ALONE[0]) & (found["set"].str.len() == 1)]
+    own = compared[(compared["interface"] == interface) & (compared["against"] == ALONE) & (compared["size"] > 1)]
+    alone = found[(found["size"] == 1) & (found["interface"] == ALONE) & (found["set"].str.len() == 1)]
     dev = alone.set_index(["task", "set", "seed"])["dev"]
     better = [
         min(row.set, key=lambda letter, row=row: dev.get((row.task, letter, row.seed), float("inf")))
@@ -248,7 +246,7 @@ def gains(profile: str, found: pd.DataFrame, experiment: str, interface: str = "
     ]
     kept = own[own["beside"] == pd.Series(better, own.index)]
     if kept.empty:
-        raise StudyError(f"{experiment} holds no {interface} of a pair against {ALONE[0]} of one upstream.")
+        raise StudyError(f"{experiment} holds no {interface} of a pair against {ALONE} of one upstream.")
     return kept.reset_index(drop=True)
 
 
@@ -257,8 +255,8 @@ def controls(compared: pd.DataFrame) -> pd.DataFrame:
 
     One panel has averaged answers minus the fused pair, a colour a pair; one has a model twice minus the model once.
     """
-    late = compared[(compared["interface"] == LATE) & (compared["against"] == "chconv")]
-    twice = compared[(compared["interface"] == "chconv") & (compared["against"] == ALONE[0])]
+    late = compared[(compared["interface"] == LATE) & (compared["against"] == TOGETHER)]
+    twice = compared[(compared["interface"] == TOGETHER) & (compared["against"] == ALONE)]
     twice = twice[twice["models"].str.endswith(TWICE)]
     parts = {"Averaged answers − CHConv": late, "One model twice − once": twice}
     drawn = [own.assign(label=own["panel"], system=own["models"], panel=name) for name, own in parts.items()]

@@ -199,9 +199,7 @@ def _write(
         for path, (merge, options) in merges.items():
             folders.append(stack.enter_context(atomic_folder(path, overwrite=overwrite)))
             works.append(stack.enter_context(unfinished(path, output.identity(merge, options))))
-        skip = [journal.finished for _, journal in works]
-        runs = [begin(one, progress=progress, whole=not done) for one, done in zip(made, skip, strict=True)]
-        _write_weights(runs, works, folders, progress)
+        runs = _write_weights(made, works, folders, progress)
         models = output.marks([base, *experts, *folders], fingerprints)
         told = [options for _, options in merges.values()]
         for run, options, folder, mark in zip(runs, told, folders, models[-len(folders) :], strict=True):
@@ -231,18 +229,20 @@ def _check_room(merges: Mapping[Path, tuple[Merge, Mapping[str, Any]]]) -> None:
 
 
 def _write_weights(
-    runs: Sequence[Run], works: Sequence[tuple[Path, Journal]], folders: Sequence[Path], progress: bool
-) -> None:
-    """Write the weights of merges where their unfinished work lies, then move them into their folders."""
+    merges: Sequence[Merge], works: Sequence[tuple[Path, Journal]], folders: Sequence[Path], progress: bool
+) -> list[Run]:
+    """Write the weights of merges where their unfinished work lies, move them into their folders, return the runs."""
+    skip = [journal.finished for _, journal in works]
+    runs = [begin(one, progress=progress, whole=not done) for one, done in zip(merges, skip, strict=True)]
     with ExitStack() as stack:
         writers = [
             stack.enter_context(closing(output.Weights(work, output.layout(run.merge.base, run.merge.dtype), journal)))
             for run, (work, journal) in zip(runs, works, strict=True)
         ]
-        skip = [journal.finished for _, journal in works]
         for i, name, tensor in together.stream(runs, progress=progress, skip=skip):
             writers[i].put(name, tensor)
         files = [weights.finish() for weights in writers]
     for (work, _), names, folder in zip(works, files, folders, strict=True):
         for file in names:
             (work / file).rename(folder / file)
+    return runs

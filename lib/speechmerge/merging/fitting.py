@@ -16,6 +16,7 @@ from ..errors import MethodError
 from ..whisper.checkpoints import BLOCK
 from ..whisper.parameter_classes import layer
 from . import applying
+from .lengths import Lengths
 from .merge import Merge
 from .rules.ranking import STRIDE
 from .rules.streams import Piece
@@ -34,7 +35,7 @@ def begin(merge: Merge, *, progress: bool = False, whole: bool = True, keep: boo
     workers = applying.workers(merge)
     with applying.threads(merge, merge.piece == "matrices"):
         found = known(merge, workers, progress)
-    return Run(merge, found, progress=progress, whole=whole, keep=keep)
+    return Run(merge, found, progress=progress, lengths=Lengths(complete=whole), kept={} if keep else None)
 
 
 def known(merge: Merge, workers: int, progress: bool = False) -> Known:

@@ -58,26 +58,26 @@ class Run:
         merge: what is merged.
         known: of the whole model.
         progress: show a progress bar.
-        whole: whether every tensor is merged, and none was left over from before.
-        keep: whether θ0 and τ of every tensor are kept, so that :meth:`again` need not find them.
-
-    Attributes:
         lengths: of the updates that were merged.
-        kept: θ0 and τ of each block, by tensor, if they are kept.
+        kept: θ0 and τ of each block, by tensor, if they are kept: then :meth:`again` need not find them.
     """
 
     def __init__(
-        self, merge: Merge, known: Known, *, progress: bool = False, whole: bool = True, keep: bool = False
+        self,
+        merge: Merge,
+        known: Known,
+        *,
+        progress: bool = False,
+        lengths: Lengths | None = None,
+        kept: dict[str, list[tuple[int, Tensor, Tensor]]] | None = None,
     ) -> None:
         self.merge, self.known, self.progress = merge, known, progress
-        self.lengths = Lengths(complete=whole)
-        self.kept: dict[str, list[tuple[int, Tensor, Tensor]]] | None = {} if keep else None
+        self.lengths, self.kept = lengths or Lengths(), kept
 
     def again(self, scaling: float) -> "Run":
         """Return a run with another λ of what this one has kept."""
-        other = Run(replace(self.merge, scaling=scaling), self.known)
-        other.kept, other.lengths = self.kept, self.lengths
-        return other
+        merge = replace(self.merge, scaling=scaling)
+        return Run(merge, self.known, lengths=self.lengths, kept=self.kept)
 
     def weighted(self, weights: Tensor) -> "Run":
         """Return a run with other learnt weights ``[G, T]``."""
