@@ -121,15 +121,15 @@ def test_the_table_links_every_card_and_page():
     assert [family for family in FAMILIES if f"](methods/{family}) |" not in table] == []
 
 
-TAUGHT = [BOOK / "methods.md", *sorted((BOOK / "methods").glob("*.md"))]
-WITH_GOALS = [*TAUGHT, BOOK / "checkpoints.md", BOOK / "data_and_models.md"]
+TAUGHT = [BOOK / f"{page}.md" for page in ("methods", "checkpoints", "data_and_models")]
+TAUGHT += sorted((BOOK / "methods").glob("*.md"))
 
 
 def of_page(path):
     return path.stem
 
 
-@pytest.mark.parametrize("page", WITH_GOALS, ids=of_page)
+@pytest.mark.parametrize("page", TAUGHT, ids=of_page)
 def test_a_page_says_what_one_learns_and_how_long_its_own_text_takes(page):
     text = page.read_text(encoding="utf-8")
     box = re.search(r"(?s):::\{admonition\} After (\d+) minutes of reading you can\n:class: goals\n\n(.+?)\n:::", text)
@@ -142,8 +142,7 @@ def test_a_page_says_what_one_learns_and_how_long_its_own_text_takes(page):
 def test_exercises_are_solved_and_the_code_of_solutions_runs(page):
     text = page.read_text(encoding="utf-8")
     exercises, solutions = (
-        re.findall(rf"(?m)^:::\{{{kind}\}}.*? ?(?:\n:label: )?(ex-methods-[\w-]+)$", text)
-        for kind in ("exercise", "solution")
+        re.findall(rf"(?m)^:::\{{{kind}\}}.*? ?(?:\n:label: )?(ex-[\w-]+)$", text) for kind in ("exercise", "solution")
     )
     assert len(exercises) == 3 and exercises == solutions
     codes = re.findall(r"(?s)```python\n(.*?)```", text.partition("## Exercises")[2])

@@ -227,6 +227,20 @@ def test_pairs_average_both_directions_relative_to_the_errors_before():
     assert (pair.value, pair.low, pair.high) == pytest.approx((0, -3.75, 3.75))
 
 
+def test_names_of_neighbours_lie_on_no_point_and_on_no_other_name():
+    points = pd.DataFrame({"label": ["first", "second", "third"], "x": [1.0, 1.01, 2.0], "value": [0.0, 0.1, 5.0]})
+    figure = curves.relation(
+        points.assign(low=points["value"], high=points["value"]), x="x", y="y", caption="Three points."
+    )
+    [axes] = figure.fig.axes
+    boxes = [text.get_window_extent() for text in axes.texts]
+    dots = axes.transData.transform(points[["x", "value"]])
+    assert [text.get_text() for text in axes.texts] == list(points["label"])
+    for i, box in enumerate(boxes):
+        assert box.count_overlaps(boxes[:i] + boxes[i + 1 :]) == box.count_contains(dots) == 0
+    assert all(box.x1 <= axes.bbox.x1 for box in boxes)
+
+
 def test_rank_correlation_sees_order_only_and_its_interval_is_wide_for_noise():
     x = np.arange(10.0)
     assert transfer.rank_correlation(x, np.exp(x)) == (1.0, 1.0, 1.0)

@@ -12,12 +12,17 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 
 from . import style
 from .figured import Figured, Told
 
 MOST_WIDE = 6  # columns of a heat map whose cells are as wide as an interval
 DODGE = 0.022  # of the axis: how far apart systems stand that share an x
+SIDES = [  # where the name of a point may stand: right, up, and the end that lies there
+    (4, 4, "left"), (4, -10, "left"), (-4, 4, "right"), (-4, -10, "right"), (4, 12, "left"), (4, -18, "left"),
+]  # fmt: skip
 OPEN = [("-", True), ("--", False), ("-.", True), (":", False)]  # dashes and filled markers within a family
 
 
@@ -284,11 +289,27 @@ def relation(table: pd.DataFrame, *, x: str, y: str, caption: str) -> Figured:
         dots = axes.errorbar(table["x"], table["value"], yerr=_spread(table), fmt="o", color=style.LINES[0],
                              elinewidth=0.9, ecolor="#b8b4d6", capsize=0)  # fmt: skip
         said.mark(dots[0], [f"{row.label}: {x} {row.x:.2f}, {y} {change(row)}" for row in table.itertuples()])
-        for row, below in zip(table.sort_values("x").itertuples(), itertools.cycle((False, True)), strict=False):
-            aside = (4, -10 if below else 4)  # neighbours' labels on either side
-            axes.annotate(row.label, (row.x, row.value), aside, textcoords="offset points", fontsize=8)
         axes.axhline(0, color="#555555", linewidth=1)
         axes.margins(x=0.12)
         axes.set(xlabel=x, ylabel=y)
+        fig.draw_without_rendering()  # now the points have their places
+        _name(axes, table)
     told = [f"{row.label} {row.x:.2f} and {signed(row.value)}" for row in table.itertuples()]
     return Figured(fig, caption, f"Scatter of {y} against {x}: " + "; ".join(told) + ".", table, said)
+
+
+def _name(axes: Axes, points: pd.DataFrame) -> None:
+    """Write each point's label beside it, on the side where it covers fewest points and labels, inside if it can be."""
+    places = axes.transData.transform(points[["x", "value"]].to_numpy(float))
+    taken = [Bbox.from_bounds(left - 5, low - 5, 10, 10) for left, low in places]
+    for row in points.itertuples():
+        text = axes.annotate(row.label, (row.x, row.value), (0, 0), textcoords="offset points", fontsize=8)
+
+        def boxed(side: tuple[float, float, str], text: Annotation = text) -> Bbox:
+            text.set(position=side[:2], horizontalalignment=side[2])
+            return text.get_window_extent()
+
+        def covered(box: Bbox) -> int:
+            return box.count_overlaps(taken) + (box.x1 > axes.bbox.x1) + (box.x0 < axes.bbox.x0)
+
+        taken.append(boxed(min(SIDES, key=lambda side: covered(boxed(side)))))
