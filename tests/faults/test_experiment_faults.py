@@ -102,6 +102,7 @@ TABLES = [
     ),
     ("learnt", "method: fisher, hears: train", "method: fisher, hears: test", "hears is 'test'. Known: dev, train."),
     ("learnt", "fisher, hears", "ties, hears", "hears train, but ties collects no statistics."),
+    ("learnt", "fisher, hears: train", "ties, clips: 8", "has clips, but ties hears no speech."),
     ("table1", "system: Finetuned,", "system: Pretrained,", "systems 'Pretrained' and 'Pretrained'; their letters"),
     ("table1", "system: Finetuned,", "system: PRETRAINED!,", "systems 'Pretrained' and 'PRETRAINED!'; their letters"),
     ("table1", "Finetuned, train: cell", "Finetuned, train: cell, method: mp", "has train and method of model, train"),

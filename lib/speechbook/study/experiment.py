@@ -21,7 +21,7 @@ VARIATIONS = ("subsets", "counts", "minutes", "unseen_rows")
 MAKERS = ("model", "train", "sequence", "method")
 MERGES = (  # fields that only merges have
     *("of", "into", "params", "tune", "tuned_as", "match", "prune", "sweep"),
-    *("dynamic", "hears", "exhaustive"),
+    *("dynamic", "hears", "clips", "exhaustive"),
 )
 TABLES = ("also", "groups", "vary", "against", "by_language", "systems")  # … that only comparisons of systems have
 
@@ -86,6 +86,7 @@ class Entry(Checked):
     sweep: One = {}  # the parameter that makes a system of each value, with their name in the profile's ``vary``
     dynamic: dict[str, Any] = {}  # how its models are merged while they listen (speechmerge.dynamic.systems)
     hears: word("dev", "train") = "dev"  # what statistics are collected on: windows of dev, or all speech of train
+    clips: Count | None = None  # of a cell, that it hears of its experts' speech, at most
     each: bool = False  # whether each of its models is a system, tested on all cells
     decoding: Decode = Decode()  # settings in the place of the profile's
 
@@ -114,6 +115,8 @@ class Entry(Checked):
         found = methods.find(self.method)
         if self.hears != "dev" and (found.measure or not found.data):
             raise Fault(f"hears {self.hears}, but {self.method} collects no statistics.")
+        if self.clips and not found.data:
+            raise Fault(f"has clips, but {self.method} hears no speech.")
         chosen = [*self.tune, *self.prune, *self.sweep]
         for name in chosen:
             check_parameter(self.method, name)

@@ -205,7 +205,7 @@ class Table:
         model = {"method": entry.method, "params": entry.params}
         method = methods.find(entry.method)
         if method.data:  # of dev: statistics, or measurements on the clips that λ is chosen with
-            heard = {"cap": self.settings.dev_clips} if method.measure else {}
+            heard = {"cap": entry.clips or self.settings.dev_clips} if method.measure or entry.clips else {}
             model["speech"] = [[cell | heard for cell in described(part)] for part in finer]
             model |= {"hears": entry.hears} if entry.hears != "dev" else {}
         if entry.dynamic:
@@ -354,15 +354,17 @@ class Table:
         method = methods.find(model["method"])
         if not method.measure:
             return 0.0
-        cells, clips = sum(map(len, model["speech"])), self.settings.dev_clips or self.settings.here.test_clips
+        cells = [cell for own in model["speech"] for cell in own]
+        clips = cells[0]["cap"] or self.settings.here.test_clips
         if method.measure == "score":
-            return (2 * len(model["speech"]) - 1) * cells * clips * pace
+            return (2 * len(model["speech"]) - 1) * len(cells) * clips * pace
         from speechmerge.merging import measuring  # which brings in what trains and decodes
 
         windows = min(measuring.WINDOWS, clips * SECONDS_A_CLIP / FULL_SECONDS)
         experts = len(model["speech"])
         steps = method.evaluations(method.check(model["params"], experts=experts), experts)
-        return steps * cells * windows / self.settings.here.train_windows_per_second
+        speed = self.settings.here.train_windows_per_second * (FORWARD if method.measure == "loss" else 1)
+        return steps * len(cells) * windows / speed
 
 
 def _joint(group: Group) -> bool:
