@@ -167,6 +167,14 @@ def test_a_rate_that_another_experiment_chose_is_not_searched_again(planned, tmp
     assert taken.steps["choose es asr"].needs == (same,) and taken.steps[same].key == searched.steps[same].key
 
 
+def test_a_search_by_loss_hears_as_many_dev_clips_as_the_profile_says(planned):
+    whole, capped = (planned(select="loss", dev_clips=clips) for clips in (None, 5))
+    tuned = {name for name, step in whole.steps.items() if "search" in step.spec}
+    assert tuned and changed(whole, capped) == downstream(capped, tuned)
+    assert all({cell["cap"] for cell in capped.steps[name].spec["cells"]} == {5} for name in tuned)
+    assert not any("cap" in cell for name in tuned for cell in whole.steps[name].spec["cells"])
+
+
 def test_dev_clips_do_not_touch_training_or_untuned_test_decodings(planned):
     before, after = planned(), planned(dev_clips=5)
     on_dev = {name for name, step in after.steps.items() if step.spec.get("split") == "dev"}

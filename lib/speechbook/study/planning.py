@@ -310,9 +310,12 @@ class Table:
         ``search`` has the ``parameter``; its ``values``, None for a continuous one; and ``decoded: all``.
         """
         settings, here = self.settings, self.settings.here
-        spec = {"base": settings.base, "model": model, "cells": described(group), "decoding": settings.decoding.given()}
+        capped = {"cap": settings.dev_clips} if settings.dev_clips else {}
+        cells = [cell | capped for cell in described(group)]
+        spec = {"base": settings.base, "model": model, "cells": cells, "decoding": settings.decoding.given()}
         spec |= {"search": search, "per_expert": per_expert}
-        clips, tried = len(group) * here.test_clips, len(search["values"] or range(EVALUATIONS))
+        clips = len(group) * (settings.dev_clips or here.test_clips)
+        tried = len(search["values"] or range(EVALUATIONS))
         heard = clips * SECONDS_A_CLIP / FULL_SECONDS / (FORWARD * here.train_windows_per_second)
         decoded = (tried if "decoded" in search else searching.FINALISTS) * clips / here.decode_clips_per_second
         title = f"tune {title} {search['parameter']}{self.place}"

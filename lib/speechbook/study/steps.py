@@ -259,8 +259,8 @@ def _tune(spec: dict, inputs: Inputs, folder: Path) -> None:
 def _searched(spec: dict, inputs: Inputs) -> dict:
     """Search one parameter of a merge by teacher-forced dev loss; decode the best few values and choose by error.
 
-    λ is searched as a continuous number, any other parameter over the step's values. All dev clips count. Where the
-    step says that all values are decoded, the seconds that either measure of a value took are kept beside it.
+    λ is searched as a continuous number, any other parameter over the step's values. Where the step says that all
+    values are decoded, the seconds that either measure of a value took are kept beside it.
     """
     base, experts, params = _materials(spec, inputs)
     search, cells = spec["search"], spec["cells"]
