@@ -73,7 +73,8 @@ def _domains(profile: str) -> str:
     return (
         f"Of {len(leaders.one_model(means)['system'].unique())} merges of ten experts for ways of speaking English, "
         f"{inside} is the best on their own domains and makes {at_home} joint training there; on domains nobody "
-        f"trained on {outside} is the best and makes {abroad} it{measured}."
+        f"trained on {outside} is the best and makes {abroad} it, no utterance counting more errors than it has "
+        f"words{measured}."
     )
 
 

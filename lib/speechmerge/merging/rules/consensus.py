@@ -32,7 +32,7 @@ def own_entries(deltas: Tensor, strictness: object) -> Tensor:
     title="Consensus task arithmetic",
     family="sparse",
     paper="arXiv 2405.07813",
-    equation=r"\tau=\Big[\sum_tm_t\ge k\Big]\odot\sum_t\tau_t,\ m_t=[|\tau_t|>\lambda_t|\tau-\tau_t|]",
+    equation=r"\tau=\Big[\sum_tm_t\ge k\Big]\odot\sum_t\tau_t,\ m_t=[|\tau_t|>\lambda_t|\sum_s\tau_s-\tau_t|]",
     acts_on="entries",
     gives="merged",
     deviations="FusionBench's masks compare |θ0 - τ_t|, a slip; here as the paper and the official code have it.",
@@ -135,8 +135,9 @@ def _pcb_prepass(stream: Stream, *, density, limit) -> Balance:
     scale="mean",
     prepass=_pcb_prepass,
     passes=5,
-    deviations="The paper's form, Softmax(T Norm(τ⊙τ)) times Σ_s Softmax(Norm(τ_t⊙τ_s)), leaves open what Norm is and "
-    "what the softmax runs over; the authors' repository has three others, all with tanh. This is the main one, "
+    deviations="Magnitudes are limited in τ̄, mm maps to [0, 1], and ŝ is mm of the scores after all but the "
+    "highest were cut. The paper's form, Softmax(T Norm(τ⊙τ)) times Σ_s Softmax(Norm(τ_t⊙τ_s)), leaves open what Norm "
+    "is and what the softmax runs over; the authors' repository has three others, all with tanh. This is the main one, "
     "where the tanh sees the task vectors unlimited. Not equivariant to their scale.",
 )
 def pcb(
@@ -177,14 +178,14 @@ def pcb(
     scale="mean",
     flavours={"mergekit": {"density": 1.0, "masked": "deltas", "floor": 1e-6}},
     deviations="The authors' code masks for the weights only, mergekit masks the deltas too and takes equal weights "
-    "where their sum is under 1e-6, which it is for every fine-tune of a speech model.",
+    "where their sum is under 1e-6, which it mostly is for fine-tunes of a speech model.",
 )
 def sce(
     deltas: Tensor,
     *,
     density: Annotated[float, Range(0, 1, "fraction of entries selected, those that vary most between experts")] = 0.1,
     masked: Annotated[str, Choice(("weights", "deltas"), "what the selection applies to")] = "weights",
-    floor: Annotated[float, Range(0, 1, "sum of squares under which experts weigh equally")] = 0.0,
+    floor: Annotated[float, Range(0, 1, "sum over experts of mean squares under which they weigh equally")] = 0.0,
 ) -> Tensor:
     """Weigh the experts of each tensor by their energy where they differ most, and erase minority signs.
 

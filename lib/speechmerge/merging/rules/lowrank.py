@@ -47,7 +47,8 @@ def rank(ratio: float, rows: int, columns: int, mode: str = "ratio") -> int:
     paper="arXiv 2502.17380",
     equation=r"\theta=\theta_0+\lambda\sum_t M_t\odot\Delta_t",
     acts_on="matrices",
-    deviations=_OPEN,
+    deviations="The paper does not say what happens to embeddings, convolutions and vectors: here they are kept whole "
+    "(policy).",
 )
 def mp(deltas: Tensor, *, density: Density = 0.4) -> Tensor:
     """Keep only the largest entries of each task matrix, then add the experts.

@@ -76,7 +76,7 @@ def emr(
     title="TALL-mask",
     family="per_task",
     paper="arXiv 2405.07813",
-    equation=r"\theta_t=\theta_0+\lambda\,m_t\odot\sum_s\tau_s,\ m_t=[|\tau_t|>\lambda_t|\tau-\tau_t|]",
+    equation=r"\theta_t=\theta_0+\lambda\,m_t\odot\sum_s\tau_s,\ m_t=[|\tau_t|>\lambda_t|\sum_s\tau_s-\tau_t|]",
     acts_on="entries",
     gives="merged",
     deviations="A model for one task, not one merged model.",

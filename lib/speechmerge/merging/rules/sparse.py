@@ -168,8 +168,9 @@ _CRUMBS = {
     "paper": "arXiv 2312.06795",
     "acts_on": "tensors",
     "flavours": {"official": {"scope": "row", "count": "floor"}, "mergekit": {"count": "floor"}},
-    "deviations": "The names of the two fractions differ in every implementation: here density is what is kept, "
-    "outliers what is dropped at the top. The official code ranks each row of the last dimension, mergekit tensors.",
+    "deviations": "γ is outliers, what is dropped at the top, β is density, what is kept; rank is the share of "
+    "entries that are larger. The names of the two differ in every implementation. The official code ranks each row of "
+    "the last dimension, mergekit tensors.",
 }
 
 

@@ -115,9 +115,9 @@ def multi_slerp(
     equation=r"u=\arg\min_u\sum_t w_t\,\angle(u,u_t)^2,\ \theta=u\sum_tw_t\|\theta_t\|",
     gives="merged",
     scale="mean",
-    deviations="Angles come from fp64 inner products; mergekit's fp32 arccos skips angles below 3e-4, most of those "
-    "between fine-tunes. Directions that cancel out start from the first expert. A recipe for karcher counts its "
-    "base_model as one more model, as mergekit does; leave it out to merge the others.",
+    deviations="Angles come from fp64 inner products; mergekit's fp32 arccos skips angles below 3e-4, as "
+    "between fine-tunes at very small learning rates. Directions that cancel out start from the first expert. A recipe "
+    "for karcher counts its base_model as one more model, as mergekit does; leave it out to merge the others.",
 )
 def karcher(
     deltas: Tensor,
