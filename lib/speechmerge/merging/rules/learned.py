@@ -215,8 +215,9 @@ def _frank_wolfe(
     flavours={"fusion_bench": {"rate": 0.03}},
     deviations="θ⁰ is the start, not the base. Public code ranks the models by the cosine of the gradient and their "
     "whole weights, summed over tensors, which scarcely differs where all have the base's length; here by the inner "
-    "product, as the algorithm's name says. It starts from task arithmetic, and merges the chosen model by task arithmetic, whose λ becomes a "
-    "factor of γ. With soft choices (a mixture learnt in each step) it is not built. The last iterate is used.",
+    "product, as the algorithm's name says. It starts from task arithmetic, and merges the chosen model by task "
+    "arithmetic, whose λ becomes a factor of γ. With soft choices (a mixture learnt in each step) it is not built. The "
+    "last iterate is used.",
 )
 def frank_wolfe(
     deltas: Tensor,
