@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -17,8 +17,11 @@ from .errors import SpeechMergeError
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is renamed over ``path``, on failure it is removed."""
-    path = Path(path)
+    """Yield a temporary path beside ``path``; on success it is renamed over ``path``, on failure it is removed.
+
+    Where ``path`` is a link, what it leads to is replaced.
+    """
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -55,6 +58,28 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output(path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
+    """Raise before any work if writing ``path`` would lose something.
+
+    Args:
+        path: what will be written, a file or a folder.
+        overwrite: whether it may take the place of what is there.
+        inputs: files that are read, which it never replaces.
+
+    Raises:
+        SpeechMergeError: it is there already, one of the inputs, or neither a file nor a folder; or it cannot be
+            written (:func:`check_writable`).
+    """
+    path = Path(path)
+    if any(path.exists() and Path(one).exists() and path.samefile(one) for one in inputs):
+        raise SpeechMergeError(f"{path} is read here, so it is not written; name another output.")
+    if path.exists() and not overwrite:
+        raise SpeechMergeError(f"{path} already exists; choose another output or pass --overwrite to replace it.")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise SpeechMergeError(f"{path} is neither a file nor a folder, so it cannot be replaced; name another output.")
+    check_writable(path, 0)
 
 
 def check_writable(path: Path, needed_bytes: int) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 
 import numpy as np
@@ -50,6 +51,30 @@ def test_a_recording_becomes_a_file_of_the_form_its_name_says(run, talks, tmp_pa
     assert code == 0 and "detected" not in err
 
 
+def test_what_is_there_or_read_is_not_replaced(run, talks, tmp_path):
+    said = [Prediction("a", "uno", False)]
+    write_predictions(said, tmp_path / "said.jsonl")
+    (tmp_path / "texts.csv").write_text("id,text\na,uno\n")
+    words = ("score", tmp_path / "said.jsonl", "--references", tmp_path / "texts.csv", "--language", "es", "--clips")
+    for output in ("said.jsonl", "texts.csv"):
+        code, _, err = run(*words, tmp_path / output, "--overwrite")
+        assert code == 1 and "is read here, so it is not written" in err
+    assert read_predictions(tmp_path / "said.jsonl") == said
+    (tmp_path / "mine.tsv").write_text("mine")
+    (tmp_path / "link.tsv").symlink_to(tmp_path / "mine.tsv")
+    assert "already exists; choose another output or pass --overwrite" in run(*words, tmp_path / "link.tsv")[2]
+    assert (tmp_path / "mine.tsv").read_text() == "mine"
+    assert run(*words, tmp_path / "link.tsv", "--overwrite")[0] == 0
+    assert (tmp_path / "link.tsv").is_symlink() and (tmp_path / "mine.tsv").read_text().startswith("id\t")
+    for words in ((talks / "a.wav", "--no-guard"), ("--corpus", "tones", "--language", "es")):
+        code, _, err = run("decode", "smoke", tmp_path / "said.jsonl", *words)
+        assert code == 1 and "already exists" in err
+    assert read_predictions(tmp_path / "said.jsonl") == said
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    code, _, err = run("decode", "smoke", tmp_path / "pipe.jsonl", talks / "a.wav", "--overwrite")
+    assert code == 1 and "neither a file nor a folder" in err
+
+
 def test_a_folder_becomes_json_lines_or_a_folder(run, talks, tmp_path):
     words = (talks, "--language", "es", "--no-guard")
     assert run("decode", "smoke", tmp_path / "all.jsonl.gz", *words)[:2] == (
@@ -77,11 +102,22 @@ def test_a_folder_becomes_json_lines_or_a_folder(run, talks, tmp_path):
 def test_the_guard_stands_for_recordings_and_not_for_test_sets(run, talks, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(Decoder, "_guarded", lambda _, found, *__: asked.append(1) or found)
-    words = ("decode", "smoke", tmp_path / "a.jsonl", talks / "a.wav", "--language", "es")
+    words = ("decode", "smoke", tmp_path / "a.jsonl", talks / "a.wav", "--language", "es", "--overwrite")
     for more, guarded in (((), 1), (("--no-guard",), 0), (("--guard",), 1)):
         assert run(*words, *more)[0] == 0 and len(asked) == guarded
         asked.clear()
-    words = ("decode", "smoke", tmp_path / "es.jsonl.gz", "--corpus", "tones", "--language", "es", "--split", "dev")
+    words = (
+        "decode",
+        "smoke",
+        tmp_path / "es.jsonl.gz",
+        "--corpus",
+        "tones",
+        "--language",
+        "es",
+        "--split",
+        "dev",
+        "--overwrite",
+    )
     assert run(*words)[0] == 0 and not asked
     assert run(*words, "--guard")[0] == 0 and asked
 
@@ -95,7 +131,7 @@ WRONG = [
     (["out", "talks/a.wav"], "End the name with one of .jsonl, .tsv, .srt, .vtt, .txt, or give --format."),
     (["out.srt", "talks/a.wav", "--format", "tsv"], "ends in .srt, but the form asked for is tsv"),
     (["talks", "talks", "--format", "srt"], "OUTPUT talks is there already; name another."),
-    (["talks/a.wav", "talks/a.wav", "--format", "txt"], "is a recording to decode; name another file."),
+    (["talks/a.wav", "talks/a.wav", "--format", "txt"], "is read here, so it is not written; name another output."),
     (["out.srt", "talks/a.wav", "--language", "spanish"], "knows no language 'spanish'."),
     (["out.srt", "broken.wav"], "broken.wav: not readable as audio"),
     (["new/out.jsonl", "talks", "broken.wav"], "broken.wav: not readable as audio"),

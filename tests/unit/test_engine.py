@@ -112,6 +112,31 @@ def test_wrong_options_get_a_sentence(options, words, base, experts):
         speechmerge.merge_state_dicts("lors", base, experts, **options)
 
 
+@pytest.mark.parametrize(
+    ("method", "kind", "spoil", "words"),
+    [
+        (
+            "fisher",
+            "fishers",
+            lambda own: own.fill_(float("nan")),
+            r"expert 1: '[\w.]+' has numbers below 0 or not finite",
+        ),
+        ("fisher", "fishers", lambda own: own.sub_(2), r"expert 1: '[\w.]+' has numbers below 0 or not finite"),
+        ("fisher", "fishers", lambda own: own.reshape(-1)[:2], r"expert 1: '[\w.]+' has shape \[2\], expected \["),
+        ("regmean", "grams", lambda own: torch.eye(3), r"expert 1: '[\w.]+' has shape \[3, 3\], expected \["),
+    ],
+)
+def test_statistics_that_cannot_be_are_refused(method, kind, spoil, words, base, experts):
+    if kind == "fishers":
+        found = [{name: torch.ones_like(x) for name, x in base.items()} for _ in experts]
+    else:
+        matrices = {name: x for name, x in base.items() if x.dim() == 2}
+        found = [{n.removesuffix(".weight"): torch.eye(x.shape[1]) for n, x in matrices.items()} for _ in experts]
+    found[1] = {name: spoil(own.clone()) for name, own in found[1].items()}
+    with pytest.raises(MethodError, match=words):
+        speechmerge.merge_state_dicts(method, base, experts, extras={kind: found})
+
+
 def test_folders_give_what_dicts_give_and_the_record_says_how(base, experts, tmp_path):
     paths = [folder(tmp_path / f"m{i}", state) for i, state in enumerate((base, *experts))]
     expected = speechmerge.merge_state_dicts("lors", base, experts, scaling=0.15, density=[0.1, 0.2, 0.3])

@@ -49,6 +49,7 @@ def test_inspect_data_remarks_on_capitals(call, tmp_path):
     [
         (("nowhere:es",), "nowhere: there is no such file or folder"),
         (("hub:speech:es",), "'hub:speech' names no data set; expected hub:OWNER/NAME"),
+        (("{folder}:spanish",), "speech is there, but 'spanish' is no code of a language; write one such as es or it."),
         (("{folder}:xx",), "There is no language 'xx'; expected Whisper's code"),
         (("tones:es",), "'tones' is a corpus of the registry"),
     ],

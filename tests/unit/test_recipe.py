@@ -240,6 +240,8 @@ def test_checking_finds_a_missing_model_without_merging(place):
         ({"models": []}, "models is missing"),
         ({"dtype": "float23"}, "Did you mean 'float32'"),
         ({"parameters": {"densty": 0.2}}, "Did you mean 'density'"),
+        ({"parameters": {"lambda": 0.4, "scaling": 0.3}}, "lambda and scaling are one parameter; give one of them"),
+        ({"include": "encoder"}, "'include' stands at the top of the recipe; write it under parameters"),
         ({"parameters": {"density": 2.0}}, r"outside \[0, 1\]"),
         ({"parameters": {"density": [{"filter": "mlp", "value": 0.5}]}}, "density has filters"),
         ({"models": [{"model": "a", "parameters": {"zeros": "positive"}}]}, "zeros cannot differ between models"),

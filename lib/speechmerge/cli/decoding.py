@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 )
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True)
 @click.option("--base", help="Of a MODEL that is a LoRA adapter: name or folder of its base model.")
+@click.option("--overwrite", is_flag=True, help="Replace the file OUTPUT if it exists.")
 def decode(
     model: str,
     output: Path,
@@ -62,6 +63,7 @@ def decode(
     guard: bool | None,
     precision: str,
     base: str | None,
+    overwrite: bool,
 ) -> None:
     """Decode a test set or RECORDINGS with MODEL and keep the hypotheses in OUTPUT.
 
@@ -92,9 +94,9 @@ def decode(
     if names:
         if form not in (None, "jsonl") or segments or output.suffix in (".tsv", ".srt", ".vtt", ".txt"):
             raise click.UsageError("the hypotheses of a test set are JSON lines without times; name OUTPUT .jsonl.gz.")
-        _test_set(decoder, output, names, language, split, task)
+        _test_set(decoder, output, overwrite, names, language, split, task)
     else:
-        _recordings(decoder, output, recordings, language or "auto", task, form, segments)
+        _recordings(decoder, output, overwrite, recordings, language or "auto", task, form, segments)
 
 
 def _dynamic(recipe: Path, settings: "Decoding") -> "Listening | Guided":
@@ -106,18 +108,24 @@ def _dynamic(recipe: Path, settings: "Decoding") -> "Listening | Guided":
 
 
 def _test_set(
-    decoder: Callable, output: Path, names: tuple[str, ...], language: str | None, split: str, task: str
+    decoder: Callable,
+    output: Path,
+    overwrite: bool,
+    names: tuple[str, ...],
+    language: str | None,
+    split: str,
+    task: str,
 ) -> None:
     """Decode the clips of a test set into a predictions file."""
     from ..evaluation.predictions import write_predictions
-    from ..files import check_writable
+    from ..files import check_output
 
     if language in (None, "auto"):
         raise click.UsageError("a test set is of one language; give its code, e.g. --language es.")
     if output.is_dir():
         raise click.UsageError(f"OUTPUT {output} is a folder; name a file.")
+    check_output(output, overwrite=overwrite)
     clips = clips_of_test_set(names, language, task, split)
-    check_writable(output, 0)
     predictions = decoder(False).decode(clips, language, task)
     write_predictions(predictions, output)
     click.echo(f"{output}: {len(predictions)} hypotheses")
@@ -126,6 +134,7 @@ def _test_set(
 def _recordings(
     decoder: Callable,
     output: Path,
+    overwrite: bool,
     inputs: tuple[Path, ...],
     language: str,
     task: str,
@@ -134,7 +143,7 @@ def _recordings(
 ) -> None:
     """Decode recordings into one file, or into a folder with a file for each."""
     from ..evaluation import recordings, transcripts
-    from ..files import check_writable
+    from ..files import check_output
 
     form = transcripts.format_of(output, form)
     found = recordings.find(inputs)
@@ -143,11 +152,9 @@ def _recordings(
         raise click.UsageError(f"each recording has its own .{form}: name a folder as OUTPUT, and --format {form}.")
     if output.exists() and (many or output.is_dir()):
         raise click.UsageError(f"OUTPUT {output} is there already; name another.")
-    if output.resolve() in {path.resolve() for path in found.values()}:
-        raise click.UsageError(f"OUTPUT {output} is a recording to decode; name another file.")
+    check_output(output, overwrite=overwrite, inputs=found.values())
     own = transcripts.names(found, form) if many else None
     recordings.check(found)
-    check_writable(output, 0)
     heard = _told(decoder(True), found, language, task, segments or form in transcripts.TIMED)
     count = transcripts.write(heard, output, form, own)
     click.echo(f"{output}: {count} recording{'' if count == 1 else 's'}")

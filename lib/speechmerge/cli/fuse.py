@@ -138,11 +138,10 @@ def fuse_train(
 
     The learning rate is chosen on dev from those given, or from four. Of several folds the first is written.
     """
-    from ..errors import SpeechMergeError
+    from ..files import check_output
     from ..fusion import answering, interfaces, scoring, systems, training
 
-    if output.exists() and not overwrite:
-        raise SpeechMergeError(f"{output} already exists; choose another output or pass --overwrite to replace it.")
+    check_output(output, overwrite=overwrite)
     interface = interface or ("ws" if len(names) == 1 else "chconv")
     interfaces.find(interface)
     found, folds = _task(task, speech, label)
@@ -178,22 +177,29 @@ def _tell(task: "Task", row: dict) -> None:
 @click.option(
     "--answers", "table", type=click.Path(path_type=Path, dir_okay=False), help="Also write a TSV of answers."
 )
-def fuse_score(model: Path, task: str | None, speech: str | None, label: str, table: Path | None) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace the file of --answers if it exists.")
+def fuse_score(
+    model: Path, task: str | None, speech: str | None, label: str, table: Path | None, overwrite: bool
+) -> None:
     """Test a trained system on the test clips of a task or of labelled clips of your own."""
     from ..errors import ScoringError
+    from ..files import atomic_file, check_output
     from ..fusion import answering, scoring, systems
 
     about = systems.about(model)
     found, folds = _task(task, speech, label)
     if found.kind != about["kind"]:
         raise ScoringError(f"{model} answers {about['kind']}, the task {found.name!r} asks for {found.kind}.")
+    if table:
+        if found.kind == "verification":
+            raise ScoringError("a verification has trials, not answers; leave --answers out.")
+        check_output(table, overwrite=overwrite)
     test = [one for one in folds[0] if one.split == "test"]
     heard = systems.hearing_of(about["upstreams"], test, whole=found.whole, window=about["window"])
     system = systems.read(model, found, heard)
     answers = answering.said(system, system.answers(test))
     _tell(found, scoring.summary(found, [test], [answers]))
     if table:
-        if found.kind == "verification":
-            raise ScoringError("a verification has trials, not answers; leave --answers out.")
         rows = [f"{one.clip.id}\t{one.label}\t{said}" for one, said in zip(test, answers, strict=True)]
-        table.write_text("\n".join(["id\tlabel\tanswer", *rows]) + "\n", encoding="utf-8")
+        with atomic_file(table) as file:
+            file.write_text("\n".join(["id\tlabel\tanswer", *rows]) + "\n", encoding="utf-8")

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 SAID_BY_RECIPE = {"experts": "EXPERTS", "base": "--base", "scaling": "--scaling", "settings": "--set"}
-SAID_BY_RECIPE |= {"include": "--include", "dtype": "--dtype", "max_growth": "--max-growth"}
+SAID_BY_RECIPE |= {"include": "--include", "dtype": "--dtype"}
+SAID_BY_RECIPE |= {"max_growth": "--max-growth", "max_update": "--max-update"}
 HEARD = (
     "speech",
     "statistics",
@@ -48,7 +49,12 @@ HEARD = (
 )
 @click.option("--include", multiple=True, help="Merge only this part (encoder, cross-attention, ...) or name pattern.")
 @click.option(
-    "--max-growth", type=float, help="Refuse a tensor's update so many times as long as the experts' (default: 100)."
+    "--max-growth",
+    type=float,
+    help="Refuse a tensor's update so many times as long as the experts', or as λ times theirs (default: 100).",
+)
+@click.option(
+    "--max-update", type=float, help="Refuse an expert so far from the base, as a share of its norm (default: 0.5)."
 )
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the result (default: the inputs' most precise).")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
@@ -103,7 +109,6 @@ def merge(ctx: click.Context, method: str, output: Path, **options: object) -> N
     recipe = _from_file(Path(method)) if is_recipe(method) else _from_words(method, options)
     data = given(recipe, **{name: options[name] for name in HEARD})
     _check_output(output, recipe, options["overwrite"])
-    check_writable(output, 0)
     extras, said = _extras(recipe, data)
     recipe.run(output, resolve=model_folder, extras=extras, data=said, **engine_options)
     click.echo(f"{output}: {recipe.method} of {len(recipe.experts)} experts{_learnt(output, recipe.method)}")
@@ -249,7 +254,7 @@ def _from_words(method: str, options: dict) -> "Recipe":
     found.check(params, experts=len(options["experts"]))
     params["scaling"] = options["scaling"]
     params |= {"include": list(options["include"])} if options["include"] else {}
-    params |= {"max_growth": options["max_growth"]} if options["max_growth"] is not None else {}
+    params |= {name: options[name] for name in ("max_growth", "max_update") if options[name] is not None}
     params |= {"dtype": KINDS[options["dtype"]]} if options["dtype"] else {}
     return Recipe(method, options["base"], options["experts"], params)
 
@@ -297,14 +302,13 @@ def _learnt(output: Path, method: str) -> str:
 
 def _check_output(output: Path, recipe: "Recipe", overwrite: bool) -> None:
     """Raise if the output would take the place of a model that is merged, or of a folder around one, or exists."""
-    from ..errors import SpeechMergeError
+    from ..files import check_output
 
     inputs: Sequence[str] = (recipe.base, *recipe.experts)
     for name in inputs:
         if Path(name).exists() and Path(name).resolve().is_relative_to(output.resolve()):
             raise click.UsageError(f"OUTPUT {output} is or holds {name}, a model to merge; name another folder.")
-    if output.exists() and not overwrite:
-        raise SpeechMergeError(f"{output} already exists; choose another output or pass --overwrite to replace it.")
+    check_output(output, overwrite=overwrite)
 
 
 def _size(count: int) -> str:

@@ -97,6 +97,7 @@ def clips_of_test_set(names: tuple[str, ...], language: str, task: str, split: s
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write a TSV with every clip's errors, reference and hypothesis.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace the file of --clips if it exists.")
 def score(
     predictions: Path,
     names: tuple[str, ...],
@@ -105,27 +106,29 @@ def score(
     task: str,
     references: Path | None,
     table: Path | None,
+    overwrite: bool,
 ) -> None:
     """Score kept hypotheses: WER and CER, or BLEU and chrF.
 
     The references are those of the test set, or of a file. Predictions and references must be the same clips.
     Intervals are bootstrapped over clips, 95 %. Languages written without spaces show CER first; where Whisper's
-    authors compare letter by letter (zh, ja, th, lo, my), the WER is the CER.
+    authors compare letter by letter (zh, yue, ja, th, lo, my), the WER is the CER.
     """
     from ..evaluation import references as own
     from ..evaluation.predictions import read_predictions
     from ..evaluation.scoring import score as scored
     from ..evaluation.summaries import summary
-    from ..files import check_writable
+    from ..files import check_output
 
     if bool(names) == bool(references):
         raise click.UsageError("name what was decoded: a test set, --corpus WHERE, or a file of texts, --references.")
+    if table:
+        check_output(table, overwrite=overwrite, inputs=filter(None, (predictions, references)))
     said = own.read(references, task) if references else clips_of_test_set(names, language, task, split)
     heard = read_predictions(predictions)
     scores = scored(heard, said, language, task)
     found = summary(scores)
     if table:
-        check_writable(table, 0)
         own.write_table(scores, heard, said, task, table)
     if task == "st":
         click.echo(

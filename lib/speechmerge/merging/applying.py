@@ -137,8 +137,11 @@ def apply(run: "Run", names: list[str], start: int, base: Tensor, deltas: Tensor
     if "fisher" in needs:
         context["fisher"] = fisher(merge, name, start, base)
     if "gram" in needs:
+        square = (merge.base.shapes[name][-1],) * 2
         grams = [
-            torch.stack([x.to(base.device, base.dtype) for x in _statistics(merge, "grams", n.removesuffix(".weight"))])
+            torch.stack(
+                [x.to(base.device, base.dtype) for x in _statistics(merge, "grams", n.removesuffix(".weight"), square)]
+            )
             for n in names
         ]
         context["gram"] = torch.stack(grams, 1) if base.dim() == 2 else grams[0]
@@ -153,16 +156,27 @@ def apply(run: "Run", names: list[str], start: int, base: Tensor, deltas: Tensor
 def fisher(merge: "Merge", name: str, start: int, base: Tensor) -> Tensor:
     """Return the experts' Fishers of a block, in the shape of the rule's deltas."""
     block = slice(start, start + len(base))
-    found = [x.reshape(-1)[block].to(base.device, base.dtype) for x in _statistics(merge, "fishers", name)]
+    whole = _statistics(merge, "fishers", name, merge.base.shapes[name])
+    found = [x.reshape(-1)[block].to(base.device, base.dtype) for x in whole]
+    for t, own in enumerate(found):
+        if not (own >= 0).all() or not own.isfinite().all():
+            raise MethodError(f"extras['fishers'] of expert {t}: {name!r} has numbers below 0 or not finite.")
     return shaped(merge, name, torch.stack(found))
 
 
-def _statistics(merge: "Merge", key: str, wanted: str) -> list[Tensor]:
-    """Return one statistic of every expert: Grams are named by module, Fishers by tensor."""
+def _statistics(merge: "Merge", key: str, wanted: str, shape: tuple[int, ...]) -> list[Tensor]:
+    """Return one statistic of every expert, of the shape it must have: Grams are named by module, Fishers by tensor."""
     missing = [t for t, item in enumerate(merge.extras[key]) if wanted not in item]
     if missing:
         raise MethodError(f"extras[{key!r}] of expert {missing[0]} has nothing for {wanted!r}; collect it as well.")
-    return [item[wanted] for item in merge.extras[key]]
+    found = [item[wanted] for item in merge.extras[key]]
+    for t, one in enumerate(found):
+        if tuple(one.shape) != shape:
+            raise MethodError(
+                f"extras[{key!r}] of expert {t}: {wanted!r} has shape {list(one.shape)}, expected {list(shape)}; "
+                "collect it with this expert."
+            )
+    return found
 
 
 def _cached(folder: Path, delta: Tensor) -> Tensor:

@@ -230,7 +230,9 @@ def _write(folder: Path, stages: Iterator[tuple[str, list[dict[str, Tensor]]]], 
                 if (owner := owners.setdefault(id(tensor), name)) != name:
                     shared[t][name] = owner
             folders[t].mkdir(exist_ok=True)
-            save_file({n: tensors[n].cpu().contiguous() for n in owners.values()}, folders[t] / f"{stage}.safetensors")
+            file = folders[t] / f"{stage}.safetensors"
+            save_file({n: tensors[n].cpu().contiguous() for n in owners.values()}, file)
+            file.chmod(0o644)  # it may be published
             files[t] |= {name: f"{stage}.safetensors" for name in owners.values()}
     for t, record in enumerate(records):
         index = {"metadata": {}, "weight_map": files[t]}

@@ -120,9 +120,14 @@ def options(
         found["t"] = _position(path, shared, own)
         shared, *own = [{k: v for k, v in given.items() if k != "weight"} for given in (shared, *own)]
     switches = {key: switch(shared[key]) for key in SWITCHES if key in shared and switch(shared[key]) is not None}
+    said: dict[str, str] = {}
     for key, value in shared.items():
         if key not in switches:
-            found |= _parameter(path, method, key, value, layered=theirs or key in PARAMETERS)
+            given = _parameter(path, method, key, value, layered=theirs or key in PARAMETERS)
+            if twice := [said[name] for name in given if name in said]:
+                raise MethodError(f"{path}: {twice[0]} and {key} are one parameter; give one of them.")
+            said |= dict.fromkeys(given, key)
+            found |= given
     for key in dict.fromkeys(key for given in own for key in given):
         found |= _each(path, method, key, [given.get(key) for given in own], found)
     for key, value in switches.items():

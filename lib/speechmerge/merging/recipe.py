@@ -231,6 +231,8 @@ def _content(path: Path) -> dict[str, Any]:
     for field, value in content.items():
         if field in LACKING and value:
             raise MethodError(f"{path}: {field!r} is not supported in a recipe; {LACKING[field]}.")
+        if field in ENGINE:
+            raise MethodError(f"{path}: {field!r} stands at the top of the recipe; write it under parameters.")
         if field not in FIELDS and field not in LACKING:
             raise MethodError(f"{path}: {field!r} is not supported in a recipe.{nearest(str(field), FIELDS)}")
         kind, expected = FIELDS.get(field, (object, ""))

@@ -36,10 +36,10 @@ def check_tensors(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
         extra = [name for name in expert.shapes if name not in base.shapes]
         if missing or extra:
             close = nearest(missing[0], extra) if missing and extra else ""
+            said = [f"lacks {_counted(missing)} of the base {base.label}"] if missing else []
+            said += [f"has {_counted(extra)} that the base {base.label} lacks"] if extra else []
             raise CheckpointError(
-                f"{expert.label}: {len(missing)} tensors of the base {base.label} are missing "
-                f"({', '.join(missing[:3])}) and {len(extra)} are not in the base ({', '.join(extra[:3])}); experts "
-                f"must be fine-tunes of this base.{close}"
+                f"{expert.label} {' and '.join(said)}; experts must be fine-tunes of this base.{close}"
             )
         for name, shape in base.shapes.items():
             if expert.shapes[name] != shape:
@@ -52,10 +52,17 @@ def check_tensors(base: Checkpoint, experts: Sequence[Checkpoint]) -> None:
                 kinds == (False, False) and torch.equal(base.read(name), expert.read(name))
             )
             if not same:
+                kinds = f"{expert.dtypes[name]} in the expert and {base.dtypes[name]} in the base"
                 raise CheckpointError(
-                    f"{expert.label}: tensor {name!r} is {expert.dtypes[name]} in the expert and {base.dtypes[name]} "
-                    "in the base; only floating-point tensors are merged, any other must equal the base's."
+                    f"{expert.label}: tensor {name!r} differs from the base's and is {kinds}; only floating-point "
+                    "tensors are merged, any other must equal the base's."
                 )
+
+
+def _counted(names: Sequence[str]) -> str:
+    """Return how many tensors these are, with the names of the first three."""
+    more = ", ..." if len(names) > 3 else ""
+    return f"{len(names)} tensor{'' if len(names) == 1 else 's'} ({', '.join(names[:3])}{more})"
 
 
 def check_updates(base: Checkpoint, experts: Sequence[Checkpoint], max_update: float = MAX_UPDATE) -> list[float]:
@@ -85,8 +92,8 @@ def check_updates(base: Checkpoint, experts: Sequence[Checkpoint], max_update: f
             raise CheckpointError(
                 f"{expert.label} is no fine-tune of {base.label}: the update is {ratio:.3g} of the base's norm, "
                 f"expected under {max_update:g} (fingerprints: expert {fingerprint(expert)[:16]}, base "
-                f"{fingerprint(base)[:16]}). Give the base it was trained from, or raise max_update if the training "
-                "really went so far."
+                f"{fingerprint(base)[:16]}). Give the base it was trained from, or raise max_update (--max-update; in "
+                "a recipe under parameters) if the training really went so far."
             )
     for i, j in alike.nonzero().tolist():
         if all(

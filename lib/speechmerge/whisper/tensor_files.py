@@ -39,6 +39,8 @@ def read_json(path: Path) -> dict:
     """Read a JSON file of a model folder."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not there; give the folder that holds it, or copy the file there.") from None
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} is not readable as JSON ({error}); copy the file again.") from error
     if not isinstance(found, dict):

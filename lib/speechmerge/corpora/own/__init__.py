@@ -28,5 +28,7 @@ def parse(text: str) -> tuple[str, str | None]:
     named = (head, last) if re.fullmatch(r"[a-z]{2,3}", last) and head not in ("", PREFIX[:-1]) else (text, None)
     where, language = (text, None) if not text.startswith(PREFIX) and is_own(text) else named
     if not is_own(where):
+        if is_own(head):
+            raise CorpusError(f"{head} is there, but {last!r} is no code of a language; write one such as es or it.")
         raise CorpusError(f"{where}: there is no such file or folder; expected speech with its transcripts.")
     return where, language
