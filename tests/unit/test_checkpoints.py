@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from speechmerge.errors import MethodError
+from speechmerge.errors import CheckpointError, MethodError
 from speechmerge.merging import output
 from speechmerge.whisper import checkpoints
 from speechmerge.whisper.parameter_classes import classify, depths, parts, select
@@ -38,6 +38,21 @@ def test_every_dtype_and_shape_is_read_as_written(state, tmp_path):
         model.block("model.encoder.layers.0.fc1.weight", 5, 9).tolist()
         == state["model.encoder.layers.0.fc1.weight"].flatten()[5:9].tolist()
     )
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({3: torch.ones(2)}, "model has the key 3, a int; expected names of tensors"),
+        ({"a": [1.0]}, "'a' is a list, expected a torch tensor"),
+        ({"a": torch.eye(3).to_sparse()}, r"'a' is torch.sparse_coo; expected a dense tensor in memory"),
+        ({"a": torch.ones(2, device="meta")}, "'a' is without numbers, on the meta device"),
+        ({"a": torch.ones(2, dtype=torch.complex64)}, r"'a' is torch.complex64, which cannot be merged"),
+    ],
+)
+def test_what_is_no_named_tensor_of_numbers_is_refused(state, entry, words):
+    with pytest.raises(CheckpointError, match=words):
+        checkpoints.open_checkpoint(state | entry)
 
 
 def test_shards_are_written_and_read_as_one_model(state, tmp_path):

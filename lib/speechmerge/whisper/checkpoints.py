@@ -88,16 +88,9 @@ def open_checkpoint(source: Path | str | Mapping[str, Tensor], label: str = "mod
             a tensor has a number format that cannot be merged.
     """
     if isinstance(source, Mapping):
+        for name, tensor in source.items():
+            _check_given(label, name, tensor)
         plain = _strip({name: name for name in source}, label)
-        for name, stored in plain.items():
-            if not isinstance(source[stored], Tensor):
-                raise CheckpointError(
-                    f"{label}: {name!r} is a {type(source[stored]).__name__}, expected a torch tensor."
-                )
-            if source[stored].dtype not in DTYPES.values():
-                raise CheckpointError(
-                    f"{label}: {name!r} is {source[stored].dtype}, which cannot be merged; use torch.float32."
-                )
         return _tie(
             label,
             None,
@@ -127,6 +120,19 @@ def strip_wrappers(name: str) -> str:
 def with_head(name: str) -> str:
     """Return a tensor's name in the model with its head, given its name there or in a bare ``WhisperModel``."""
     return _BARE.sub("model.", name)
+
+
+def _check_given(label: str, name: object, tensor: object) -> None:
+    """Raise unless a dict's entry is a named tensor that can be merged: dense, with numbers, of a known format."""
+    if not isinstance(name, str):
+        raise CheckpointError(f"{label} has the key {name!r}, a {type(name).__name__}; expected names of tensors.")
+    if not isinstance(tensor, Tensor):
+        raise CheckpointError(f"{label}: {name!r} is a {type(tensor).__name__}, expected a torch tensor.")
+    if tensor.layout != torch.strided or tensor.is_meta:
+        kind = "without numbers, on the meta device" if tensor.is_meta else f"{tensor.layout}"
+        raise CheckpointError(f"{label}: {name!r} is {kind}; expected a dense tensor in memory.")
+    if tensor.dtype not in DTYPES.values():
+        raise CheckpointError(f"{label}: {name!r} is {tensor.dtype}, which cannot be merged; use torch.float32.")
 
 
 def _strip(names: dict[str, str], label: str) -> dict[str, str]:
