@@ -1,5 +1,6 @@
 """Chapters that vary something: their tables change no number, and their figures draw and tell every one."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -225,6 +226,15 @@ def test_pairs_average_both_directions_relative_to_the_errors_before():
     ).itertuples()
     assert (pair.label, pair.x) == ("a–b", 0.3)
     assert (pair.value, pair.low, pair.high) == pytest.approx((0, -3.75, 3.75))
+
+
+def test_labels_of_ticks_do_not_run_into_each_other():
+    table = pd.DataFrame({"panel": "", "system": "TIES", "method": "ties", "x": [0.15, 0.2, 0.25, 0.3, 0.4, 0.45, 2.5]})
+    table = table.assign(value=1.0, low=float("nan"), high=float("nan"))
+    [axes] = curves.lines(table, x="λ", y="WER", caption="One line.", logarithmic=True).fig.axes
+    axes.figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes)) and len(boxes) > 3
 
 
 def test_names_of_neighbours_lie_on_no_point_and_on_no_other_name():

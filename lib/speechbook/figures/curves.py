@@ -5,7 +5,7 @@ where it is missing, none is drawn.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from . import style
 from .figured import Figured, Told
 
 MOST_WIDE = 6  # columns of a heat map whose cells are as wide as an interval
+CROWDED = 0.085  # of the axis: labels of ticks that are closer run into each other
 DODGE = 0.022  # of the axis: how far apart systems stand that share an x
 SIDES = [  # where the name of a point may stand: right, up, and the end that lies there
     (4, 4, "left"), (4, -10, "left"), (-4, 4, "right"), (-4, -10, "right"), (4, 12, "left"), (4, -18, "left"),
@@ -142,12 +143,22 @@ def lines(
                 told.mark(drawn[0], [f"{system}, {x} {row.x:g}: {level(row)}" for row in own.itertuples()])
             if logarithmic:
                 axes.set_xscale("log")
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            shown = _apart(ticks, CROWDED * width, scale)
+            axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
             axes.minorticks_off()
             axes.set(xlabel=x, ylabel=labels[name] if not shared or number % columns == 0 else "")
         legend(fig, panels.values())
     numbers = table if faint is None else pd.concat([table.assign(of="all"), faint.assign(of="single")])
     return Figured(fig, caption, _told(table, x, labels), numbers, told)
+
+
+def _apart(ticks: Sequence[float], least: float, scale: Callable) -> list[float]:
+    """Return the ticks whose labels do not run into that of the last one before them."""
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or scale(tick) - scale(kept[-1]) >= least:
+            kept.append(tick)
+    return kept
 
 
 def _moved(x: pd.Series, aside: float, logarithmic: bool) -> pd.Series:
