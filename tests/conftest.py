@@ -92,7 +92,8 @@ def made_up_folder(tmp_path_factory):
                     if described.describe:
                         store.write_statistics(profile, name, made_up_directions(plan))
             if profile == "smoke":  # whose clips are made on the spot
-                store.keep_predictions(profile, "table1", made_up_predictions(experiments.plan("table1", profile)))
+                for name in ("table1", "dynamic_languages"):
+                    store.keep_predictions(profile, name, made_up_predictions(experiments.plan(name, profile)))
             store.write_statistics(profile, "task_vectors", made_up_task_vectors(profile))
         patch.setenv("SPEECHMERGE_CACHE", str(tmp_path_factory.mktemp("cache")))
         for name in ("fusion_layers", "fusion_pairs", "fusion_growing"):  # which take a second or two

@@ -25,6 +25,6 @@ def test_equal_transcripts_are_counted_by_clip(monkeypatch):
         for system, texts in said.items()
         for (cell, clip), text in zip(places, texts, strict=True)
     ]
-    monkeypatch.setattr(listened.store, "lines", lambda profile, name, columns: lines)
+    monkeypatch.setattr(listened.store, "statistics", lambda profile, name: pd.DataFrame(lines))
     found = listened.alike("tiny", "dynamic_languages", ["Routing"], "Finetuned")["Routing"]
     assert found.to_dict() == {"Spanish": 66.7, "Italian": 100.0, "all clips": 75.0}

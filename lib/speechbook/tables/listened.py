@@ -35,8 +35,11 @@ def alike(profile: str, experiment: str, systems: Sequence[str], other: str) -> 
 
     Returns:
         One line a language, one for all clips.
+
+    Raises:
+        StudyError: it has no transcripts.
     """
-    found = pd.DataFrame(store.lines(profile, f"{experiment}.predictions", ("cell", "id", "system", "text")))
+    found = store.statistics(profile, f"{experiment}.predictions")
     said = found.pivot(index=["cell", "id"], columns="system", values="text")
     same = said[list(systems)].eq(said[other], axis=0)
     shares = same.groupby("cell").mean().rename(index=language_name)
