@@ -42,8 +42,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         SpeechMergeError: ``path`` exists and ``overwrite`` is false.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise SpeechMergeError(f"{path} already exists; choose another output or pass --overwrite to replace it.")
+    check_free(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -58,6 +57,12 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_free(path: Path, *, overwrite: bool = False) -> None:
+    """Raise if ``path`` is there already and may not be replaced."""
+    if path.exists() and not overwrite:
+        raise SpeechMergeError(f"{path} already exists; choose another output or pass --overwrite to replace it.")
 
 
 def check_output(path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
@@ -75,8 +80,7 @@ def check_output(path: Path, *, overwrite: bool = False, inputs: Iterable[Path] 
     path = Path(path)
     if any(path.exists() and Path(one).exists() and path.samefile(one) for one in inputs):
         raise SpeechMergeError(f"{path} is read here, so it is not written; name another output.")
-    if path.exists() and not overwrite:
-        raise SpeechMergeError(f"{path} already exists; choose another output or pass --overwrite to replace it.")
+    check_free(path, overwrite=overwrite)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise SpeechMergeError(f"{path} is neither a file nor a folder, so it cannot be replaced; name another output.")
     check_writable(path, 0)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import SpeechMergeError, nearest
-from ..files import atomic_file, atomic_folder, check_writable
+from ..files import atomic_file, atomic_folder, check_free, check_writable
 from ..merging.output import layout, write_weights
 from ..whisper import companions
 from ..whisper.checkpoints import fingerprint, most_precise
@@ -101,8 +101,7 @@ def _check_output(output: Path, to: str, overwrite: bool) -> None:
     if output.exists() and output.is_dir() != folder:
         found, wanted = ("a file", "a folder") if folder else ("a folder", "a file")
         raise SpeechMergeError(f"{output} is {found}, and {to} is {wanted}; choose another output.")
-    if output.exists() and not overwrite:
-        raise SpeechMergeError(f"{output} already exists; choose another output or pass --overwrite to replace it.")
+    check_free(output, overwrite=overwrite)
 
 
 def _own(model: Model, to: str) -> str:

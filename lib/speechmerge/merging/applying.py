@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import MethodError
 from ..files import atomic_file
+from ..whisper.checkpoints import finite
 from .rules.decompositions import singular_vectors
 from .rules.primitives import per_expert
 
@@ -159,7 +160,7 @@ def fisher(merge: "Merge", name: str, start: int, base: Tensor) -> Tensor:
     whole = _statistics(merge, "fishers", name, merge.base.shapes[name])
     found = [x.reshape(-1)[block].to(base.device, base.dtype) for x in whole]
     for t, own in enumerate(found):
-        if not (own >= 0).all() or not own.isfinite().all():
+        if own.numel() and not (own.min() >= 0 and finite(own)):
             raise MethodError(f"extras['fishers'] of expert {t}: {name!r} has numbers below 0 or not finite.")
     return shaped(merge, name, torch.stack(found))
 

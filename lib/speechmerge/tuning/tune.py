@@ -15,7 +15,7 @@ from .. import corpora
 from ..devices import release_memory
 from ..errors import CorpusError, SpeechMergeError
 from ..evaluation.decoding_settings import Decoding
-from ..files import check_writable
+from ..files import check_free, check_writable
 from ..merging import estimates, lengths, validation
 from ..merging.merge import Merge, open_merge
 from ..whisper import models
@@ -70,8 +70,7 @@ def tune(asked: Request, place: Path, *, overwrite: bool = False, tell: Tell = l
         SpeechMergeError: the output exists, cannot be written, or memory or disk are too small.
     """
     place = Path(place)
-    if place.exists() and not overwrite:
-        raise SpeechMergeError(f"{place} already exists; choose another output or pass --overwrite to replace it.")
+    check_free(place, overwrite=overwrite)
     names = methods.chosen(asked.methods, len(asked.experts))
     found = _models(asked)
     _check_place(place, found)
