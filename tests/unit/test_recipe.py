@@ -290,6 +290,11 @@ def test_checking_finds_a_missing_model_without_merging(place):
             {"models": [{"model": "a", "parameters": {"weight": "much"}}]},
             "weight of a model is 'much', expected a number",
         ),
+        ({"models": [{"model": "a", "parameters": {"weight": 1}}, "b"]}, "a has a weight and b has none; give each"),
+        (
+            {"merge_method": "nuslerp", "models": [{"model": "a", "parameters": {"weight": 1}}, "b"]},
+            "a has a weight and b has none",
+        ),
         ({"models": [{"model": "a", "parameters": {"lambda": 1}}]}, "lambda cannot differ between models"),
         ({"models": [{"model": "a", "parameters": {"normalize": True}}]}, "normalize cannot differ between models"),
         ({"models": [{"model": "a", "parameters": {"wait": 1}}]}, "no parameter 'wait'. Did you mean 'weight'"),

@@ -111,6 +111,7 @@ def options(
     own = [entry["parameters"] for entry in models]
     if word in READS and not own_words(shared):
         shared, *own = _read(path, word, method, [shared, *own])
+    _check_weights(path, shared, own, [entry["model"] for entry in models])
     theirs = "mergekit" in method.flavours and "flavour" not in shared
     found = {"flavour": "mergekit"} | DEFAULTS.get(method.name, {}) if theirs else {}
     if word in ("nuslerp", "multislerp"):
@@ -243,6 +244,19 @@ def _each(path: str, method: Method, key: str, given: Sequence[Any], found: Mapp
         if not _number(value):
             raise MethodError(f"{path}: {key} of a model is {value!r}, expected a number.")
     return {name: values}
+
+
+def _check_weights(
+    path: str, shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]], models: Sequence[str]
+) -> None:
+    """Check that all models have weights or none does: one that was forgotten is not filled in, by mergekit neither."""
+    weighed = [model for model, given in zip(models, own, strict=True) if "weight" in given]
+    lacking = [model for model in models if model not in weighed]
+    if weighed and lacking and "weight" not in shared:
+        raise MethodError(
+            f"{path}: {weighed[0]} has a weight and {lacking[0]} has none; give each model one, or one "
+            "under parameters for those that have none."
+        )
 
 
 def _position(path: str, shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> float:
