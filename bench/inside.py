@@ -56,10 +56,10 @@ def iso_c(job: dict, models: list[dict]) -> dict:
 
 
 def regmean(job: dict, models: list[dict]) -> dict:
-    """Merge with FusionBench's RegMean, the Gram matrices read from files."""
+    """Merge with FusionBench's RegMean, the Gram matrices read from their files."""
     from fusion_bench.method.regmean.regmean import merging_with_regmean_weights
 
-    grams = [load_file(file) for file in job["grams"]]
+    grams = [load_file(Path(folder) / "model.safetensors") for folder in job["grams"]]
     stacked = {name: [model[name] for model in models[1:]] for name in models[0]}
     with torch.no_grad():
         return merging_with_regmean_weights(stacked, grams, reduce_non_diagonal_ratio=job["parameters"]["alpha"])

@@ -13,9 +13,9 @@ def main() -> None:
     base, *experts = map(Path, job["folders"])
     options = {"fingerprints": False, "overwrite": True, "progress": False} | job["options"]
     if "grams" in job:
-        from safetensors.torch import load_file
+        from speechmerge.merging.calibration import Statistics
 
-        options["extras"] = {"grams": [load_file(file) for file in job["grams"]]}
+        options["extras"] = {"grams": [*map(Statistics, job["grams"])]}
     engine.merge_folders(job["ours"], base, experts, Path(job["output"]), **options)
 
 

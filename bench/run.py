@@ -25,6 +25,7 @@ from shared import MERGEKIT, PAIRS, Pair
 from speechbook.study import store
 from speechmerge import machine
 from speechmerge.errors import SpeechMergeError
+from speechmerge.merging import calibration
 from speechmerge.merging.validation import check_memory
 from speechmerge.whisper.checkpoints import open_checkpoint
 from speechmerge.whisper.parameter_classes import MATRIX, classify
@@ -80,8 +81,8 @@ def _said(who: str, found: Measured) -> dict[str, float]:
 
 
 def _grams(folders: list[Path], work: Path) -> list[str]:
-    """Write random Gram matrices of every linear map's inputs, one file an expert; both sides hold them all."""
-    base, files = open_checkpoint(folders[0]), []
+    """Write random Gram matrices of every linear map's inputs, one folder an expert, as the library keeps them."""
+    base, places = open_checkpoint(folders[0]), []
     widths = [shape[1] for name, shape in base.shapes.items() if classify(name, shape) == MATRIX]
     check_memory(4 * (len(folders) - 1) * sum(width**2 for width in widths) + 2 * len(folders) * base.bytes())
     for i in range(len(folders) - 1):
@@ -90,9 +91,11 @@ def _grams(folders: list[Path], work: Path) -> list[str]:
             if classify(name, shape) == MATRIX:
                 inputs = torch.randn(2 * shape[1], shape[1], generator=generator)
                 grams[name.removesuffix(".weight")] = inputs.T @ inputs / len(inputs)
-        files.append(str(work / f"grams{i}.safetensors"))
-        save_file(grams, files[-1])
-    return files
+        places.append(work / f"grams{i}")
+        places[-1].mkdir(exist_ok=True)
+        save_file(grams, _weights(places[-1]))
+        (places[-1] / calibration.RECORD).write_text(json.dumps({"shared": {}}))
+    return [*map(str, places)]
 
 
 def difference(ours: Path, theirs: Path, base: Path) -> float:

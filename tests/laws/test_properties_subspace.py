@@ -197,6 +197,14 @@ def test_regmean_with_equal_and_with_diagonal_grams(deltas, grams):
     assert near(calibrated.regmean(deltas, alpha=0.0, gram=grams), expected, 1e-6)
 
 
+def test_regmean_in_fp32_is_near_the_plain_formula_where_inputs_differ_in_size(deltas):
+    inputs = draw(T, 60, N, seed=6).float() * torch.logspace(-3, 3, N)
+    grams = inputs.mT @ inputs / 60
+    damped = 0.9 * grams.double() + 0.1 * torch.diag_embed(grams.double().diagonal(dim1=1, dim2=2))
+    expected = (deltas @ damped).sum(0) @ torch.linalg.inv(damped.sum(0))
+    assert near(calibrated.regmean(deltas.float(), alpha=0.9, ridge=0.0, gram=grams).double(), expected, 1e-4)
+
+
 def test_regmean_with_too_few_frames_is_still_defined(deltas):
     inputs = draw(T, 3, N, seed=8)  # rank 12 at most, of 40
     grams = inputs.mT @ inputs

@@ -15,7 +15,7 @@ from speechmerge.finetuning.packing import Window, collate
 from speechmerge.merging import calibration, engine, listening, measuring
 from speechmerge.merging.rules.calibrated import regmean
 from speechmerge.whisper import models
-from speechmerge.whisper.checkpoints import open_checkpoint
+from speechmerge.whisper.checkpoints import Checkpoint, open_checkpoint
 
 LANGUAGES = ("es", "it")
 ENCODER, DECODER = "model.encoder.layers.1", "model.decoder.layers.1"
@@ -225,6 +225,15 @@ def test_statistics_belong_to_their_expert_and_speech(experts, windows, grams, l
     ):
         with pytest.raises(CheckpointError, match="statistics of another"):
             refused()
+
+
+def test_two_tensors_that_are_merged_at_a_time_are_read_once_each(grams, experts, monkeypatch):
+    read, names = [], (SPOKEN[0], SPOKEN[2])
+    monkeypatch.setattr(Checkpoint, "read", lambda _, name: read.append(name))
+    statistics = calibration.load(grams[0].folder, experts[0])
+    for name in (*names, *names):
+        statistics[name]
+    assert sorted(read) == sorted(statistics.record["shared"].get(name, name) for name in names)
 
 
 def test_nothing_is_collected_from_nothing(experts, tmp_path):

@@ -3,6 +3,7 @@
 They lie in a folder for each expert, which belongs to that expert and those windows alone.
 """
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,16 +72,15 @@ class Statistics(Mapping[str, Tensor]):
         self.folder = Path(folder)
         self.record = read_json(self.folder / RECORD)
         self._stored = open_checkpoint(self.folder)
-        self._last: tuple[str, Tensor | None] = ("", None)  # blocks of a tensor, and q, k, v, follow one another
+        # Blocks of a tensor, and q, k, v, follow one another; two tensors may be merged at a time.
+        self._read = functools.lru_cache(maxsize=2)(self._stored.read)
 
     def __getitem__(self, name: str) -> Tensor:
         """Read one of them; it must not be changed in place."""
         stored = self.record["shared"].get(name, name)
         if stored not in self._stored.shapes:
             raise KeyError(name)
-        if self._last[0] != stored:
-            self._last = (stored, self._stored.read(stored))
-        return self._last[1]
+        return self._read(stored)
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names."""
