@@ -79,6 +79,21 @@ def together() -> pd.DataFrame:
     return _shown(found[found["size"] == SIZE].rename(columns={"merges": "method"}), columns)
 
 
+def listening() -> pd.DataFrame:
+    """Return what clips take with models that are merged while they listen, one line a system and number of experts.
+
+    Returns:
+        Columns ``system, experts``; ``times`` and ``memory``: of one fixed merge's time for a clip and peak of memory;
+        ``gb``: the peak.
+
+    Raises:
+        StudyError: none have been timed.
+    """
+    found = _last(store.statistics("bench", "listening"))
+    found = found.rename(columns={"times seconds": "times", "times gb": "memory"})
+    return found[["system", "experts", "times", "memory", "gb"]].reset_index(drop=True)
+
+
 def tuned() -> pd.DataFrame:
     """Return what ``speechmerge tune`` chose beside the best merge of each method that it tried, on test clips.
 

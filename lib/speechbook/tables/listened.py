@@ -1,4 +1,4 @@
-"""Models that are merged while they listen: what a clip costs under each, and whether it was heard by the right one."""
+"""Models that are merged while they listen: whether a clip was heard by the right one."""
 
 from collections.abc import Sequence
 
@@ -6,22 +6,6 @@ import pandas as pd
 
 from ..figures.style import language_name
 from ..study import store
-
-
-def costs(rows: pd.DataFrame, against: str) -> pd.DataFrame:
-    """Return the seconds that a test clip took with each system, in the order of the rows.
-
-    Args:
-        rows: of one experiment, as :func:`speechbook.study.store.rows` returns them.
-        against: the system that is the unit.
-
-    Returns:
-        Columns ``system, seconds, times``: choosing, making models and decoding together, of one clip; and how many
-        times as long as with ``against``.
-    """
-    own = rows[rows["domain"] != "all"].groupby("system", sort=False)[["seconds", "n_utterances"]].sum()
-    seconds = own["seconds"] / own["n_utterances"]
-    return pd.DataFrame({"seconds": seconds, "times": seconds / seconds[against]}).reset_index()
 
 
 def alike(profile: str, experiment: str, systems: Sequence[str], other: str) -> pd.DataFrame:

@@ -1,0 +1,78 @@
+"""Models that are merged while they listen, beside one fixed merge: ``python bench/listening.py EXPERT=SPEECH …``.
+
+``experts/es=asterisk:es,stamps:es``: a model and the speech it was fine-tuned on. Every system decodes the same test
+clips of all languages, mixed and in batches of 16, as a process of its own; first with the first half of the experts,
+then with all of them. Medians are kept in ``results/bench/listening``.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from measure import run
+
+from speechbook.study import store
+from speechmerge import machine
+
+HERE = Path(__file__).parent
+FIXED = "one fixed merge"
+SYSTEMS: dict[str, dict[str, Any]] = {  # as in experiments/dynamic.yaml
+    FIXED: {},
+    "Routing": {"dynamic": {"system": "routing"}},
+    "Routing by speech": {"dynamic": {"system": "routing", "signal": "speech"}},
+    "SE-Merging": {"dynamic": {"system": "se_merging"}},
+    "SE-Merging by speech": {"dynamic": {"system": "se_merging", "signal": "speech", "temperature": 0.1}},
+    "EMR-Merging, predicted task": {"method": "emr", "dynamic": {"system": "predicted_task"}},
+    "TALL-mask, predicted task": {"method": "tall_mask", "dynamic": {"system": "predicted_task"}},
+    "Guided decoding": {"dynamic": {"system": "guided", "beta": 0.1}},
+    "Ensemble of experts": {"method": "weight_average", "dynamic": {"system": "ensemble"}},
+}
+
+
+def measured(job: dict[str, Any], work: Path) -> dict[str, float]:
+    """Decode once; return seconds a clip on the clock and on the processors, seconds before it, and GB at the peak."""
+    (work / "job.json").write_text(json.dumps(job))
+    whole = run([sys.executable, HERE / "listens.py", work / "job.json", work / "told.json"], work / "log")
+    return json.loads((work / "told.json").read_text()) | {"gb": whole.memory}
+
+
+def compare(base: str, experts: dict[str, str], clips: int, runs: int, work: Path) -> list[dict[str, Any]]:
+    """Return a line a system: medians of what it takes, and how many times of what the fixed merge takes."""
+    job = {"base": base, "experts": list(experts), "speech": list(experts.values()), "clips": clips}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in SYSTEMS}
+    for _ in range(runs):
+        for name, system in SYSTEMS.items():
+            found[name].append(measured(job | {"method": "task_arithmetic"} | system, work))
+    lines = [
+        {"system": name, "experts": len(experts)} | {key: statistics.median(one[key] for one in own) for key in own[0]}
+        for name, own in found.items()
+    ]
+    for line in lines:
+        line |= {f"times {key}": line[key] / lines[0][key] for key in ("seconds", "cpu_seconds", "gb")}
+        print("{system:28s} {experts:2d} experts {times seconds:5.2f} of the time, {gb:.2f} GB".format_map(line))
+    return lines
+
+
+def main() -> None:
+    """Read the options, decode, keep."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("experts", nargs="+", metavar="EXPERT=SPEECH")
+    options.add_argument("--base", default="whisper-tiny")
+    options.add_argument("--clips", type=int, default=16, help="test clips of each expert's speech")
+    options.add_argument("--runs", type=int, default=1)
+    chosen = options.parse_args()
+    experts = dict(word.split("=", 1) for word in chosen.experts)
+    with tempfile.TemporaryDirectory() as work:
+        for count in (len(experts) // 2, len(experts)):
+            lines = compare(chosen.base, dict([*experts.items()][:count]), chosen.clips, chosen.runs, Path(work))
+            told = {"base": chosen.base, "clips": chosen.clips, "runs": chosen.runs, **machine.stamp()}
+            identity = ("system", "experts", "base", "hardware")
+            store.write_statistics("bench", "listening", [line | told for line in lines], identity=identity)
+
+
+if __name__ == "__main__":
+    main()
