@@ -33,6 +33,16 @@ def test_each_comparison_stands_in_its_own_table():
     assert benchmarks.large(found).loc["ties, fp16 on disk", "memory, GB"] == "1.23"
 
 
+def test_a_target_is_met_by_a_ratio_that_is_no_larger():
+    keep("one", [TIES | {"ratio time / floor": 2.9}, TSVM, TIES | {"size": "tiny", "ratio time / floor": 9.0}])
+    found = benchmarks.targets(benchmarks.lines()).reset_index()
+    assert found.set_index(["index", "ratio"])["met"].to_dict() == {
+        ("ties", "time / floor"): "yes",
+        ("ties", "time / peer"): "no",
+        ("tsvm, rule only", "cpu / plain"): "no",
+    }
+
+
 def test_the_machine_timed_last_is_shown_and_named():
     keep("old", [TIES | {"date": "2001-01-01"}])
     keep("new", [TSVM])
@@ -56,7 +66,14 @@ def test_merges_made_at_once_are_told_in_times_of_one_and_of_all():
 
 
 def test_systems_that_listen_are_told_in_times_of_one_merge():
-    line = LINE | {"system": "Routing", "experts": 5, "times seconds": 2.5, "times gb": 1.5, "gb": 1.2, "hardware": "one"}
+    line = LINE | {
+        "system": "Routing",
+        "experts": 5,
+        "times seconds": 2.5,
+        "times gb": 1.5,
+        "gb": 1.2,
+        "hardware": "one",
+    }
     lines = [line | {"hardware": "old", "date": "2001-01-01"}, line]
     store.write_statistics("bench", "listening", lines, identity=("system", "experts", "hardware"))
     [found] = benchmarks.listening().to_dict("records")

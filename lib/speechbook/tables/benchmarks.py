@@ -12,6 +12,13 @@ SIZE = "small"  # the shape that comparisons with other libraries are made at
 LARGE = "large-v3"
 MARKS = {"mergekit": "", "fusion_bench": " *"}  # after a method's name: which library it is compared with
 PLAIN = "torch.linalg.svd"
+TARGETS = {  # set before the work on speed: for a kind of ratio, the most that each method should take
+    "time / floor": {"ties": 3, "breadcrumbs": 4, "dare_linear": 3, "dare_ties": 3, "della": 3, "della_linear": 3},
+    "time / peer": {
+        "ties": 0.08, "sce": 0.1, "task_arithmetic, hashed": 0.8, "tsvm": 0.2, "iso_c": 0.35, "regmean": 0.7,
+    },
+    "cpu / plain": {"tsvm, rule only": 0.2, "lors, rule only": 0.25},
+}  # fmt: skip
 
 
 def lines() -> pd.DataFrame:
@@ -61,6 +68,21 @@ def against_plain(found: pd.DataFrame) -> pd.DataFrame:
     """Return the rules that need singular vectors, against the same rules written with ``torch.linalg.svd``."""
     columns = {"ours_cpu_s": "seconds", "ratio cpu / plain": "time", "difference": "difference"}
     return _shown(found[(found["size"] == SIZE) & (found["peer"] == PLAIN)], columns)
+
+
+def targets(found: pd.DataFrame) -> pd.DataFrame:
+    """Return one line a target that was set beforehand: its ratio, the one measured, and whether that is no larger."""
+    own = found[found["size"] == SIZE].set_index("method")
+    lines = [
+        {"method": method, "ratio": kind, "target": limit, "measured": own.loc[method, f"ratio {kind}"]}
+        for kind, limits in TARGETS.items()
+        for method, limit in limits.items()
+        if method in own.index
+    ]
+    table = pd.DataFrame(lines).assign(
+        met=lambda line: (line["measured"] <= line["target"]).map({True: "yes", False: "no"})
+    )
+    return table.set_index("method").rename_axis(index=None)
 
 
 def large(found: pd.DataFrame) -> pd.DataFrame:
