@@ -2,7 +2,8 @@
 
 ``experts/es=asterisk:es,stamps:es``: a model and the speech it was fine-tuned on. Every system decodes the same test
 clips of all languages, mixed and in batches of 16, as a process of its own; first with the first half of the experts,
-then with all of them. Medians are kept in ``results/bench/listening``.
+then with all of them. ``results/bench/listening`` keeps medians, and the share that a clip's own expert had in what
+decoded it.
 """
 
 import argparse
@@ -34,7 +35,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {  # as in experiments/dynamic.yaml
 
 
 def measured(job: dict[str, Any], work: Path) -> dict[str, float]:
-    """Decode once; return seconds a clip on the clock and on the processors, seconds before it, and GB at the peak."""
+    """Decode once; return what ``listens.py`` writes, and GB at the peak."""
     (work / "job.json").write_text(json.dumps(job))
     whole = run([sys.executable, HERE / "listens.py", work / "job.json", work / "told.json"], work / "log")
     return json.loads((work / "told.json").read_text()) | {"gb": whole.memory}

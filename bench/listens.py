@@ -4,6 +4,7 @@ python listens.py JOB.json TOLD.json
 """
 
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -34,20 +35,34 @@ def decoder(job: dict[str, Any]) -> Any:
     return systems.build(Models(base, experts, job["method"], options, heard), job["dynamic"], SETTINGS)
 
 
+def share(answer: int | tuple[int, ...], expert: int) -> float:
+    """Return how much of what decodes a clip is one expert: chosen alone, or weighed among all."""
+    return float(answer == expert) if isinstance(answer, int) else answer[expert] / sum(answer)
+
+
 def main() -> None:
-    """Build, decode, write seconds a clip and the seconds before the first one."""
+    """Build, decode; write seconds a clip, those before the first one, and the share that clips' own experts had."""
     job = json.loads(Path(sys.argv[1]).read_text())
-    parts = [part for words in job["speech"] for part in speech.heard(parse(words), "test", job["clips"])]
-    clips = [(clip, language) for own, language, _ in parts for clip in own]
+    clips = [
+        (clip, language, expert)
+        for expert, words in enumerate(job["speech"])
+        for own, language, _ in speech.heard(parse(words), "test", job["clips"])
+        for clip in own
+    ]
     started = time.perf_counter()
     decodes = decoder(job)
+    decodes.decode(clips[0][:1], clips[0][1], "asr", progress=False)  # hears the experts' speech, once for all
     ready, processors = time.perf_counter(), time.process_time()
-    decodes.decode([clip for clip, _ in clips], [language for _, language in clips], "asr", progress=False)
+    decodes.decode([clip for clip, *_ in clips], [language for _, language, _ in clips], "asr", progress=False)
     told = {
         "seconds": (time.perf_counter() - ready) / len(clips),
         "cpu_seconds": (time.process_time() - processors) / len(clips),
         "before": ready - started,
     }
+    if answers := getattr(decodes, "answers", None):
+        told["own"] = statistics.mean(
+            share(answer, expert) for answer, (*_, expert) in zip(answers, clips, strict=True)
+        )
     Path(sys.argv[2]).write_text(json.dumps(told))
 
 

@@ -106,14 +106,14 @@ def listening() -> pd.DataFrame:
 
     Returns:
         Columns ``system, experts``; ``times`` and ``memory``: of one fixed merge's time for a clip and peak of memory;
-        ``gb``: the peak.
+        ``own``: the mean share that a clip's own expert had in what decoded it, where experts were chosen or weighed.
 
     Raises:
         StudyError: none have been timed.
     """
     found = _last(store.statistics("bench", "listening"))
     found = found.rename(columns={"times seconds": "times", "times gb": "memory"})
-    return found[["system", "experts", "times", "memory", "gb"]].reset_index(drop=True)
+    return found[["system", "experts", "times", "memory", "own"]].reset_index(drop=True)
 
 
 def tuned() -> pd.DataFrame:
