@@ -1,9 +1,8 @@
 """Models that are merged while they listen, beside one fixed merge: ``python bench/listening.py EXPERT=SPEECH …``.
 
 ``experts/es=asterisk:es,stamps:es``: a model and the speech it was fine-tuned on. Every system decodes the same test
-clips of all languages, mixed and in batches of 16, as a process of its own; first with the first half of the experts,
-then with all of them. ``results/bench/listening`` keeps medians, and the share that a clip's own expert had in what
-decoded it.
+clips of all languages, mixed and in batches of 16, as a process of its own. ``results/bench/listening`` keeps medians,
+and the share that a clip's own expert had in what decoded it.
 """
 
 import argparse
@@ -68,11 +67,10 @@ def main() -> None:
     chosen = options.parse_args()
     experts = dict(word.split("=", 1) for word in chosen.experts)
     with tempfile.TemporaryDirectory() as work:
-        for count in (len(experts) // 2, len(experts)):
-            lines = compare(chosen.base, dict([*experts.items()][:count]), chosen.clips, chosen.runs, Path(work))
-            told = {"base": chosen.base, "clips": chosen.clips, "runs": chosen.runs, **machine.stamp()}
-            identity = ("system", "experts", "base", "hardware")
-            store.write_statistics("bench", "listening", [line | told for line in lines], identity=identity)
+        lines = compare(chosen.base, experts, chosen.clips, chosen.runs, Path(work))
+    told = {"base": chosen.base, "clips": chosen.clips, "runs": chosen.runs, **machine.stamp()}
+    identity = ("system", "experts", "base", "hardware")
+    store.write_statistics("bench", "listening", [line | told for line in lines], identity=identity)
 
 
 if __name__ == "__main__":
