@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from speechmerge.errors import BookError
 
 from . import style
-from .curves import legend, titled_panels
+from .curves import down, legend, titled_panels
 from .figured import Figured, Told
 
 TILE = 0.86  # of the room of a tile: its side
@@ -116,14 +116,12 @@ def marks(
                 [dot] = axes.plot(row.value, line, style.MARKERS.get(family, "o"), color=colour, markersize=6.5)
                 said.mark(dot, [f"{row.label}: {row.value:.3g}"])
             axes.axvline(reference, color="#555555", linewidth=1)
-            axes.set(ylim=(len(order) - 0.4, -0.6))
             if logarithmic:
                 axes.set_xscale("log")
                 axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
                 axes.xaxis.set_minor_formatter(NullFormatter())
-            axes.set_yticks(range(len(order)), order if number == 0 else [])
-            axes.grid(axis="y", visible=False)
+            down(axes, order, number == 0)
         fig.supxlabel(unit, fontsize=9.5)
     told = [f"{f'{row.panel}, ' * (len(names) > 1)}{row.label} {row.value:.3g}" for row in table.itertuples()]
     return Figured(fig, caption, f"Dot chart, {unit}: {'; '.join(told)}.", table, said)

@@ -6,6 +6,8 @@ from scipy import stats
 
 from speechmerge.evaluation.resampling import RESAMPLES, interval
 
+from .results import ordered
+
 FEWEST = 4  # pairs without which a rank correlation says nothing
 
 
@@ -25,9 +27,8 @@ def matrix(changes: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     kept = changes[changes["place"].isin(trained.values()) & changes["system"].isin(trained)]
     table = kept.assign(row=kept["system"].map(trained), column=kept["place"])
     table["before"] = 100 * table["column"].map(before).astype(float)
-    order = list(trained.values())
-    table = table.sort_values(["row", "column"], key=lambda codes: codes.map(order.index))
-    return table[["row", "column", "value", "low", "high", "before"]].reset_index(drop=True)
+    table = ordered(table, row=trained.values(), column=trained.values())
+    return table[["row", "column", "value", "low", "high", "before"]]
 
 
 def pairs(table: pd.DataFrame, cosines: pd.DataFrame) -> pd.DataFrame:
