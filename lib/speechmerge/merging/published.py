@@ -70,7 +70,8 @@ def collect(
     if output.exists():
         raise SpeechMergeError(f"{output} already exists; statistics are written once, so choose another folder.")
     check_writable(output, 0)
-    drawn = drawn_for(kind, sources, split, windows, seed)
+    parts = speech.heard(sources, split)
+    drawn = calibration.draw_all(parts, windows or WINDOWS[kind], seed=seed, packed=kind != "fishers")
     clips = [clip for window in drawn for clip in window.clips]
     told = {
         "expert_name": name or Path(expert).resolve().name,
@@ -88,19 +89,6 @@ def collect(
         (folder / "README.md").write_text(_card(whole))
 
     return calibration.collect(kind, expert, drawn, output, write_more=write_more, progress=progress)
-
-
-def drawn_for(
-    kind: str,
-    sources: Sequence[Source],
-    split: str,
-    windows: int | None = None,
-    seed: int = 0,
-    cap: int | None = None,
-) -> list[calibration.Window]:
-    """Return the windows of one expert's speech that statistics are collected on; ``cap`` is most clips a source."""
-    parts = speech.heard(sources, split, cap)
-    return calibration.draw_all(parts, windows or WINDOWS[kind], seed=seed, packed=kind != "fishers")
 
 
 def opened(folders: Sequence[Path], kind: str, experts: Sequence[Path]) -> list[Statistics]:
