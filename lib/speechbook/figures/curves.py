@@ -237,37 +237,35 @@ def changes(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) -
     return Figured(fig, caption, f"Dot charts, {unit}: " + "; ".join(told) + ".", table, said)
 
 
-def forest(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 2, zero: bool = True) -> Figured:
-    """Draw several systems on each line of a panel, with their intervals; colours tell the systems apart.
+def forest(table: pd.DataFrame, *, unit: str, caption: str) -> Figured:
+    """Draw changes of several systems on each line of a panel, with their intervals, beside a line at zero.
+
+    Colours tell the systems apart; two panels stand side by side.
 
     Args:
         table: columns ``panel, label, system, value, low, high``, in the order to be shown; a label is a line.
-        unit: of the values.
+        unit: of the changes.
         caption: of the figure.
-        columns: most panels side by side.
-        zero: whether the values are changes, which are seen beside a line at zero.
     """
-    looks, order, marks = _looks(table), list(dict.fromkeys(table["label"])), Told()
-    said = change if zero else level
+    looks, order, said = _looks(table), list(dict.fromkeys(table["label"])), Told()
     with style.applied():
-        fig, panels = titled_panels(list(dict.fromkeys(table["panel"])), columns, 0.6 + 0.34 * len(order), sharex=zero)
+        fig, panels = titled_panels(list(dict.fromkeys(table["panel"])), 2, 0.6 + 0.34 * len(order), sharex=True)
         for number, (name, axes) in enumerate(panels.items()):
             for system, own in table[table["panel"] == name].groupby("system", sort=False):
                 aside = 0.7 * ((list(looks).index(system) + 0.5) / len(looks) - 0.5)
                 lines = [order.index(label) + aside for label in own["label"]]
                 dots = axes.errorbar(own["value"], lines, xerr=_spread(own), capsize=2, elinewidth=1.1,
                                      label=system, **looks[system] | {"linestyle": "none"})  # fmt: skip
-                marks.mark(dots[0], [f"{row.label}, {system}: {said(row)}" for row in own.itertuples()])
-            if zero:
-                axes.axvline(0, color="#555555", linewidth=1)
+                said.mark(dots[0], [f"{row.label}, {system}: {change(row)}" for row in own.itertuples()])
+            axes.axvline(0, color="#555555", linewidth=1)
             axes.set(ylim=(len(order) - 0.5, -0.5))
             axes.tick_params(labelbottom=True)
-            axes.set_yticks(range(len(order)), order if number % columns == 0 else [])
+            axes.set_yticks(range(len(order)), order if number % 2 == 0 else [])
             axes.grid(axis="y", visible=False)
-            axes.set_xlabel(unit if number >= len(panels) - columns else "")
+            axes.set_xlabel(unit if number >= len(panels) - 2 else "")
         legend(fig, panels.values())
-    told = [f"{row.panel}, {row.label}, {row.system} {said(row)}" for row in table.itertuples()]
-    return Figured(fig, caption, f"Dot charts, {unit}: " + "; ".join(told) + ".", table, marks)
+    told = [f"{row.panel}, {row.label}, {row.system} {change(row)}" for row in table.itertuples()]
+    return Figured(fig, caption, f"Dot charts, {unit}: " + "; ".join(told) + ".", table, said)
 
 
 def relation(table: pd.DataFrame, *, x: str, y: str, caption: str) -> Figured:

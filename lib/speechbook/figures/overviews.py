@@ -56,7 +56,7 @@ def tiles(table: pd.DataFrame, *, looks: dict[str, tuple[str, str]], caption: st
     return Figured(fig, caption, f"Tiles, one a case, coloured by outcome. {'; '.join(told)}.", table)
 
 
-def rivals(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) -> Figured:
+def rivals(table: pd.DataFrame, *, unit: str, caption: str) -> Figured:
     """Draw how far every system is behind the best one, a panel a purpose and a line a family of methods.
 
     Args:
@@ -64,12 +64,11 @@ def rivals(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) ->
             far that one's own interval reaches, which is drawn as a band.
         unit: of the distance.
         caption: of the figure.
-        columns: most panels side by side.
     """
     families = [name for name in style.COLOURS if name in set(table["method"].map(style.family))]
     names, said = list(dict.fromkeys(table["panel"])), Told()
     with style.applied():
-        fig, panels = titled_panels(names, columns, 0.9 + 0.24 * len(families))
+        fig, panels = titled_panels(names, 3, 0.9 + 0.24 * len(families))
         for number, (name, axes) in enumerate(panels.items()):
             own = table[table["panel"] == name]
             axes.axvspan(0, own["reach"].iloc[0], color="#bbbbbb", alpha=0.35, linewidth=0, zorder=0)
@@ -81,7 +80,7 @@ def rivals(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) ->
             best = own.loc[own["value"].idxmin(), "system"]
             axes.set(title=f"{name}\nbest: {best}", ylim=(len(families) - 0.4, -0.6))
             labels = [style.LABELS[family] for family in families]
-            axes.set_yticks(range(len(families)), labels if number % columns == 0 else [])
+            axes.set_yticks(range(len(families)), labels if number % 3 == 0 else [])
             axes.margins(x=0.08)
         fig.supxlabel(unit, fontsize=9.5)
     told = []

@@ -30,7 +30,8 @@ def collect(plan: Plan) -> list[dict]:
     for system in plan.systems:
         for cell, name in system.decodes.items():
             step = plan.steps[name]
-            folds, answers = _tested(step), json.loads((step.folder / ANSWERS).read_text())["test"]
+            folds = _tests(cell.name, step.spec["sizes"])
+            answers = json.loads((step.folder / ANSWERS).read_text())["test"]
             if tasks.find(cell.name).kind == "verification":  # what is scored is what is kept
                 answers = [[unpacked(packed(one)) for one in own] for own in answers]
             place = {"task": cell.name, "upstreams": "".join(system.experts), "interface": system.system}
@@ -59,12 +60,8 @@ def _alike(step: Step) -> dict:
     return {"task": step.spec["task"], "pair": pair, "kappa": None} | result(step.folder)
 
 
-def _tested(step: Step) -> list[Fold]:
-    """Return the test examples of each fold that a step was tested on."""
-    return _tests(step.spec["task"], step.spec["sizes"])
-
-
 def _tests(task: str, sizes: Sequence[int]) -> list[Fold]:
+    """Return the test examples of each fold of a task."""
     return [[one for one in fold if one.split == "test"] for fold in folds_of(task, tuple(sizes))]
 
 
