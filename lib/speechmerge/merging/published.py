@@ -70,8 +70,7 @@ def collect(
     if output.exists():
         raise SpeechMergeError(f"{output} already exists; statistics are written once, so choose another folder.")
     check_writable(output, 0)
-    parts = speech.heard(sources, split)
-    drawn = calibration.draw_all(parts, windows or WINDOWS[kind], seed=seed, packed=kind != "fishers")
+    drawn = drawn_for(kind, sources, split, windows, seed)
     clips = [clip for window in drawn for clip in window.clips]
     told = {
         "expert_name": name or Path(expert).resolve().name,
@@ -89,6 +88,14 @@ def collect(
         (folder / "README.md").write_text(_card(whole))
 
     return calibration.collect(kind, expert, drawn, output, write_more=write_more, progress=progress)
+
+
+def drawn_for(
+    kind: str, sources: Sequence[Source], split: str, windows: int | None = None, seed: int = 0
+) -> list[calibration.Window]:
+    """Return the windows of one expert's speech that statistics are collected on."""
+    parts = speech.heard(sources, split)
+    return calibration.draw_all(parts, windows or WINDOWS[kind], seed=seed, packed=kind != "fishers")
 
 
 def opened(folders: Sequence[Path], kind: str, experts: Sequence[Path]) -> list[Statistics]:
