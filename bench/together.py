@@ -41,9 +41,10 @@ LISTS = {  # what ten merges are; each as the library's method with its options
 
 def measured(merges: list[dict], folders: list[Path], work: Path) -> Measured:
     """Make merges in one process, each into its folder."""
-    (work / "job.json").write_text(json.dumps({"folders": list(map(str, folders)), "merges": merges}))
+    job = {"folders": list(map(str, folders)), "merges": merges, "output": str(work / "made")}
+    (work / "job.json").write_text(json.dumps(job))
     try:
-        return run([sys.executable, HERE / "many.py", work / "job.json", work / "made"], work / "log")
+        return run([sys.executable, HERE / "ours.py", work / "job.json"], work / "log")
     finally:
         shutil.rmtree(work / "made", ignore_errors=True)
 

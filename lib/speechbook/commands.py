@@ -1,15 +1,14 @@
 """Commands of the study and the book: study, book, students, cards; entry points of the library's command line."""
 
-import functools
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import click
 
-from speechmerge.cli.groups import Group, example
+from speechmerge.cli.groups import Group, example, with_options
 
 if TYPE_CHECKING:
     from .study.plans import Plan
@@ -38,21 +37,18 @@ KINDS = (
 )  # of steps, in the order in which they are told
 
 
-def _study_options(command: Callable) -> Callable:
-    """Add the options that choose experiments."""
-    options = (
-        click.option("--experiment", "names", multiple=True, help="Experiment to take; repeatable (default: all)."),
-        click.option("--profile", default="speech", show_default=True),
-        click.option("--system", "systems", multiple=True, help="Only this system of a table; repeatable."),
-        click.option(
-            "--seed",
-            "seeds",
-            multiple=True,
-            type=click.IntRange(0),
-            help="Training seed; repeatable (default: the profile's).",
-        ),
-    )
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+_study_options = with_options(  # that choose experiments
+    click.option("--experiment", "names", multiple=True, help="Experiment to take; repeatable (default: all)."),
+    click.option("--profile", default="speech", show_default=True),
+    click.option("--system", "systems", multiple=True, help="Only this system of a table; repeatable."),
+    click.option(
+        "--seed",
+        "seeds",
+        multiple=True,
+        type=click.IntRange(0),
+        help="Training seed; repeatable (default: the profile's).",
+    ),
+)
 
 
 def _plans(names: tuple, profile: str, systems: tuple, seeds: tuple, take: bool = False) -> list:
@@ -291,25 +287,26 @@ def cards(update: bool) -> None:
     from speechmerge import corpora
 
     from .pages import in_short, method_cards, surprises
-    from .pages.cards import check_card, update_card
+    from .pages.cards import check_block, check_card, update_card, write_block
     from .study.store import project_root
 
-    generated = (surprises, in_short)
+    root = project_root()
+    generated = {surprises.PAGE: surprises.render(root / "findings"), in_short.PAGE: in_short.render()}
     if update:
-        for path in method_cards.update(project_root() / "book"):
-            click.echo(f"{path.relative_to(project_root())}: updated")
-        for made in generated:
-            click.echo(f"{made.PAGE}: {'updated' if made.update(project_root()) else 'current'}")
+        for path in method_cards.update(root / "book"):
+            click.echo(f"{path.relative_to(root)}: updated")
+        for page, text in generated.items():
+            click.echo(f"{page}: {'updated' if write_block(root / page, text) else 'current'}")
     else:
-        method_cards.check(project_root() / "book")
-        for made in generated:
-            made.check(project_root())
+        method_cards.check(root / "book")
+        for page, text in generated.items():
+            check_block(root / page, text)
         click.echo("methods, findings and the README: current")
     for name, declared in corpora.registry().items():
         if reason := corpora.skipped(declared):
             click.echo(f"{name}: not checked, because {reason}")
             continue
-        path = project_root() / "data_cards" / f"{name}.md"
+        path = root / "data_cards" / f"{name}.md"
         if update:
             click.echo(f"{name}: {'updated' if update_card(path) else 'current'}")
         else:

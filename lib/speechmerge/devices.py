@@ -56,12 +56,17 @@ def bf16_pays(device: torch.device) -> bool:
     return device.type == "cpu" and not cpu_features().isdisjoint((AMX, AVX))
 
 
+def number_format(device: torch.device, precision: str) -> torch.dtype:
+    """Return the format to compute in: ``"bf16"``, ``"fp32"``, or ``"auto"``, which is bf16 where it pays."""
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and bf16_pays(device)) else torch.float32
+
+
 def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
-    """Return the autocast context for ``precision``: ``"auto"`` (bf16 where it pays), ``"bf16"`` or ``"fp32"``.
+    """Return the autocast context for a ``precision`` as in :func:`number_format`.
 
     Weights stay fp32 in memory; only the products inside the context are computed in bf16.
     """
-    enabled = precision == "bf16" or (precision == "auto" and bf16_pays(device))
+    enabled = number_format(device, precision) == torch.bfloat16
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 

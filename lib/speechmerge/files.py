@@ -103,6 +103,12 @@ def check_writable(path: Path, needed_bytes: int) -> None:
         )
 
 
+def state(path: Path) -> tuple[str, int, int]:
+    """Return what changes with a file: its full path, size and time of change."""
+    about = path.stat()
+    return str(path.absolute()), about.st_size, about.st_mtime_ns
+
+
 def digest(value: object) -> str:
     """SHA-256 (hex) of a JSON-serialisable value, independent of the order of dict keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -41,10 +41,14 @@ def artefact(kind: str, key: str) -> Path:
 def _run(command: list[str], *, cwd: Path, env: dict | None = None) -> str:
     """Run a package client and return its output; raise with its last lines if it fails."""
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        tail = " | ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise SourceError(f"`{' '.join(command)}` failed with exit code {done.returncode}: {tail}")
+    _check_done(command, done.returncode, done.stderr or done.stdout)
     return done.stdout
+
+
+def _check_done(command: list[str], code: int, complaint: str) -> None:
+    if code:
+        tail = " | ".join(complaint.strip().splitlines()[-3:])
+        raise SourceError(f"`{' '.join(command)}` failed with exit code {code}: {tail}")
 
 
 def _run_watched(command: list[str], folder: Path, *, size: int | None, title: str) -> None:
@@ -59,9 +63,7 @@ def _run_watched(command: list[str], folder: Path, *, size: int | None, title: s
             except subprocess.TimeoutExpired:
                 grown = sum(os.path.getsize(file) for file in folder.rglob("*") if os.path.isfile(file))
                 bar.update(max(0, min(grown, size or 0) - bar.n))
-    if client.returncode:
-        tail = " | ".join(complaint.decode(errors="replace").strip().splitlines()[-3:])
-        raise SourceError(f"`{' '.join(command)}` failed with exit code {client.returncode}: {tail}")
+    _check_done(command, client.returncode, complaint.decode(errors="replace"))
 
 
 def npm_package(spec: str, integrity: str, *, keep: str = r".*", size: int | None = None) -> Path:

@@ -3,13 +3,14 @@
 import re
 
 from speechbook.pages import in_short, notebooks
+from speechbook.pages.cards import check_block
 from speechbook.study.store import project_root
 
 ROOT = project_root()
 
 
 def test_the_readme_is_current():
-    in_short.check(ROOT)
+    check_block(ROOT / in_short.PAGE, in_short.render())
 
 
 def test_every_sentence_names_the_heading_of_a_chapter():

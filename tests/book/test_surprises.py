@@ -5,6 +5,7 @@ import re
 import pytest
 
 from speechbook.pages import surprises
+from speechbook.pages.cards import check_block
 from speechbook.study.store import project_root
 from speechmerge.errors import BookError
 
@@ -13,7 +14,7 @@ SCRIPTS = sorted((ROOT / "findings").glob("*.sh"))
 
 
 def test_the_page_is_current():
-    surprises.check(ROOT)
+    check_block(ROOT / surprises.PAGE, surprises.render(ROOT / "findings"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -189,7 +189,7 @@ def test_consensus_at_its_ends(deltas):
 
 
 def stitched(deltas, density):
-    edges = consensus._stitch_prepass(whole(deltas), density=density, count="ceil")
+    edges = sparse.whole_model_thresholds(whole(deltas), density=density, count="ceil")
     return consensus.localize_and_stitch(deltas, density=density, prepass=edges)
 
 

@@ -27,7 +27,7 @@ def run(monkeypatch, capsys):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Hypotheses of a random model are as long as they may be."""
-    monkeypatch.setattr("speechmerge.evaluation.decoding.MAX_TOKENS", 6)
+    monkeypatch.setattr("speechmerge.evaluation.decoding_settings.MAX_TOKENS", 6)
     monkeypatch.setattr(transcription, "_segments", lambda *_: [Segment(0.0, 1.5, "uno"), Segment(1.5, 2.0, "dos")])
 
 

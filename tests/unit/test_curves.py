@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from made_up import made_up_changes, made_up_comparisons, made_up_rows, made_up_task_vectors
 
-from speechbook.figures import curves, style
+from speechbook.figures import curves, numbers, style
 from speechbook.study import comparisons, experiments
 from speechbook.tables import costs, outcomes, results, series, transfer
 from speechmerge.errors import StudyError
@@ -136,7 +136,7 @@ def test_numbers_of_a_heat_map_stay_in_their_cells(size):
 
 @pytest.mark.parametrize(("value", "text"), [(1.26, "+1.3"), (-1.26, "−1.3"), (-0.04, "0.0"), (0.0, "0.0")])
 def test_changes_carry_a_sign_unless_they_round_to_zero(value, text):
-    assert curves.signed(value) == text
+    assert numbers.signed(value) == text
 
 
 @pytest.mark.parametrize(("variant", "expected"), [("3 min", 3), ("0.2 min", 0.2), ("es+it", 2), ("a+b+c", 3), ("", 1)])

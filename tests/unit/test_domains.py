@@ -99,8 +99,8 @@ def test_counts_are_nested_and_share_experts_and_the_rate_of_joint_training(plan
 def test_matching_gives_the_length_of_the_reference(tmp_path, monkeypatch):
     base = {"a.weight": torch.zeros(8, 8)}
     expert = {"a.weight": torch.diag(torch.arange(1.0, 9.0))}
-    monkeypatch.setattr(steps.models, "base_model", lambda name: base)
-    monkeypatch.setattr(steps, "expert", lambda path: expert)
+    monkeypatch.setattr(steps.making.models, "base_model", lambda name: base)
+    monkeypatch.setattr(steps.making, "expert", lambda path: expert)
     monkeypatch.setattr(
         steps.engine, "merged", lambda method, b, e, **p: {"a.weight": p["scaling"] * p["x"] * e[0]["a.weight"]}
     )

@@ -239,7 +239,7 @@ parameters: {{lambda: 0.3}}
 
 def test_a_recipe_is_decoded_from_the_command_line(folders, tmp_path, monkeypatch, capsys):
     run = Caller(monkeypatch, capsys)
-    monkeypatch.setattr("speechmerge.evaluation.decoding.MAX_TOKENS", 6)
+    monkeypatch.setattr("speechmerge.evaluation.decoding_settings.MAX_TOKENS", 6)
     file, merge = tmp_path / "routing.yaml", tmp_path / "merge.yaml"
     merge.write_text(RECIPE.format(*folders))
     file.write_text(RECIPE.format(*folders) + "dynamic: {system: routing, signal: speech}\n")

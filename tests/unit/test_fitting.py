@@ -9,7 +9,7 @@ import speechmerge
 from speechmerge.errors import MethodError
 from speechmerge.merging import fitting
 from speechmerge.merging.merge import open_merge
-from speechmerge.merging.run import Known, Merged, Run
+from speechmerge.merging.run import Known, Run
 
 
 @pytest.mark.parametrize("method", ["regmean", "regmean_pp"])
@@ -95,9 +95,9 @@ def test_missing_statistics_get_a_sentence(method, extras, words, base, experts)
 def test_a_merged_model_is_made_tensor_by_tensor_when_it_is_asked_for(base, experts, monkeypatch):
     merge = open_merge("learned_average", base, experts, extras={"gradient": lambda state: (0.0, {})})
     run = Run(merge, Known.given(merge)).weighted(torch.full((1, 3), 1 / 3, dtype=torch.float64))
-    state = Merged(run)
     made = []
     monkeypatch.setattr(run, "tensor", lambda name: made.append(name) or base[name])
+    state = run.model()
     assert list(state) == list(base) and len(state) == len(base) and made == []
     name = list(NAMES)[1]
     assert state[name] is base[name] and made == [name]

@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from speechbook.study import fusion_planning, fusion_rows, plans, steps, store, study
+from speechbook.study import fusion_planning, fusion_rows, making, plans, store, study
 from speechmerge.cli import cli
 from speechmerge.errors import StudyError
 from speechmerge.fusion import encoders, features, tasks
@@ -126,7 +126,7 @@ def test_a_merge_of_the_study_is_heard_as_an_upstream():
     wanted = set(plans.ancestors(plan, {hear.name}))
     for step in [step for name, step in plan.steps.items() if name in wanted]:
         study.execute([step], plan.steps)
-    folders = [steps.expert(plan.steps[need].folder) for need in hear.needs]
+    folders = [making.expert(plan.steps[need].folder) for need in hear.needs]
     first, second = (load_file(folder / "model.safetensors") for folder in folders)
     mean = {name: (first[name] + second[name]) / 2 for name in first}
     stored, merged = features.opened(plans.result(hear.folder)["store"]), encoders.whisper("smoke", weights=mean)

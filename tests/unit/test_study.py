@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from speechbook.study import experiments, plans, reproduction, steps, store, study, table_files
+from speechbook.study import experiments, making, plans, reproduction, steps, store, study, table_files
 from speechbook.study import rows as rows_module
 from speechbook.study.experiment import Experiment
 from speechmerge import corpora, machine, packages
@@ -91,8 +91,8 @@ def untimed(value):
 def test_a_merge_decoded_before_leaves_nothing_in_the_base(folders):
     base = models.base_model("smoke")
     settings, weights = Decoding(precision="fp32"), dict(models.load_model(base).state_dict())
-    steps._decoder(base, settings, own=False).use({name: 2 * w for name, w in weights.items()})
-    found = steps._decoder(base, settings, own=True).model.state_dict()
+    making.decoder(base, settings, own=False).use({name: 2 * w for name, w in weights.items()})
+    found = making.decoder(base, settings, own=True).model.state_dict()
     assert all(torch.equal(found[name], w) for name, w in weights.items())
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from speechmerge.errors import StudyError
 
-from ..figures.curves import signed
+from ..figures.numbers import signed
 from ..tables import fused
 from .parts import Part
 from .results import MARGIN, NotRunError, Results, student

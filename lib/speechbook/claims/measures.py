@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
-from ..figures.curves import signed
+from ..figures.numbers import signed
 from ..tables.series import SWEPT
 from ..tables.transfer import FEWEST, rank_correlation
 from .parts import Part

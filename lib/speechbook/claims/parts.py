@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from speechmerge.evaluation.inference import EQUIVALENT, FAILS, HOLDS, OPEN
 
-from ..figures.curves import signed
+from ..figures.numbers import signed
 
 NOT_TESTABLE, NOT_RUN = "not testable here", "not run here"
 VERDICTS = (HOLDS, FAILS, EQUIVALENT, OPEN, NOT_TESTABLE, NOT_RUN)

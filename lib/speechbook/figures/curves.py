@@ -17,6 +17,7 @@ from matplotlib.transforms import Bbox
 
 from . import style
 from .figured import Figured, Told
+from .numbers import change, interval, level, signed
 
 MOST_WIDE = 6  # columns of a heat map whose cells are as wide as an interval
 CROWDED = 0.085  # of the axis: labels of ticks that are closer run into each other
@@ -55,32 +56,12 @@ def _spread(own: pd.DataFrame) -> np.ndarray | None:
     return np.array([own["value"] - own["low"], own["high"] - own["value"]]).clip(min=0)
 
 
-def signed(number: float, digits: int = 1) -> str:
-    """Return a change with its sign; what rounds to zero has none."""
-    text = f"{number:+.{digits}f}".replace("-", "−")
-    return text[1:] if float(f"{number:.{digits}f}") == 0 else text
-
-
 def legend(fig: Figure, panels: Iterable[Axes]) -> None:
     """Name everything that some panel draws once, below the figure."""
     handles = {}
     for axes in panels:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     fig.legend(handles.values(), handles, loc="outside lower center", ncols=min(5, len(handles)))
-
-
-def _interval(row: pd.Series, gap: str = " to ") -> str:
-    return f"{signed(row.low)}{gap}{signed(row.high)}"
-
-
-def change(row: pd.Series) -> str:
-    """Return a change ``value`` and its interval ``low, high`` with their signs: "+1.2 (−0.3 to +2.7)"."""
-    return f"{signed(row.value)} ({_interval(row)})"
-
-
-def level(row: pd.Series) -> str:
-    """Return a value and its interval ``value, low, high``, if it has one: "12.3 (10.9 to 13.8)"."""
-    return f"{row.value:.1f}" + ("" if pd.isna(row.low) else f" ({row.low:.1f} to {row.high:.1f})")
 
 
 def titled_panels(names: Sequence[str], columns: int, height: float, **shared: bool) -> tuple[Figure, dict[str, Axes]]:
@@ -95,6 +76,13 @@ def titled_panels(names: Sequence[str], columns: int, height: float, **shared: b
     for name, axes in panels.items():
         axes.set_title(name)
     return fig, panels
+
+
+def down(axes: Axes, names: Sequence[str], shown: bool) -> None:
+    """Set names down a panel, the first on top; they are written where they are ``shown``, not in panels beside it."""
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_yticks(range(len(names)), names if shown else [])
+    axes.grid(axis="y", visible=False)
 
 
 def lines(
@@ -198,7 +186,7 @@ def matrix(table: pd.DataFrame, *, down: str, across: str, unit: str, caption: s
     drawn = table.assign(top=table["value"].map(signed), clear=(table["low"] > 0) | (table["high"] < 0))
     narrow = len(order[1]) > MOST_WIDE  # the bounds of an interval stand below each other
     share, size, gap, turned = (1.0, 6.5, " to\n", 45) if narrow else (0.85, 7, " to ", 0)
-    drawn["below"] = [_interval(cell, gap) for cell in table.itertuples()]
+    drawn["below"] = [interval(cell, gap) for cell in table.itertuples()]
     named = {"index": style.language_name, "columns": style.language_name}
     grid, top, below, clear = (
         drawn.pivot(index="row", columns="column", values=values).loc[*order].rename(**named)
@@ -242,46 +230,42 @@ def changes(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) -
                 dot = axes.errorbar(row.value, order.index(row.system), xerr=spread, capsize=2.5, **looks[row.system])
                 said.mark(dot[0], [f"{row.system}: {change(row)}"])
             axes.axvline(0, color="#555555", linewidth=1)
-            axes.set(ylim=(len(order) - 0.4, -0.6))
             axes.tick_params(labelbottom=True)  # of panels above others too
-            axes.set_yticks(range(len(order)), order if number % columns == 0 else [])
-            axes.grid(axis="y", visible=False)
+            down(axes, order, number % columns == 0)
         fig.supxlabel(unit, fontsize=9.5)
     told = [f"{row.panel}, {row.system} {change(row)}" for row in table.itertuples()]
     return Figured(fig, caption, f"Dot charts, {unit}: " + "; ".join(told) + ".", table, said)
 
 
-def forest(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 2, zero: bool = True) -> Figured:
-    """Draw several systems on each line of a panel, with their intervals; colours tell the systems apart.
+def forest(table: pd.DataFrame, *, unit: str, caption: str) -> Figured:
+    """Draw changes of several systems on each line of a panel, with their intervals, beside a line at zero.
+
+    Colours tell the systems apart; two panels stand side by side.
 
     Args:
         table: columns ``panel, label, system, value, low, high``, in the order to be shown; a label is a line.
-        unit: of the values.
+        unit: of the changes.
         caption: of the figure.
-        columns: most panels side by side.
-        zero: whether the values are changes, which are seen beside a line at zero.
     """
-    looks, order, marks = _looks(table), list(dict.fromkeys(table["label"])), Told()
-    said = change if zero else level
+    looks, order, said = _looks(table), list(dict.fromkeys(table["label"])), Told()
     with style.applied():
-        fig, panels = titled_panels(list(dict.fromkeys(table["panel"])), columns, 0.6 + 0.34 * len(order), sharex=zero)
+        fig, panels = titled_panels(list(dict.fromkeys(table["panel"])), 2, 0.6 + 0.34 * len(order), sharex=True)
         for number, (name, axes) in enumerate(panels.items()):
             for system, own in table[table["panel"] == name].groupby("system", sort=False):
                 aside = 0.7 * ((list(looks).index(system) + 0.5) / len(looks) - 0.5)
                 lines = [order.index(label) + aside for label in own["label"]]
                 dots = axes.errorbar(own["value"], lines, xerr=_spread(own), capsize=2, elinewidth=1.1,
                                      label=system, **looks[system] | {"linestyle": "none"})  # fmt: skip
-                marks.mark(dots[0], [f"{row.label}, {system}: {said(row)}" for row in own.itertuples()])
-            if zero:
-                axes.axvline(0, color="#555555", linewidth=1)
+                said.mark(dots[0], [f"{row.label}, {system}: {change(row)}" for row in own.itertuples()])
+            axes.axvline(0, color="#555555", linewidth=1)
             axes.set(ylim=(len(order) - 0.5, -0.5))
             axes.tick_params(labelbottom=True)
-            axes.set_yticks(range(len(order)), order if number % columns == 0 else [])
+            axes.set_yticks(range(len(order)), order if number % 2 == 0 else [])
             axes.grid(axis="y", visible=False)
-            axes.set_xlabel(unit if number >= len(panels) - columns else "")
+            axes.set_xlabel(unit if number >= len(panels) - 2 else "")
         legend(fig, panels.values())
-    told = [f"{row.panel}, {row.label}, {row.system} {said(row)}" for row in table.itertuples()]
-    return Figured(fig, caption, f"Dot charts, {unit}: " + "; ".join(told) + ".", table, marks)
+    told = [f"{row.panel}, {row.label}, {row.system} {change(row)}" for row in table.itertuples()]
+    return Figured(fig, caption, f"Dot charts, {unit}: " + "; ".join(told) + ".", table, said)
 
 
 def relation(table: pd.DataFrame, *, x: str, y: str, caption: str) -> Figured:

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from speechmerge.errors import BookError
 
 from . import style
-from .curves import legend, titled_panels
+from .curves import down, legend, titled_panels
 from .figured import Figured, Told
 
 TILE = 0.86  # of the room of a tile: its side
@@ -56,7 +56,7 @@ def tiles(table: pd.DataFrame, *, looks: dict[str, tuple[str, str]], caption: st
     return Figured(fig, caption, f"Tiles, one a case, coloured by outcome. {'; '.join(told)}.", table)
 
 
-def rivals(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) -> Figured:
+def rivals(table: pd.DataFrame, *, unit: str, caption: str) -> Figured:
     """Draw how far every system is behind the best one, a panel a purpose and a line a family of methods.
 
     Args:
@@ -64,12 +64,11 @@ def rivals(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) ->
             far that one's own interval reaches, which is drawn as a band.
         unit: of the distance.
         caption: of the figure.
-        columns: most panels side by side.
     """
     families = [name for name in style.COLOURS if name in set(table["method"].map(style.family))]
     names, said = list(dict.fromkeys(table["panel"])), Told()
     with style.applied():
-        fig, panels = titled_panels(names, columns, 0.9 + 0.24 * len(families))
+        fig, panels = titled_panels(names, 3, 0.9 + 0.24 * len(families))
         for number, (name, axes) in enumerate(panels.items()):
             own = table[table["panel"] == name]
             axes.axvspan(0, own["reach"].iloc[0], color="#bbbbbb", alpha=0.35, linewidth=0, zorder=0)
@@ -81,7 +80,7 @@ def rivals(table: pd.DataFrame, *, unit: str, caption: str, columns: int = 3) ->
             best = own.loc[own["value"].idxmin(), "system"]
             axes.set(title=f"{name}\nbest: {best}", ylim=(len(families) - 0.4, -0.6))
             labels = [style.LABELS[family] for family in families]
-            axes.set_yticks(range(len(families)), labels if number % columns == 0 else [])
+            axes.set_yticks(range(len(families)), labels if number % 3 == 0 else [])
             axes.margins(x=0.08)
         fig.supxlabel(unit, fontsize=9.5)
     told = []
@@ -116,14 +115,12 @@ def marks(
                 [dot] = axes.plot(row.value, line, style.MARKERS.get(family, "o"), color=colour, markersize=6.5)
                 said.mark(dot, [f"{row.label}: {row.value:.3g}"])
             axes.axvline(reference, color="#555555", linewidth=1)
-            axes.set(ylim=(len(order) - 0.4, -0.6))
             if logarithmic:
                 axes.set_xscale("log")
                 axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
                 axes.xaxis.set_minor_formatter(NullFormatter())
-            axes.set_yticks(range(len(order)), order if number == 0 else [])
-            axes.grid(axis="y", visible=False)
+            down(axes, order, number == 0)
         fig.supxlabel(unit, fontsize=9.5)
     told = [f"{f'{row.panel}, ' * (len(names) > 1)}{row.label} {row.value:.3g}" for row in table.itertuples()]
     return Figured(fig, caption, f"Dot chart, {unit}: {'; '.join(told)}.", table, said)

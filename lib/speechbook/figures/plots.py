@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from . import curves, style
 from .figured import Figured, Told
+from .numbers import level
 from .style import AVERAGE, UNITS
 
 SCORES = {"asr": "word error rate, %", "st": "BLEU"}
@@ -24,7 +25,9 @@ def _percent(rate: float) -> str:
     return f"{100 * rate:.1f} %"
 
 
-def _dots(axes: Axes, table: pd.DataFrame, order: Sequence[str], told: Told, size: float = 7) -> None:
+def _dots(
+    axes: Axes, table: pd.DataFrame, order: Sequence[str], told: Told, *, size: float = 7, shown: bool = True
+) -> None:
     """Draw one dot a system at its score, with its 95 % interval; the first of ``order`` is on top."""
     for row in table.itertuples():
         family = style.family(row.method)
@@ -33,9 +36,8 @@ def _dots(axes: Axes, table: pd.DataFrame, order: Sequence[str], told: Told, siz
             fmt=style.MARKERS[family], color=style.COLOURS[family], markersize=size, markeredgecolor="white",
             markeredgewidth=0.6, elinewidth=1.6, capsize=2.5,
         )  # fmt: skip
-        told.mark(dot[0], [f"{row.system}: {curves.level(row)}"])
-    axes.set_ylim(len(order) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
+        told.mark(dot[0], [f"{row.system}: {level(row)}"])
+    curves.down(axes, order, shown)
 
 
 def _lines(axes: Axes, table: pd.DataFrame, **how: object) -> None:
@@ -75,15 +77,13 @@ def systems(measured: pd.DataFrame, published: pd.DataFrame | None = None) -> Fi
             own = joined[joined["task"] == task]
             _dots(line[0], own, order, said)
             line[0].set(title="measured here", xlabel=f"{SCORES[task]} (95 % interval)")
-            line[0].set_yticks(range(len(order)), order)
             for row in own.itertuples() if both else ():
                 family = style.family(row.method)
                 place = (row.published, order.index(row.system))
                 line[1].plot(*place, style.MARKERS[family], color=style.COLOURS[family], markersize=6)
             if both:
-                line[1].set(title="published", xlabel=SCORES[task], ylim=line[0].get_ylim())
-                line[1].set_yticks(range(len(order)), [])
-                line[1].grid(axis="y", visible=False)
+                line[1].set(title="published", xlabel=SCORES[task])
+                curves.down(line[1], order, shown=False)
     return Figured(fig, *_told(joined, tasks), joined[[*DRAWN, *["published"][: 1 * both]]], said)
 
 
@@ -126,9 +126,8 @@ def languages(measured: pd.DataFrame) -> Figured:
             axes.set_axis_off()
         for number, (axes, (task, code)) in enumerate(zip(panels.flat, cells, strict=False)):
             own = measured[(measured["task"] == task) & (measured["language"] == code)]
-            _dots(axes, own, order, said, size=5.5)
+            _dots(axes, own, order, said, size=5.5, shown=number % columns == 0)
             axes.set_title(style.language_name(code))
-            axes.set_yticks(range(len(order)), order if number % columns == 0 else [])
             axes.locator_params(axis="x", nbins=4)
             if len(cells) > len(codes):
                 axes.set_xlabel(UNITS[task])

@@ -8,7 +8,6 @@ from .. import claims
 from ..study import protocol, store
 from ..study.experiments import settings_of
 from ..tables import evidence, leaders, outcomes, results
-from .cards import check_block, write_block
 
 PAGE = Path("README.md")
 PROFILE, BEFORE = "tiny", "speech"  # measured by the protocol, and before it
@@ -83,17 +82,3 @@ def render() -> str:
     found = sentences()
     lines = [f"**{title}.** {found[key]} (*{chapter}*)" for key, (title, chapter) in TITLES.items()]
     return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))
-
-
-def update(root: Path) -> bool:
-    """Rewrite the list in the README below the project's folder; tell whether that changed it."""
-    return write_block(root / PAGE, render())
-
-
-def check(root: Path) -> None:
-    """Raise unless the README says what the rows say.
-
-    Raises:
-        BookError: naming the first line that differs.
-    """
-    check_block(root / PAGE, render())

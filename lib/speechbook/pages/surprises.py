@@ -5,8 +5,6 @@ from pathlib import Path
 
 from speechmerge.errors import BookError
 
-from .cards import check_block, write_block
-
 PAGE = Path("book") / "surprises.md"
 LISTED = re.compile(r"^(\d+\.|-) ")
 
@@ -43,17 +41,3 @@ def _blocks(script: Path) -> list[str]:
         raise BookError(f"{script}: expected a line '#!' and then a comment that says what the script shows.")
     title, point, rest = found[0].partition(". ")
     return [title + point, *([rest] if rest else []), *found[1:]]
-
-
-def update(root: Path) -> bool:
-    """Rewrite the generated part of the page below the project's folder; tell whether that changed it."""
-    return write_block(root / PAGE, render(root / "findings"))
-
-
-def check(root: Path) -> None:
-    """Raise unless the page says what the scripts say.
-
-    Raises:
-        BookError: naming the first line that differs.
-    """
-    check_block(root / PAGE, render(root / "findings"))

@@ -10,7 +10,7 @@ import numpy as np
 from speechmerge import machine
 from speechmerge.errors import StudyError
 from speechmerge.fusion import scoring, tasks
-from speechmerge.fusion.examples import Fold
+from speechmerge.fusion.examples import Example, Fold
 
 from . import store
 from .fusion_planning import names_of
@@ -30,7 +30,8 @@ def collect(plan: Plan) -> list[dict]:
     for system in plan.systems:
         for cell, name in system.decodes.items():
             step = plan.steps[name]
-            folds, answers = _tested(step), json.loads((step.folder / ANSWERS).read_text())["test"]
+            folds = _tests(cell.name, step.spec["sizes"])
+            answers = json.loads((step.folder / ANSWERS).read_text())["test"]
             if tasks.find(cell.name).kind == "verification":  # what is scored is what is kept
                 answers = [[unpacked(packed(one)) for one in own] for own in answers]
             place = {"task": cell.name, "upstreams": "".join(system.experts), "interface": system.system}
@@ -59,10 +60,9 @@ def _alike(step: Step) -> dict:
     return {"task": step.spec["task"], "pair": pair, "kappa": None} | result(step.folder)
 
 
-def _tested(step: Step) -> list[Fold]:
-    """Return the test examples of each fold that a step was tested on."""
-    folds = folds_of(step.spec["task"], tuple(step.spec["sizes"]))
-    return [[one for one in fold if one.split == "test"] for fold in folds]
+def _tests(task: str, sizes: Sequence[int]) -> list[Fold]:
+    """Return the test examples of each fold of a task."""
+    return [[one for one in fold if one.split == "test"] for fold in folds_of(task, tuple(sizes))]
 
 
 def _row(plan: Plan, system: System, cell: Cell, step: Step, summary: dict) -> dict:
@@ -94,8 +94,11 @@ def _answers(folds: list[Fold], answers: list) -> Iterator[dict]:
     for number, (fold, own) in enumerate(zip(folds, answers, strict=True)):
         for one, answer in zip(fold, own, strict=True):
             told = answer if isinstance(answer, str) else packed(answer)
-            clip = f"{one.clip.source}:{one.clip.language}:{one.clip.id}"
-            yield {"fold": number, "clip": clip, "answer": told}
+            yield {"fold": number, "clip": _clip(one), "answer": told}
+
+
+def _clip(one: Example) -> str:
+    return f"{one.clip.source}:{one.clip.language}:{one.clip.id}"
 
 
 def _paired(plan: Plan, found: Found) -> Iterator[dict]:
@@ -124,15 +127,11 @@ def rescored(plan: Plan) -> dict[str, list[dict]]:
     rows, found = [], {}
     for row in store.lines(plan.profile, f"{plan.name}.fused"):
         place, task = tuple(row[name] for name in IDENTITY), tasks.find(row["task"])
-        sizes = plan.settings.sizes.get(row["task"], task.sizes)
-        folds = [[one for one in fold if one.split == "test"] for fold in folds_of(row["task"], tuple(sizes))]
+        folds = _tests(row["task"], plan.settings.sizes.get(row["task"], task.sizes))
         if place not in kept:
             raise StudyError(f"{plan.name}: there are no answers of {' '.join(map(str, place))}; run it again.")
         read = unpacked if task.kind == "verification" else str
-        answers = [
-            [read(kept[place][number, f"{one.clip.source}:{one.clip.language}:{one.clip.id}"]) for one in fold]
-            for number, fold in enumerate(folds)
-        ]
+        answers = [[read(kept[place][number, _clip(one)]) for one in fold] for number, fold in enumerate(folds)]
         rows.append(row | scoring.summary(task, folds, answers))
         measured = [scoring.measured(task, *pair) for pair in zip(folds, answers, strict=True)]
         found[row["task"], row["interface"], row["variant"], row["seed"]] = measured

@@ -16,16 +16,13 @@ from speechmerge.fusion.examples import Fold
 from speechmerge.fusion.hearing import Hearing
 from speechmerge.packages import artefact
 
-from . import steps
+from . import making
+from .making import Inputs
 from .plans import Step, result
+from .steps import write
 from .store import slug
 
-Inputs = list[tuple[Step, Path]]
 ANSWERS, LOG_PROBABILITIES = "answers.json", "log_probabilities.npz"
-
-
-def _write(folder: Path, found: dict) -> None:
-    (folder / "result.json").write_text(json.dumps(found, indent=1, ensure_ascii=False))
 
 
 @functools.lru_cache(maxsize=8)
@@ -60,14 +57,14 @@ def _hear(spec: dict, inputs: Inputs, folder: Path) -> None:
     whole = tasks.find(spec["task"]).whole
     name, window = spec["upstream"], spec["window"]
     if "model" in spec:
-        folder_of, weights, *_ = steps.model(spec, inputs)
+        folder_of, weights, *_ = making.model(spec, inputs)
         upstream = encoders.whisper(folder_of, window, weights)
     else:
         upstream = _upstream(name, window)
     with _in_turn(name):
         found = features.extract(name, upstream, clips, whole=whole, window=window)
     told = {"store": str(found.folder.name), "fingerprint": found.fingerprint, "clips": len(found.entries)}
-    _write(folder, told | {"layers": upstream.layers, "width": upstream.width, "rate": upstream.rate})
+    write(folder, told | {"layers": upstream.layers, "width": upstream.width, "rate": upstream.rate})
 
 
 def _hearing(spec: dict, inputs: Inputs) -> Hearing:
@@ -91,7 +88,7 @@ def _fuse_rate(spec: dict, inputs: Inputs, folder: Path) -> None:
     if not np.isfinite(system.dev):
         raise StudyError(f"{spec['task']} {spec['interface']}: no rate of {spec['rates']} gave an error on dev.")
     edge = system.rate in (min(spec["rates"]), max(spec["rates"]))
-    _write(folder, {"rate": system.rate, "tried": tried, "at_the_edge": edge})
+    write(folder, {"rate": system.rate, "tried": tried, "at_the_edge": edge})
 
 
 def _options(spec: dict, **more: object) -> training.Options:
@@ -120,7 +117,7 @@ def _fuse(spec: dict, inputs: Inputs, folder: Path) -> None:
     (folder / ANSWERS).write_text(json.dumps(kept, ensure_ascii=False))
     prints = [one.fingerprint for one in hearing.features]
     found = {"rate": chosen, "dev": float(np.mean(devs)), "seconds": round(seconds, 2), "fingerprints": prints}
-    _write(folder, found | {"parameters": sizes, "weights": weights})
+    write(folder, found | {"parameters": sizes, "weights": weights})
 
 
 def _late(spec: dict, inputs: Inputs, folder: Path) -> None:
@@ -140,7 +137,7 @@ def _late(spec: dict, inputs: Inputs, folder: Path) -> None:
     sizes = {name: sum(one["parameters"][name] for one in parts) for name in ("interface", "head")}
     prints = [own for one in parts for own in one["fingerprints"]]
     found = {"rate": None, "dev": float(np.mean(errors)), "seconds": 0.0, "fingerprints": prints}
-    _write(folder, found | {"parameters": sizes, "weights": None})
+    write(folder, found | {"parameters": sizes, "weights": None})
 
 
 def _alike(spec: dict, inputs: Inputs, folder: Path) -> None:
@@ -155,7 +152,7 @@ def _alike(spec: dict, inputs: Inputs, folder: Path) -> None:
         said = [json.loads((path / ANSWERS).read_text())["dev"][0] for path in alone]
         wrong = [[one.label != answer for one, answer in zip(dev, own, strict=True)] for own in said]
         found["kappa"] = likeness.kappa(*wrong)
-    _write(folder, found)
+    write(folder, found)
 
 
 ACTIONS = {"hear": _hear, "fuse_rate": _fuse_rate, "fuse": _fuse, "late": _late, "alike": _alike}

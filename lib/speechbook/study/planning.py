@@ -14,22 +14,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from speechmerge.errors import MethodError, SpeechMergeError, StudyError, nearest
-from speechmerge.finetuning.training_recipe import FULL_SECONDS
-from speechmerge.merging import methods, options, searching
+from speechmerge.merging import methods, options
 
-from . import store
+from . import estimates, store
 from .experiment import Described, Entry
 from .partitions import Group, label, of_tasks, parts
 from .plans import Cell, Plan, System, described
 
 TRAININGS = {"cell": "fine-tuning"}  # what a table calls the training of a part; others are joint training
-SECONDS_A_WINDOW = 17.0  # of speech in a training window, on average
-SECONDS_A_CLIP = 4.5  # of dev, on average
-FORWARD = 3.0  # windows that go through a model in the time of training on one, for estimates
-EVALUATIONS = 12  # of a dev loss in the search of λ, for estimates
-HEARD = 0.1  # of the time of decoding a clip that an expert takes to hear it, for estimates
-RESET_SECONDS = 3.0  # to copy a model
-EPOCHS = 20  # that a training with patience takes, for estimates
 
 
 class Table:
@@ -116,7 +108,7 @@ class Table:
         if not self.reset:
             return chosen
         title = f"{label(group)}{self.place} seed {seed}"
-        name = self.plan.add(f"reset {title}", "train", {"reset": True}, (chosen,), RESET_SECONDS)
+        name = self.plan.add(f"reset {title}", "train", {"reset": True}, (chosen,), estimates.RESET)
         return self.plan.add(f"choose {title}", "choose", {}, (name,))
 
     def chosen(self, group: Group, seed: int) -> str:
@@ -180,9 +172,7 @@ class Table:
         return [min(self.known[choice], key=lambda tried: tried["dev_loss"])["learning_rate"]]
 
     def _train(self, name: str, spec: dict, group: Group, needs: tuple[str, ...] = ()) -> str:
-        epochs = min(spec["epochs"], EPOCHS) if spec.get("patience") else spec["epochs"]
-        windows = spec["minutes"] * 60 / SECONDS_A_WINDOW * epochs * len(group)
-        return self.plan.add(name, "train", spec, needs, windows / self.settings.here.train_windows_per_second)
+        return self.plan.add(name, "train", spec, needs, estimates.training(self.settings, spec, len(group)))
 
     def sequenced(self, group: Group, seed: int) -> str:
         """Add trainings one after another over a group's cells, each from the last, at the rates of the experts."""
@@ -206,7 +196,7 @@ class Table:
         method = methods.find(entry.method)
         if method.data:  # of dev: statistics, or measurements on the clips that λ is chosen with
             heard = {"cap": entry.clips or self.settings.dev_clips} if method.measure or entry.clips else {}
-            model["speech"] = [[cell | heard for cell in described(part)] for part in finer]
+            model["speech"] = [described(part, **heard) for part in finer]
             model |= {"hears": entry.hears} if entry.hears != "dev" else {}
         if entry.dynamic:
             model |= self._listening(entry, finer)
@@ -237,7 +227,7 @@ class Table:
             raise StudyError(f"{self.plan.name}: {entry.system!r} cannot listen: {error}") from error
         if options.get("signal") != "speech":
             return {"dynamic": entry.dynamic}
-        heard = [[cell | {"cap": systems.CLIPS} for cell in described(part)] for part in finer]
+        heard = [described(part, cap=systems.CLIPS) for part in finer]
         return {"dynamic": entry.dynamic, "speech": heard, "hears": "train"}
 
     def _check(self, entry: Entry, experts: int) -> None:
@@ -309,17 +299,12 @@ class Table:
 
         ``search`` has the ``parameter``; its ``values``, None for a continuous one; and ``decoded: all``.
         """
-        settings, here = self.settings, self.settings.here
-        capped = {"cap": settings.dev_clips} if settings.dev_clips else {}
-        cells = [cell | capped for cell in described(group)]
+        settings = self.settings
+        cells = described(group, **{"cap": settings.dev_clips} if settings.dev_clips else {})
         spec = {"base": settings.base, "model": model, "cells": cells, "decoding": settings.decoding.given()}
         spec |= {"search": search, "per_expert": per_expert}
-        clips = len(group) * (settings.dev_clips or here.test_clips)
-        tried = len(search["values"] or range(EVALUATIONS))
-        heard = clips * SECONDS_A_CLIP / FULL_SECONDS / (FORWARD * here.train_windows_per_second)
-        decoded = (tried if "decoded" in search else searching.FINALISTS) * clips / here.decode_clips_per_second
         title = f"tune {title} {search['parameter']}{self.place}"
-        return self.plan.add(title, "tune", spec, needs, heard * tried + decoded)
+        return self.plan.add(title, "tune", spec, needs, estimates.search(settings, search, len(group)))
 
     def described(self, merges: Iterable[Described]) -> None:
         """Add the step that describes the task vectors of the first seed's experts, and of merges of them."""
@@ -327,7 +312,7 @@ class Table:
         spec: dict = {"base": self.settings.base, "names": [cell.name for cell in self.cells]}
         told = [merge.given() for merge in merges]
         spec |= {"merges": told} if told else {}
-        self.plan.add("describe task vectors", "describe", spec, experts, 20 * (1 + len(told)))
+        self.plan.add("describe task vectors", "describe", spec, experts, estimates.DESCRIBED * (1 + len(told)))
 
     def decoded(self, title: str, cell: Cell, split: str, model: dict, needs: tuple[str, ...], **decoding: Any) -> str:
         """Add a decoding of one cell's split, capped to the table's number of clips.
@@ -338,36 +323,10 @@ class Table:
         cap = settings.dev_clips if split == "dev" else self.plan.test_clips
         spec = {"model": model, "base": settings.base, "cells": described((cell,)), "split": split, "cap": cap}
         spec |= {"decoding": settings.decoding.given() | decoding}
-        pace = spec["decoding"].get("beams", 1) / settings.here.decode_clips_per_second
-        if "dynamic" in model:
-            asked = sum(need.startswith("choose ") for need in needs)
-            pace *= asked if model["dynamic"]["system"] in ("guided", "ensemble") else 1 + HEARD * asked
-        seconds = (cap or settings.here.test_clips) * pace
-        if "method" in model and (model, needs) != self.last:
-            seconds += settings.here.merge_seconds * sum(need.startswith("choose ") for need in needs)
-            seconds += self._measuring(model, pace)
+        merges = "method" in model and (model, needs) != self.last
+        seconds = estimates.decoding(settings, spec, needs, merges=merges)
         self.last = (model, needs)
         return self.plan.add(f"decode {title} {split}{self.place}", "decode", spec, needs, seconds)
-
-    def _measuring(self, model: dict, pace: float) -> float:
-        """Return about how many seconds a method measures merged models before it merges; 0 for most methods.
-
-        ``pace`` is the seconds that decoding a clip takes.
-        """
-        method = methods.find(model["method"])
-        if not method.measure:
-            return 0.0
-        cells = [cell for own in model["speech"] for cell in own]
-        clips = cells[0]["cap"] or self.settings.here.test_clips
-        if method.measure == "score":
-            return (2 * len(model["speech"]) - 1) * len(cells) * clips * pace
-        from speechmerge.merging import measuring  # which brings in what trains and decodes
-
-        windows = min(measuring.WINDOWS, clips * SECONDS_A_CLIP / FULL_SECONDS)
-        experts = len(model["speech"])
-        steps = method.evaluations(method.check(model["params"], experts=experts), experts)
-        speed = self.settings.here.train_windows_per_second * (FORWARD if method.measure == "loss" else 1)
-        return steps * len(cells) * windows / speed
 
 
 def _joint(group: Group) -> bool:

@@ -196,9 +196,13 @@ def reads(step: Step, models: dict[str, str]) -> list[str]:
     return [*step.needs, *(models[need] for need in step.needs if need in models)]
 
 
-def described(cells: tuple[Cell, ...]) -> list[dict]:
-    """Return cells as a step's specification holds them; what has its default is left out."""
-    return [{k: v for k, v in asdict(cell).items() if v != "equal"} | {"corpora": list(cell.corpora)} for cell in cells]
+def described(cells: tuple[Cell, ...], **heard: int | None) -> list[dict]:
+    """Return cells as a step's specification holds them; what has its default is left out.
+
+    ``heard`` may be ``cap``, how many clips of each the step hears at most.
+    """
+    found = ({k: v for k, v in asdict(cell).items() if v != "equal"} for cell in cells)
+    return [own | {"corpora": list(own["corpora"])} | heard for own in found]
 
 
 def narrowed(made: Plan, systems: Collection[str] = (), seeds: Collection[int] = ()) -> Plan:

@@ -7,32 +7,25 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from speechmerge.corpora import Clip
 from speechmerge.errors import StudyError
 from speechmerge.evaluation import scoring
-from speechmerge.evaluation.decoding import Decoder
 from speechmerge.evaluation.decoding_settings import Decoding
 from speechmerge.evaluation.predictions import write_predictions
 from speechmerge.evaluation.resampling import dev_error, weighted
 from speechmerge.files import atomic_folder
 from speechmerge.finetuning import resetting, training
 from speechmerge.merging import engine, measuring, overlaps, searching, task_vectors
-from speechmerge.packages import artefact
 from speechmerge.whisper import models
 
+from . import making
 from .kept import clips_of
+from .making import Inputs
 from .plans import Step, result
 
-if TYPE_CHECKING:
-    from speechmerge.dynamic.choosing import Listening
-    from speechmerge.dynamic.guiding import Guided
-
-Inputs = list[tuple[Step, Path]]
-ALL = 1_000_000  # windows: whatever there is
 HYPOTHESES = "predictions.jsonl.gz"
 
 
@@ -49,7 +42,7 @@ def train(step: Step, inputs: Inputs) -> None:
     """
     spec = dict(step.spec)
     if spec.get("reset"):
-        resetting.reset(expert(inputs[0][1]), step.folder)
+        resetting.reset(making.expert(inputs[0][1]), step.folder)
         return
     cells = spec.pop("cells")
     sources = tuple(
@@ -59,7 +52,7 @@ def train(step: Step, inputs: Inputs) -> None:
     if "learning_rate" not in spec:
         spec["learning_rate"] = result(inputs[-1][1])["learning_rate"]
     if "base" not in spec:
-        spec["base"] = str(expert(inputs[0][1]))
+        spec["base"] = str(making.expert(inputs[0][1]))
     training.train(training.Recipe(sources=sources, **spec), step.folder)
 
 
@@ -72,8 +65,12 @@ def _choose(spec: dict, inputs: Inputs, folder: Path) -> None:
     losses = [min(record["log"]["dev_loss"]) for record in records]
     best = losses.index(min(losses))
     rates = [record["recipe"]["learning_rate"] for record in records]
-    tried = [{"learning_rate": rate, "dev_loss": loss} for rate, loss in zip(rates, losses, strict=True)]
+    tried = _tried(rates, losses)
     write(folder, {"expert": inputs[best][0].key, "learning_rate": rates[best], "tried": tried, **records[best]})
+
+
+def _tried(rates: list[float], losses: list[float]) -> list[dict]:
+    return [{"learning_rate": rate, "dev_loss": loss} for rate, loss in zip(rates, losses, strict=True)]
 
 
 def _rate(spec: dict, inputs: Inputs, folder: Path) -> None:
@@ -91,13 +88,7 @@ def _rate(spec: dict, inputs: Inputs, folder: Path) -> None:
     if len(rates) > 2 and best in (0, len(rates) - 1):
         told = ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in zip(rates, losses, strict=True))
         raise StudyError(f"the best learning rate stands at the end of those tried ({told}); add one beyond it.")
-    tried = [{"learning_rate": rate, "dev_loss": loss} for rate, loss in zip(rates, losses, strict=True)]
-    write(folder, {"learning_rate": rates[best], **({"tried": tried} if inputs else {})})
-
-
-def expert(choice: Path) -> Path:
-    """Return the folder of the model that a finished ``choose`` step chose."""
-    return artefact("train", result(choice)["expert"])
+    write(folder, {"learning_rate": rates[best], **({"tried": _tried(rates, losses)} if inputs else {})})
 
 
 def alike(step: Step) -> object:
@@ -117,11 +108,11 @@ def decode(batch: list[Step], inputs: Inputs) -> None:
     """
     spec = batch[0].spec
     if "dynamic" in spec["model"]:
-        base, experts, params = _materials(spec, inputs)
-        merge_seconds, decoder = 0.0, _listening(spec, base, experts, params)
+        base, experts, params = making.materials(spec, inputs)
+        merge_seconds, decoder = 0.0, making.listening(spec, base, experts, params)
     else:
-        folder, state, params, merge_seconds = model(spec, inputs)
-        decoder = _decoder(folder, Decoding(**spec["decoding"]), state is None)
+        folder, state, params, merge_seconds = making.model(spec, inputs)
+        decoder = making.decoder(folder, Decoding(**spec["decoding"]), state is None)
         if state is not None:
             decoder.use(state)
     found = {"params": params, "merge_seconds": round(merge_seconds, 2)}
@@ -138,103 +129,6 @@ def decode(batch: list[Step], inputs: Inputs) -> None:
             write_predictions(predictions, folder / HYPOTHESES)
             about = {"seconds": round(seconds * len(own), 2), "score": scored.rate, "weight": scored.weight}
             write(folder, found | about)
-
-
-def model(spec: dict, inputs: Inputs) -> tuple[Path, dict[str, Tensor] | None, dict[str, Any], float]:
-    """Return the model that a step is about.
-
-    Args:
-        spec: of the step; its ``model`` is the base, an expert or a merge.
-        inputs: what the step needs.
-
-    Returns:
-        A folder; the weights to be used in the place of its own, if the model is a merge; the merge's parameters; and
-        the seconds that it took.
-    """
-    base, experts, params = _materials(spec, inputs)
-    if "method" in spec["model"]:
-        state, seconds = _merged(spec["model"]["method"], base, experts, json.dumps(params), _told(spec))
-        return base, state, params, seconds
-    return experts[0] if "expert" in spec["model"] else base, None, params, 0.0
-
-
-def _materials(spec: dict, inputs: Inputs) -> tuple[Path, tuple[Path, ...], dict[str, Any]]:
-    """Return the base, the experts and the parameters of a step's model."""
-    experts = tuple(expert(path) for step, path in inputs if step.kind == "choose")
-    params = _resolved(spec["model"]["params"], inputs) if "method" in spec["model"] else {}
-    return models.base_model(spec["base"]), experts, params
-
-
-def _told(spec: dict) -> str:
-    """Return as JSON what a merge that needs data is told: the speech, how to decode it, and which of it is heard."""
-    model = spec["model"]
-    return json.dumps(model.get("speech") and [model["speech"], spec["decoding"], model.get("hears", "dev")])
-
-
-def _listening(spec: dict, base: Path, experts: tuple[Path, ...], params: dict) -> "Listening | Guided":
-    """Return what merges while it listens, or asks all experts."""
-    from speechmerge.dynamic import choosing, systems
-
-    model = spec["model"]
-    speech = [[_part(cell, model["hears"]) for cell in own] for own in model.get("speech", [])]
-    models = choosing.Models(base, experts, model["method"], params, speech)
-    return systems.build(models, model["dynamic"], Decoding(**spec["decoding"]))
-
-
-@functools.lru_cache(maxsize=1)
-def _decoder(folder: Path, settings: Decoding, own: bool) -> Decoder:
-    """Return a decoder, kept until another is wanted: one with its ``own`` weights, or one to be given others."""
-    return Decoder(folder, settings)
-
-
-@functools.lru_cache(maxsize=1)
-def _merged(
-    method: str, base: Path, experts: tuple[Path, ...], params: str, speech: str
-) -> tuple[dict[str, Tensor], float]:
-    """Return a merged model, kept until the next one (it is decoded on one cell after another), and its seconds.
-
-    ``params`` and ``speech`` are JSON; speech is what each expert was trained on, of dev, for methods that need data,
-    and how to decode it.
-    """
-    options = json.loads(params)
-    scaling = options.pop("scaling", 1.0)
-    at, seconds = _line(method, base, experts, json.dumps(options), speech)
-    started = time.perf_counter()
-    return at(scaling), seconds + time.perf_counter() - started
-
-
-@functools.lru_cache(maxsize=1)
-def _line(
-    method: str, base: Path, experts: tuple[Path, ...], params: str, speech: str
-) -> tuple[Callable[[float], dict[str, Tensor]], float]:
-    """Return the merged models of all λ, kept until another merge is wanted (λ is tuned), and the seconds it took."""
-    started, options = time.perf_counter(), json.loads(params)
-    extras = None
-    if told := json.loads(speech):
-        cells, decoding, hears = told
-        heard = [[_part(cell, hears) for cell in own] for own in cells]
-        whole = {"windows": ALL} if hears == "train" else {}
-        extras = measuring.extras(method, base, experts, heard, options, settings=Decoding(**decoding), **whole)
-    at = engine.line(method, base, experts, extras=extras, **options)
-    return at, time.perf_counter() - started
-
-
-def _part(cell: dict, split: str = "dev") -> tuple[list[Clip], str, str]:
-    """Return the clips of a cell's split, its language and task."""
-    return clips_of(cell, split, cell.get("cap")), cell["language"], cell["task"]
-
-
-def _resolved(params: dict, inputs: Inputs) -> dict[str, Any]:
-    """Add to ``params`` what was tuned on dev: one value per expert for pruned parameters, one for all others."""
-    params = dict(params)
-    for step, path in inputs:
-        if step.kind in ("tune", "match"):
-            [(name, value)] = result(path)["params"].items()
-            if step.spec["per_expert"]:
-                params.setdefault(name, []).append(value)
-            else:
-                params[name] = value
-    return params
 
 
 def _tune(spec: dict, inputs: Inputs, folder: Path) -> None:
@@ -262,14 +156,14 @@ def _searched(spec: dict, inputs: Inputs) -> dict:
     λ is searched as a continuous number, any other parameter over the step's values. Where the step says that all
     values are decoded, the seconds that either measure of a value took are kept beside it.
     """
-    base, experts, params = _materials(spec, inputs)
+    base, experts, params = making.materials(spec, inputs)
     search, cells = spec["search"], spec["cells"]
     name, values, every = search["parameter"], search["values"], search.get("decoded") == "all"
-    told, heard = _told(spec), [_part(cell) for cell in cells]
+    told, heard = making.told(spec), [making.part(cell) for cell in cells]
     listen, took = measuring.listener(base, heard), collections.defaultdict(dict)
 
     def state(value: float) -> dict[str, Tensor]:
-        return _merged(spec["model"]["method"], base, experts, json.dumps(params | {name: value}), told)[0]
+        return making.merged(spec["model"]["method"], base, experts, json.dumps(params | {name: value}), told)[0]
 
     def timed(what: str, measure: Callable[[dict[str, Tensor]], Any], value: float) -> Any:
         merged, started = state(value), time.perf_counter()
@@ -283,7 +177,7 @@ def _searched(spec: dict, inputs: Inputs) -> dict:
         best = [value for value, _ in (tried if every else tried[: searching.FINALISTS])]
     else:
         best = searching.finalists(tried)
-    decoder = _decoder(base, Decoding(**spec["decoding"]), False)
+    decoder = making.decoder(base, Decoding(**spec["decoding"]), False)
     decode = functools.partial(timed, "decode", lambda merged: measuring.decoded_error(decoder, merged, heard))
     errors = {value: decode(value) for value in best}
     rows = [{name: v, "loss": found, **errors.get(v, {}), **(took[v] if every else {})} for v, found in tried]
@@ -305,7 +199,7 @@ def _rated_as(_: dict, tried: list[dict]) -> dict:
 
 def _match(spec: dict, inputs: Inputs, folder: Path) -> None:
     """Find the λ that makes the update of a merge as long as another's, whose parameters are ``reference``."""
-    base, experts, params = _materials(spec, inputs)
+    base, experts, params = making.materials(spec, inputs)
     lengths = [
         task_vectors.length(base, engine.merged(spec["model"]["method"], base, experts, **chosen))
         for chosen in (params | {"scaling": 1.0}, params | spec["reference"])
@@ -317,7 +211,7 @@ def _match(spec: dict, inputs: Inputs, folder: Path) -> None:
 
 def _describe(spec: dict, inputs: Inputs, folder: Path) -> None:
     """Norms, cosines, spectra and energy of task vectors: of the experts, or how merges of them use directions."""
-    base, experts = models.base_model(spec["base"]), [expert(path) for _, path in inputs]
+    base, experts = models.base_model(spec["base"]), [making.expert(path) for _, path in inputs]
     named = dict(zip(spec["names"], experts, strict=True))
     if "merges" in spec:
         merges = {m["system"]: engine.merged(m["method"], base, experts, **m.get("params", {})) for m in spec["merges"]}

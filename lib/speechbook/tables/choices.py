@@ -10,7 +10,7 @@ from ..figures.style import AVERAGE, AVERAGES, UNITS
 from ..study import experiments
 from ..study.partitions import label, parts
 from ..study.plans import Cell
-from .outcomes import grouped, plan_of
+from .outcomes import grouped, logs, plan_of
 from .results import with_values
 
 NAMES = {"density": "density", "rank_ratio": "rank ratio"}  # parameters that every expert has one of, as shown
@@ -28,7 +28,7 @@ def _short(table: pd.DataFrame) -> pd.DataFrame:
 
 def _logs(rows: pd.DataFrame) -> dict[str, dict]:
     """The log of every training behind the rows, by the cells it was trained on."""
-    return {_named(name): log for logs in rows["training"] for name, log in logs.items()}
+    return {_named(name): log for name, log in logs(rows).items()}
 
 
 def trainings(rows: pd.DataFrame) -> pd.DataFrame:

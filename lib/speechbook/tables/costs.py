@@ -7,8 +7,9 @@ from speechmerge.merging import searching
 
 from ..figures.style import AVERAGE
 from ..study import experiments
-from ..study.planning import EVALUATIONS
+from ..study.estimates import EVALUATIONS
 from ..study.plans import Plan, Step, System
+from .outcomes import logs
 
 
 def of_systems(rows: pd.DataFrame) -> pd.DataFrame:
@@ -37,7 +38,7 @@ def of_systems(rows: pd.DataFrame) -> pd.DataFrame:
     planned = {(s.system, s.seed): s for s in plan.systems}
     lines = {}
     for row in rows[rows["language"] == AVERAGE[task]].itertuples():
-        trainings = _trainings(rows, row.system)
+        trainings = logs(rows[rows["system"] == row.system])
         pace, merging = row.seconds / row.n_utterances, float(row.merge_seconds)
         (alone, pruned), (merged, scaled) = _choosing(plan, planned[row.system, row.seed])
         lines[row.system] = {
@@ -52,11 +53,6 @@ def of_systems(rows: pd.DataFrame) -> pd.DataFrame:
             "scaling": scaled * pace + merged * merging,
         }
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("system")
-
-
-def _trainings(rows: pd.DataFrame, system: str) -> dict[str, dict]:
-    """Every training behind a system, by name."""
-    return {name: log for logs in rows[rows["system"] == system]["training"] for name, log in logs.items()}
 
 
 def _choosing(plan: Plan, system: System) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from .results import ordered
 from .vector_tables import BLOCKS
 
 EXPERTS = "one expert"  # the mean over all of them
@@ -18,8 +19,7 @@ def pooled(spectrum: pd.DataFrame, merges: Sequence[str]) -> pd.DataFrame:
         merges: the names among its experts that are merges, in the order to be shown.
     """
     named = spectrum.assign(expert=spectrum["expert"].where(spectrum["expert"].isin(merges), EXPERTS))
-    order = [EXPERTS, *merges]
-    return named.sort_values("expert", key=lambda names: names.map(order.index), kind="stable").reset_index(drop=True)
+    return ordered(named, expert=[EXPERTS, *merges])
 
 
 def effective_ranks(spectrum: pd.DataFrame) -> pd.DataFrame:

@@ -20,6 +20,7 @@ PUBLISHED = {  # columns of the paper's table, and the groups they are about
     "in domain": "ep_in_domain_wer", "out of domain": "ep_ood_wer", "full average": "ep_full_avg_wer",
     "other English": "openasr_hf_wer", "other languages": "fleurs_avg_er",
 }  # fmt: skip
+NAMED = 6  # systems named in each panel: the first on the lower left border of the cloud
 TOUCHING = 0.05  # of a panel's span: dots nearer than this share a label
 
 
@@ -76,13 +77,12 @@ def worst_run(rows: pd.DataFrame) -> str:
     return f"{count} of {row['system']} on {row['place']} ran away, and {told}"
 
 
-def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 6) -> Figured:
+def plane(means: pd.DataFrame, *, x: str = "in domain") -> Figured:
     """Draw every system's error in domain against its error elsewhere, a panel each; the best corner is lower left.
 
     Args:
         means: what :func:`speechbook.tables.results.averages` returns.
         x: group on the horizontal axis; the other groups are panels, except averages that contain it.
-        named: systems named in each panel: the first this many on the lower left border of the cloud.
     """
     wide = means.pivot(index=["system", "method"], columns="place", values="value").reset_index()
     groups = [g for g in dict.fromkeys(means["place"]) if g not in (x, "full average")]
@@ -96,7 +96,7 @@ def plane(means: pd.DataFrame, *, x: str = "in domain", named: int = 6) -> Figur
                 axes.plot(own[x], own[group], style.MARKERS[family], color=style.COLOURS[family], markersize=5.5,
                           markeredgecolor="white", markeredgewidth=0.5, label=style.LABELS[family])  # fmt: skip
             leading[group] = border(inside, x, group)
-            first = inside.set_index("system").loc[leading[group][:named], [x, group]]
+            first = inside.set_index("system").loc[leading[group][:NAMED], [x, group]]
             for numbers, place in _numbered(first.to_numpy(), np.ptp(inside[[x, group]].to_numpy(), axis=0)):
                 axes.annotate(numbers, place, (-5, -4), textcoords="offset points", fontsize=8, ha="right")
             axes.margins(0.1)

@@ -9,11 +9,12 @@ import pandas as pd
 from speechmerge.errors import StudyError
 from speechmerge.evaluation import inference
 
-from ..figures.curves import signed
+from ..figures.numbers import signed
 from ..figures.style import AVERAGE, DASH, TO
 from ..study import experiments, protocol, store
 from ..study.protocol import ALL, NOVEL, OWN
 from . import choices, results
+from .outcomes import logs
 
 SHOWN = {  # of metrics, and by what they are multiplied
     "capped_wer": ("WER with the cap", 100), "wer": ("WER", 100), "macro_wer": ("mean of languages", 100),
@@ -81,38 +82,28 @@ def measured(
     order = [entry.system for entry in experiments.experiments()[experiment].systems]
     places = [*_places(profile, experiment), AVERAGE[task]]
     found = found[found["against"].isna() & found["place"].isin(places) & found["system"].isin(order)]
-    found = found.sort_values(
-        ["system", "place"], key=lambda own: own.map((order if own.name == "system" else places).index), kind="stable"
-    )
-    return found.assign(language=found["place"]).reset_index(drop=True)
+    return results.ordered(found, system=order, place=places).assign(language=lambda table: table["place"])
 
 
-def outcomes(
-    profile: str, experiment: str, against: str, *, task: str = "asr", metric: str | None = None,
-    place: str | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """Return one line a system held against another, on all and on novel clips, ready to be read.
+def outcomes(profile: str, experiment: str, against: str, *, task: str = "asr") -> pd.DataFrame:
+    """Return one line a system held against another over all cells, on all and on novel clips, ready to be read.
 
-    Arguments as for :func:`frame`; ``place`` is a language or group, None the average. Columns, for each kind of clips:
-    difference in points, its 95 % interval, and what it says of the system.
+    Arguments as for :func:`frame`. Columns, for each kind of clips: difference in points, its 95 % interval, and what
+    it says of the system.
     """
     order = [entry.system for entry in experiments.experiments()[experiment].systems if entry.system != against]
     sides = {}
     for clips, title in CLIPS.items():
-        found = frame(profile, experiment, clips=clips, task=task, metric=metric)
-        own = found[(found["against"] == against) & (found["place"] == (place or AVERAGE[task]))]
+        found = frame(profile, experiment, clips=clips, task=task)
+        own = found[(found["against"] == against) & (found["place"] == AVERAGE[task])]
         own = own.set_index("system").reindex(order).dropna(subset=["value"])
         if own.empty:  # there are no novel clips
             continue
-        ends = own["low"].map(_signed) + TO + own["high"].map(_signed)
+        ends = own["low"].map(signed) + TO + own["high"].map(signed)
         sides[title] = pd.DataFrame(
-            {"points": own["value"].map(_signed), "95 % interval": ends, "it is": own["verdict"].map(WORDS)}
+            {"points": own["value"].map(signed), "95 % interval": ends, "it is": own["verdict"].map(WORDS)}
         )
     return pd.concat(sides, axis=1).rename_axis(index=None, columns=[f"against {against}", None])
-
-
-def _signed(points: float) -> str:
-    return signed(points, 1)
 
 
 def averages(profile: str, experiment: str, *, task: str = "asr") -> pd.DataFrame:
@@ -154,7 +145,7 @@ def verdict(found: pd.DataFrame, system: str, against: str, *, task: str = "asr"
             [row] = own.itertuples()
             low, high = sorted((sign * row.low, sign * row.high))
             said = WORDS[row.verdict] if sign > 0 else _turned(WORDS[row.verdict])
-            return f"{said} ({_signed(sign * row.value)} points, {_signed(low)}{TO}{_signed(high)})"
+            return f"{said} ({signed(sign * row.value)} points, {signed(low)}{TO}{signed(high)})"
     raise StudyError(f"{system!r} was not compared with {against!r} in task {task!r}; see `against` in experiments/.")
 
 
@@ -174,22 +165,18 @@ def trainings(profile: str, experiment: str) -> pd.DataFrame:
         Columns ``minutes, rate, steps, best step, update`` (its Euclidean norm, per cent of the base's), ``in the
         token table`` and ``in rows never read`` (shares of its squared norm, per cent), a line a model and seed.
     """
-    rows = store.rows(profile, experiment)
-    logs = {name: log for own in rows["training"] for name, log in own.items()}
-    table = pd.DataFrame.from_dict(logs, orient="index")
-    table = table.assign(
-        **{
-            "minutes": table["minutes"].map("{:.0f}".format),
-            "rate": table["learning_rate"].map("{:g}".format),
-            "best step": table["best_step"],
-            "update, %": (100 * table["update"]).map("{:.2f}".format),
-            "in the token table, %": (100 * table["in_table"]).round(1),
-            "in rows never read, %": (100 * table["in_unseen_rows"]).round(1),
+    found = pd.DataFrame.from_dict(logs(store.rows(profile, experiment)), orient="index")
+    table = pd.DataFrame(
+        {
+            "minutes": found["minutes"].map("{:.0f}".format),
+            "rate": found["learning_rate"].map("{:g}".format),
+            "steps": found["steps"],
+            "best step": found["best_step"],
+            "update, %": (100 * found["update"]).map("{:.2f}".format),
+            "in the token table, %": (100 * found["in_table"]).round(1),
+            "in rows never read, %": (100 * found["in_unseen_rows"]).round(1),
         }
     )
-    table = table[
-        ["minutes", "rate", "steps", "best step", "update, %", "in the token table, %", "in rows never read, %"]
-    ]
     return table.rename(index=lambda name: name.removeprefix("choose ")).sort_index()
 
 

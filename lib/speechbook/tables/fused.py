@@ -21,6 +21,7 @@ from speechmerge.fusion.upstreams import MADE_OF, described
 from ..study import fusion_planning, store
 from ..study.fusion_experiment import LATE
 from ..study.fusion_planning import beside
+from .results import ordered
 
 SAME = ["task", "set", "interface", "variant", "seed"]  # what tells the lines of a frame apart
 TWICE = " twice"
@@ -81,7 +82,6 @@ def _in_points(found: pd.DataFrame, points: dict[str, str], same: list[str], see
 def _placed(found: pd.DataFrame, profile: str) -> pd.DataFrame:
     """Say what task, set and interface a line is about, in the order of the profile."""
     settings = fusion_planning.profiles()[profile]
-    order = {name: place for place, name in enumerate(dict.fromkeys([*settings.tasks, *tasks.TASKS]))}
     sets = list(dict.fromkeys(letters for some in settings.sets.values() for letters in some))
     placed = found.assign(
         set=found["upstreams"],
@@ -91,8 +91,7 @@ def _placed(found: pd.DataFrame, profile: str) -> pd.DataFrame:
         system=found["interface"].map(title),
         variant=found["variant"].str.partition(" ")[2],
     )
-    places = {"task": order, "set": {letters: n for n, letters in enumerate(sorted(sets, key=len))}}
-    return placed.sort_values(list(places), key=lambda own: own.map(places[own.name]), kind="stable", ignore_index=True)
+    return ordered(placed, task=dict.fromkeys([*settings.tasks, *tasks.TASKS]), set=sorted(sets, key=len))
 
 
 def named(profile: str, letters: str) -> str:
@@ -221,14 +220,13 @@ def by_dev(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines).set_index(["task", "models"])
 
 
-def gains(profile: str, found: pd.DataFrame, experiment: str, interface: str = TOGETHER) -> pd.DataFrame:
+def gains(profile: str, found: pd.DataFrame, experiment: str) -> pd.DataFrame:
     """Return what each pair gains on the one of its upstreams that dev prefers, with what is known of it before.
 
     Args:
         profile: whose comparisons are read.
         found: a frame of :func:`read` with single upstreams.
         experiment: that holds pairs against single upstreams.
-        interface: of the pairs.
 
     Returns:
         The lines of :func:`differences` in which the rival is the better upstream alone.
@@ -237,7 +235,7 @@ def gains(profile: str, found: pd.DataFrame, experiment: str, interface: str = T
         StudyError: there is no such comparison.
     """
     compared = differences(profile, experiment)
-    own = compared[(compared["interface"] == interface) & (compared["against"] == ALONE) & (compared["size"] > 1)]
+    own = compared[(compared["interface"] == TOGETHER) & (compared["against"] == ALONE) & (compared["size"] > 1)]
     alone = found[(found["size"] == 1) & (found["interface"] == ALONE) & (found["set"].str.len() == 1)]
     dev = alone.set_index(["task", "set", "seed"])["dev"]
     better = [
@@ -246,7 +244,7 @@ def gains(profile: str, found: pd.DataFrame, experiment: str, interface: str = T
     ]
     kept = own[own["beside"] == pd.Series(better, own.index)]
     if kept.empty:
-        raise StudyError(f"{experiment} holds no {interface} of a pair against {ALONE} of one upstream.")
+        raise StudyError(f"{experiment} holds no {TOGETHER} of a pair against {ALONE} of one upstream.")
     return kept.reset_index(drop=True)
 
 

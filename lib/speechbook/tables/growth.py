@@ -5,7 +5,7 @@ They read the frame (:mod:`.results`) of an experiment that varies ``counts``, w
 
 import pandas as pd
 
-from ..figures import curves
+from ..figures.numbers import change
 from . import results
 from .outcomes import plan_of
 from .series import methods, single
@@ -97,7 +97,7 @@ def readable(changed: pd.DataFrame, taken: pd.DataFrame) -> pd.DataFrame:
     told = changed.assign(
         before=changed["before"].map("{:.1f}".format),
         after=changed["after"].map("{:.1f}".format),
-        change=[curves.change(row) for row in changed.itertuples()],
+        change=[change(row) for row in changed.itertuples()],
     ).pivot(index="system", columns="of", values=["before", "after", "change"])
     shown = {f"{of}, {what}": told[what, of] for of in ("old", "new") for what in ("before", "after", "change")}
     shown["windows to train"] = taken["windows"].map("{:.0f}".format)

@@ -45,21 +45,20 @@ class Heard:
         return self.capped(against) - self.capped(system)
 
 
-def read(profile: str, experiment: str, *, seed: int = 0, variant: str = "") -> list[Heard]:
+def read(profile: str, experiment: str, *, seed: int = 0) -> list[Heard]:
     """Return every test clip of an experiment in its own languages, with the transcripts that are committed.
 
     Args:
         profile: whose results.
         experiment: its name.
         seed: of the trainings; a model that was not trained is there with every seed.
-        variant: which block of systems, in an experiment that has several.
 
     Raises:
         ScoringError: transcripts are missing, or the speech is not that which was measured.
         CorpusError, SourceError: the speech cannot be had.
     """
     plan = experiments.plan(experiment, profile)
-    systems = [s for s in plan.systems if s.variant == variant and (s.seed == seed or s.method == "none")]
+    systems = [s for s in plan.systems if not s.variant and (s.seed == seed or s.method == "none")]
     found = kept.read(replace(plan, systems=systems))
     heard: list[Heard] = []
     for cell in (cell for cell in plan.cells if cell.task == "asr" and cell in found.clips):

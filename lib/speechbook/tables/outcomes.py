@@ -15,7 +15,7 @@ from speechmerge.evaluation.scoring import METRICS, Counts
 from ..figures.style import AVERAGE, AVERAGES, DASH, TO, UNITS
 from ..study import experiments, store
 from ..study.plans import Plan, System
-from .results import first_seed, with_values
+from .results import first_seed, ordered, with_values
 
 
 def measured(rows: pd.DataFrame, *, seed: int | None = None) -> pd.DataFrame:
@@ -58,6 +58,11 @@ def _places(plan: Plan, system: System) -> Iterator[tuple[str, str, str, str]]:
         languages = [cell.language for cell in system.decodes if cell.task == task and cell in plan.cells]
         for language in (*languages, *AVERAGES[task]):
             yield system.system, system.variant, task, language
+
+
+def logs(rows: pd.DataFrame) -> dict[str, dict]:
+    """Return the log of every training behind some rows, by the name of the step that chose it."""
+    return {name: log for own in rows["training"] for name, log in own.items()}
 
 
 def published(experiment: str) -> pd.DataFrame:
@@ -162,10 +167,9 @@ def tuned(numbers: Mapping[str, Any]) -> pd.DataFrame:
     table = pd.DataFrame([*numbers["rows"], *whole]).rename(columns={"speech": "language"})
     table["method"] = table["system"].map(methods).fillna("fine-tuning")
     table["task"] = "asr"
-    order = list(dict.fromkeys(table["system"]))
-    table = table.sort_values("system", key=lambda names: names.map(order.index), kind="stable")
+    table = ordered(table, system=dict.fromkeys(table["system"]))
     ends = {"wer": table["error"], "ci_low": table["low"], "ci_high": table["high"]}
-    return with_values(table.drop(columns=["error", "low", "high"]).assign(**ends)).reset_index(drop=True)
+    return with_values(table.drop(columns=["error", "low", "high"]).assign(**ends))
 
 
 def value(

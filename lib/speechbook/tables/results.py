@@ -154,8 +154,13 @@ def in_panels(
     names = names if isinstance(names, Mapping) else dict(zip(names, names, strict=True))
     keys = {"place": list(names)} | ({} if systems is None else {"system": list(systems)})
     kept = found[found[list(keys)].isin(keys).all(axis=1)]
-    kept = kept.assign(panel=kept["place"].map(names))
-    return kept.sort_values(list(keys), key=lambda own: own.map(keys[own.name].index), kind="stable", ignore_index=True)
+    return ordered(kept.assign(panel=kept["place"].map(names)), **keys)
+
+
+def ordered(table: pd.DataFrame, **orders: Sequence) -> pd.DataFrame:
+    """Sort lines by columns whose values are listed in order, by the first column before the next one."""
+    places = {name: {x: place for place, x in enumerate(dict.fromkeys(own))} for name, own in orders.items()}
+    return table.sort_values(list(places), key=lambda own: own.map(places[own.name]), kind="stable", ignore_index=True)
 
 
 def pair(found: pd.DataFrame, system: str, against: str, task: str = "asr", place: str | None = None) -> pd.DataFrame:

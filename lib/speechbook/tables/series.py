@@ -7,10 +7,10 @@ import pandas as pd
 
 from speechmerge.errors import StudyError
 
-from ..figures import curves, style
+from ..figures import numbers, style
 from ..figures.style import AVERAGE, AVERAGES, UNITS
 from .outcomes import measured, plan_of
-from .results import differences, first_seed, side
+from .results import differences, first_seed, ordered, side
 
 SWEPT = re.compile(r"(?P<system>.+) \w+=(?P<x>[\d.e+-]+)")  # a system that sweeps a parameter: "MP density=0.1"
 GROUPS = {"pooled": "trained languages", "others": "other languages"}
@@ -102,12 +102,11 @@ def gains(
     table = differences(found, against, seed=seed)
     if languages is not None:
         table = table[table["variant"].map(lambda subset: set(subset.split("+")) <= set(languages))]
-    table = table[table["system"].isin(list(methods))]
-    table = table.sort_values("system", key=lambda names: names.map(list(methods).index), kind="stable")
+    table = ordered(table[table["system"].isin(list(methods))], system=methods)
     gained = {"value": -table["value"], "low": -table["high"], "high": -table["low"]}
     named = {"panel": "", "method": table["system"].map(methods), "x": table["variant"].map(number)}
     columns = ["panel", "system", "method", "variant", "x", "value", "low", "high"]
-    return table.assign(**gained, **named)[columns].reset_index(drop=True)
+    return table.assign(**gained, **named)[columns]
 
 
 def averaged(single: pd.DataFrame) -> pd.DataFrame:
@@ -122,7 +121,7 @@ def averaged(single: pd.DataFrame) -> pd.DataFrame:
 
 def shown(table: pd.DataFrame, index: str, columns: str, *, signed: bool = True) -> pd.DataFrame:
     """Lay out values with their intervals to be read: one line an ``index``, one column a ``columns``."""
-    text = curves.signed if signed else "{:.1f}".format
+    text = numbers.signed if signed else "{:.1f}".format
     texts = [f"{text(row.value)} ({text(row.low)}{style.TO}{text(row.high)})" for row in table.itertuples()]
     laid = table.assign(text=texts).pivot(index=index, columns=columns, values="text")
     laid = laid.loc[table[index].unique(), table[columns].unique()].fillna("")
@@ -160,5 +159,5 @@ def best(found: pd.DataFrame, sweep: str) -> str:
     """Return the share of a sweep with the lowest difference, and the difference with its interval, in words."""
     own = found[found["system"].str.extract(SWEPT)["system"] == sweep]
     row = own.loc[own["value"].idxmin()]
-    share, text = 100 * float(SWEPT.fullmatch(row["system"])["x"]), curves.signed
+    share, text = 100 * float(SWEPT.fullmatch(row["system"])["x"]), numbers.signed
     return f"{text(row['value'])} points ({text(row['low'])} to {text(row['high'])}) at {share:g} %"

@@ -6,7 +6,7 @@ Systems that sweep a parameter are called ``NAME PARAMETER=VALUE``. What is retu
 
 import pandas as pd
 
-from ..figures import curves
+from ..figures.numbers import signed
 from . import results
 from .series import SWEPT
 
@@ -52,5 +52,5 @@ def differences(found: pd.DataFrame, against: str, at: float) -> pd.DataFrame:
 def clear_points(table: pd.DataFrame, system: str) -> str:
     """Say where on one line of :func:`differences` the intervals leave out zero: "in domain at 0.5 (−0.5)"."""
     line = table[(table["system"] == system) & ((table["low"] > 0) | (table["high"] < 0))]
-    told = [f"{row.panel} at {row.x:g} ({curves.signed(row.value)})" for row in line.itertuples()]
+    told = [f"{row.panel} at {row.x:g} ({signed(row.value)})" for row in line.itertuples()]
     return ", ".join(told) or "none"

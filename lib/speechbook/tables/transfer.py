@@ -6,6 +6,8 @@ from scipy import stats
 
 from speechmerge.evaluation.resampling import RESAMPLES, interval
 
+from .results import ordered
+
 FEWEST = 4  # pairs without which a rank correlation says nothing
 
 
@@ -25,9 +27,8 @@ def matrix(changes: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     kept = changes[changes["place"].isin(trained.values()) & changes["system"].isin(trained)]
     table = kept.assign(row=kept["system"].map(trained), column=kept["place"])
     table["before"] = 100 * table["column"].map(before).astype(float)
-    order = list(trained.values())
-    table = table.sort_values(["row", "column"], key=lambda codes: codes.map(order.index))
-    return table[["row", "column", "value", "low", "high", "before"]].reset_index(drop=True)
+    table = ordered(table, row=trained.values(), column=trained.values())
+    return table[["row", "column", "value", "low", "high", "before"]]
 
 
 def pairs(table: pd.DataFrame, cosines: pd.DataFrame) -> pd.DataFrame:
@@ -52,7 +53,7 @@ def pairs(table: pd.DataFrame, cosines: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["label", "x", *ends])
 
 
-def rank_correlation(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> tuple[float, float, float]:
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     """Return Spearman's rank correlation with its 95 % bootstrap interval over pairs.
 
     Pairs that share a language are not independent, so the interval is rather too narrow than too wide.
@@ -60,14 +61,13 @@ def rank_correlation(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> tuple[fl
     Args:
         x: shape ``[n]``.
         y: shape ``[n]``.
-        seed: of the resampling.
 
     Returns:
         ``(correlation, low, high)``; three NaN where there are fewer than :data:`FEWEST` pairs.
     """
     if len(x) < FEWEST:
         return (float("nan"),) * 3
-    drawn = np.random.default_rng(seed).integers(len(x), size=(RESAMPLES, len(x)))
+    drawn = np.random.default_rng(0).integers(len(x), size=(RESAMPLES, len(x)))
     samples = _correlations(np.asarray(x)[drawn], np.asarray(y)[drawn])
     return float(_correlations(np.asarray(x)[None], np.asarray(y)[None])[0]), *interval(samples[~np.isnan(samples)])
 

@@ -2,6 +2,8 @@
 
 import pandas as pd
 
+from .results import ordered
+
 BLOCKS = ("attention", "cross-attention", "mlp")  # parts of a layer, in the order they are shown
 
 
@@ -17,8 +19,7 @@ def by_layer(norms: pd.DataFrame) -> pd.DataFrame:
         hardly move, and tensors outside the layers are left out.
     """
     inside = norms[norms["layer"].notna() & norms["block"].isin(BLOCKS)]
-    inside = inside.sort_values("block", key=lambda blocks: blocks.map(BLOCKS.index), kind="stable")
-    inside = inside.sort_values("stack", ascending=False, kind="stable")
+    inside = ordered(inside, block=BLOCKS).sort_values("stack", ascending=False, kind="stable")
     squares = inside.assign(
         part=inside["stack"] + " " + inside["block"],
         layer=inside["layer"].astype(int),

@@ -1,13 +1,12 @@
 """Commands that fuse frozen speech models: list, plan, features, train, score."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .groups import Group, example
+from .groups import Group, example, with_options
 
 if TYPE_CHECKING:
     from ..fusion.examples import Fold, Task
@@ -56,9 +55,7 @@ def _options(*, several: bool = True) -> Callable:
         ),
         click.option("--window", type=click.Choice(["full", "clip"]), default="full", show_default=True),
     )
-    return lambda command: functools.reduce(
-        lambda made, one: one(made), reversed(options[: 5 if several else 3]), command
-    )
+    return with_options(*options[: 5 if several else 3])
 
 
 def _task(task: str | None, speech: str | None, label: str) -> "tuple[Task, list[Fold]]":

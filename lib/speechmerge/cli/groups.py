@@ -1,5 +1,7 @@
-"""What all commands share: groups that suggest a name, and help with an example."""
+"""What all commands share: groups that suggest a name, options of several commands, and help with an example."""
 
+import functools
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 
 import click
@@ -12,6 +14,11 @@ PLUGINS = "speechmerge.commands"  # entry points by which another package adds c
 def example(text: str) -> str:
     """Return an epilog that shows how the command is called."""
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def with_options(*options: Callable) -> Callable:
+    """Return the decorator that adds options to a command, which shows them in this order."""
+    return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
 
 
 class Group(click.Group):

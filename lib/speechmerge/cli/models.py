@@ -1,12 +1,11 @@
 """Commands on one model and its hypotheses: train, score; and how a test set is named."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from .groups import example
+from .groups import example, with_options
 
 SPLITS = click.Choice(["train", "dev", "test"])
 TASKS = click.Choice(["asr", "st"])
@@ -60,13 +59,12 @@ def train(output: Path, sources: tuple[str, ...], **options: object) -> None:
 
 def with_test_set(language: dict, corpus: str) -> Callable:
     """Return the decorator that adds the options of a test set."""
-    options = (
+    return with_options(
         click.option("--corpus", "names", multiple=True, metavar="WHERE", help=f"{corpus}: {WHERE}; repeat to pool."),
         click.option("--language", **language),
         click.option("--split", default="test", show_default=True, type=SPLITS, help="Of the test set."),
         click.option("--task", default="asr", show_default=True, type=TASKS, help="st: translate into English."),
     )
-    return lambda command: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
 def clips_of_test_set(names: tuple[str, ...], language: str, task: str, split: str) -> list:

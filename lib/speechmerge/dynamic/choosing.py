@@ -1,7 +1,7 @@
 """Which weights for this clip: what merges while it listens answers, and makes the model of each answer."""
 
 import functools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +16,6 @@ from ..evaluation.predictions import Prediction
 from ..merging import fitting, methods
 from ..merging.measuring import Speech
 from ..merging.merge import Merge, open_merge
-from ..merging.run import Merged
-from ..whisper.checkpoints import Checkpoint
 from . import weights
 from .states import lend, mean_states
 
@@ -84,7 +82,7 @@ class Distances:
     def __call__(self, decoder: Decoder, clips: Sequence[Clip]) -> Tensor:
         """Return the distances, ``[N, T]`` fp32."""
         if self.merged is None:
-            lend(decoder, Opened(self.merge.base))
+            lend(decoder, self.merge.base.tensors())
             if self.usual is None:
                 heard = [mean_states(decoder, _clips(own), self.layer).mean(0) for own in self.models.speech]
                 self.usual = torch.stack(heard)
@@ -92,7 +90,7 @@ class Distances:
         lend(decoder, self.merged)
         merged, found = mean_states(decoder, clips, self.layer), []
         for expert in self.merge.experts:
-            lend(decoder, Opened(expert))
+            lend(decoder, expert.tensors())
             found.append((mean_states(decoder, clips, self.layer) - merged).norm(dim=-1))
         return torch.stack(found, -1)
 
@@ -101,28 +99,9 @@ def _clips(own: Speech) -> list[Clip]:
     return [clip for clips, _, _ in own for clip in clips]
 
 
-class Opened(Mapping[str, Tensor]):
-    """The tensors of an opened model, each read when it is asked for."""
-
-    def __init__(self, model: Checkpoint) -> None:
-        self.model = model
-
-    def __getitem__(self, name: str) -> Tensor:
-        """Read a tensor."""
-        return self.model.read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names."""
-        return iter(self.model.shapes)
-
-    def __len__(self) -> int:
-        """Count them."""
-        return len(self.model.shapes)
-
-
 def plain(merge: Merge) -> Mapping[str, Tensor]:
     """Return the merged model itself, each tensor merged when it is asked for."""
-    return Merged(fitting.begin(merge))
+    return fitting.begin(merge).model()
 
 
 class Soft:
@@ -149,7 +128,7 @@ class Soft:
 
     def model(self, answer: tuple[int, ...]) -> Mapping[str, Tensor]:
         """Return θ0 + λ Σ_t T·λ_t(x) τ_t."""
-        return Merged(self.run.weighted(torch.tensor([answer], dtype=torch.float64) / self.grain))
+        return self.run.weighted(torch.tensor([answer], dtype=torch.float64) / self.grain).model()
 
 
 class Nearest:
@@ -173,7 +152,7 @@ class Nearest:
 
     def model(self, answer: int) -> Mapping[str, Tensor]:
         """Return the expert's own weights, or the merge's for its task."""
-        return plain(self.models.merge(task=answer)) if self.masks else Opened(self.merge.experts[answer])
+        return plain(self.models.merge(task=answer)) if self.masks else self.merge.experts[answer].tensors()
 
 
 class Listening:

@@ -13,7 +13,7 @@ from ..evaluation.decoding_settings import Decoding
 from ..merging.listening import put
 from ..merging.validation import check_memory
 from ..whisper import models as whisper_models
-from .choosing import Models, Opened, plain
+from .choosing import Models, plain
 
 
 class Guided(Decoder):
@@ -34,7 +34,7 @@ class Guided(Decoder):
         if settings.beams > 1:
             raise MethodError(f"guided decoding is greedy, but beams is {settings.beams}; take 1.")
         merge = models.merge()
-        states = [plain(merge), Opened(merge.base), *map(Opened, merge.experts)]
+        states = [plain(merge), *(model.tensors() for model in (merge.base, *merge.experts))]
         wanted = [(state, c) for state, c in zip(states, coefficients, strict=True) if c]
         check_memory(
             (len(wanted) + 1) * merge.base.bytes(), work="guided decoding", otherwise="give fewer experts a β above 0"

@@ -1,7 +1,7 @@
 """What a model makes of a clip: the mean of its encoder's states over the speech."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,32 +10,14 @@ from ..audio import SAMPLE_RATE
 from ..corpora import Clip
 from ..evaluation.decoding import Decoder
 from ..merging.listening import POSITION, put
+from ..whisper.checkpoints import OnDemand
 
 ENCODER = "model.encoder."
 
 
 def lend(decoder: Decoder, state: Mapping[str, Tensor]) -> None:
     """Give a decoder the encoder of other weights; its own are put back by whoever decodes next."""
-    put(decoder.model, _Encoder(state))
-
-
-class _Encoder(Mapping[str, Tensor]):
-    """The encoder's tensors among a model's."""
-
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
-        self.state = state
-
-    def __getitem__(self, name: str) -> Tensor:
-        """Return a tensor."""
-        return self.state[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names."""
-        return (name for name in self.state if name.startswith(ENCODER))
-
-    def __len__(self) -> int:
-        """Count them."""
-        return sum(1 for _ in self)
+    put(decoder.model, OnDemand([name for name in state if name.startswith(ENCODER)], state.__getitem__))
 
 
 @torch.inference_mode()

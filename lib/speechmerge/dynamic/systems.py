@@ -12,8 +12,6 @@ The rest of the file is the merge they start from: the model that SE-Merging com
 coefficients it rescales, the one that guided decoding leads, the masks of a predicted task.
 """
 
-import inspect
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ from .. import speech
 from ..errors import MethodError, nearest
 from ..evaluation.decoding import Decoder
 from ..evaluation.decoding_settings import Decoding
-from ..merging.parameters import Choice, Parameter, PerExpert, Range, parameter_of
+from ..merging.parameters import Choice, Parameter, PerExpert, Range, checked, parameters_of
 from ..merging.recipe import Recipe
 from ..merging.rules.primitives import per_expert
 from .choosing import Listening, Models, Nearest, Soft
@@ -55,11 +53,7 @@ class System:
         Raises:
             MethodError: an unknown parameter or a value it may not take.
         """
-        for name in params:
-            if name not in self.parameters:
-                raise MethodError(f"{self.name} has no parameter {name!r}.{nearest(name, self.parameters)}")
-        given = {name: params.get(name, own.default) for name, own in self.parameters.items()}
-        return {n: self.parameters[n].check(v, method=self.name, experts=experts) for n, v in given.items()}
+        return checked(self.name, self.parameters, params, experts=experts)
 
 
 SYSTEMS: dict[str, System] = {}
@@ -69,10 +63,7 @@ def _system(name: str, **description: str) -> Callable[[Callable], Callable]:
     """Register what makes a system; its keyword-only arguments are the parameters."""
 
     def register(make: Callable) -> Callable:
-        hints = typing.get_type_hints(make, include_extras=True)
-        options = [p for p in inspect.signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        known = {p.name: parameter_of(p.name, hints[p.name], p.default) for p in options}
-        SYSTEMS[name] = System(name, make=make, parameters=known, **description)
+        SYSTEMS[name] = System(name, make=make, parameters=parameters_of(make), **description)
         return make
 
     return register

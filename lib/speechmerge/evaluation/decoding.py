@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from ..audio import SAMPLE_RATE
 from ..corpora import Clip
-from ..devices import best_device, bf16_pays, keep_memory
+from ..devices import best_device, keep_memory, number_format
 from ..errors import CheckpointError
 from ..whisper.prompts import TASK_NAMES, prompt_ids
 from . import greedy
-from .decoding_settings import MAX_TOKENS, Decoding
+from .decoding_settings import Decoding
 from .predictions import Prediction
 
 FRAMES_KEPT = 2**30  # bytes of log-mel frames that a decoder keeps, for it is given the same clips with other weights
@@ -52,8 +52,7 @@ class Decoder:
         self.tokenizer = models.load_tokenizer(folder)
         self.extractor = models.load_feature_extractor(folder)
         self.folder, self.model = folder, models.load_model(folder)
-        bf16 = self.settings.precision == "bf16" or (self.settings.precision == "auto" and bf16_pays(self.device))
-        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        self.dtype = number_format(self.device, self.settings.precision)
         self.model.to(self.device, self.dtype)
         size = self.extractor.feature_size * self.extractor.nb_max_frames * self.dtype.itemsize
         self.frames = functools.lru_cache(maxsize=FRAMES_KEPT // size)(self._extract)
@@ -130,7 +129,7 @@ class Decoder:
     @torch.inference_mode()
     def _batch(self, clips: list[Clip], languages: list[str], task: str, temperature: float = 0.0) -> list[Prediction]:
         features = torch.stack([self.frames(clip) for clip in clips]).to(self.device)
-        limits = [min(MAX_TOKENS, int(20 + self.settings.tokens_per_second * c.seconds)) for c in clips]
+        limits = [self.settings.limit(clip.seconds) for clip in clips]
         if self.settings.beams == 1 and not temperature:
             prompts = torch.tensor([self.prompt(one, task) for one in languages], device=self.device)
             ids = self.search(features, prompts, limits)

@@ -45,3 +45,7 @@ class Decoding:
             raise ScoringError(f"beams is {beams!r}; expected a whole number from 1 up.")
         if not isinstance(pace, int | float) or isinstance(pace, bool) or not 0 < pace < math.inf:
             raise ScoringError(f"tokens_per_second is {pace!r}; expected a number above 0.")
+
+    def limit(self, seconds: float) -> int:
+        """Return the most tokens that a clip of so many seconds may give."""
+        return min(MAX_TOKENS, int(20 + self.tokens_per_second * seconds))

@@ -140,7 +140,7 @@ def seed_deviation(differences: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.var(differences, axis=1, ddof=1))))
 
 
-def widened(samples: np.ndarray, deviation: float, *, seed: int = 0) -> np.ndarray:
+def widened(samples: np.ndarray, deviation: float) -> np.ndarray:
     """Add to samples ``[R]`` of a difference with one seed what other training seeds would do to it.
 
     That is taken for normal, with mean zero and the given standard deviation, and independent of the clips; so an
@@ -150,7 +150,6 @@ def widened(samples: np.ndarray, deviation: float, *, seed: int = 0) -> np.ndarr
     Args:
         samples: of the difference, or of the average of differences, that the deviation belongs to.
         deviation: as :func:`seed_deviation` finds it elsewhere.
-        seed: of the normal draws.
 
     Raises:
         ScoringError: the deviation is negative or not finite.
@@ -158,7 +157,7 @@ def widened(samples: np.ndarray, deviation: float, *, seed: int = 0) -> np.ndarr
     if not 0 <= deviation < np.inf:
         raise ScoringError(f"the standard deviation between seeds is {deviation}; expected a number of at least 0.")
     # The 2 at the end keeps this stream apart from those of clips and seeds.
-    return samples + deviation * np.random.default_rng([seed, 0, 2]).standard_normal(len(samples))
+    return samples + deviation * np.random.default_rng([0, 0, 2]).standard_normal(len(samples))
 
 
 def verdict(samples: np.ndarray, direction: str, margin: float) -> str:

@@ -84,7 +84,7 @@ class Comparison:
     p_value: float
 
 
-def compare(first: Sequence[Scores], second: Sequence[Scores], *, seed: int = 0) -> Comparison:
+def compare(first: Sequence[Scores], second: Sequence[Scores]) -> Comparison:
     """Paired bootstrap of the pooled rates; negative means a lower word error rate, or a lower BLEU, of the first.
 
     The p-value is two-sided: twice the smaller share of resamples on either side of zero.
@@ -96,8 +96,7 @@ def compare(first: Sequence[Scores], second: Sequence[Scores], *, seed: int = 0)
         raise ScoringError(f"the systems were scored on {len(first)} and {len(second)} languages; score both on all.")
     for a, b in zip(first, second, strict=True):
         check_alike(a, b)
-    samples = resampled_rates(first, seed=seed) - resampled_rates(second, seed=seed)
-    return comparison(pooled(first) - pooled(second), samples)
+    return comparison(pooled(first) - pooled(second), resampled_rates(first) - resampled_rates(second))
 
 
 def check_alike(first: Scores, second: Scores) -> None:
@@ -110,7 +109,6 @@ def check_alike(first: Scores, second: Scores) -> None:
 
 
 def comparison(difference: float, samples: np.ndarray) -> Comparison:
-    """Return a difference with the interval and the p-value that its bootstrap samples, ``[RESAMPLES]``, give."""
-    below = (np.sum(samples <= 0) + 1) / (RESAMPLES + 1)
-    above = (np.sum(samples >= 0) + 1) / (RESAMPLES + 1)
+    """Return a difference with the interval and the p-value that its bootstrap samples, ``[R]``, give."""
+    below, above = ((np.sum(side) + 1) / (len(samples) + 1) for side in (samples <= 0, samples >= 0))
     return Comparison(difference, *interval(samples), float(min(1.0, 2 * min(below, above))))

@@ -12,8 +12,8 @@ from ..files import atomic_file, atomic_folder, check_free, check_writable
 from ..merging.output import layout, write_weights
 from ..whisper import companions
 from ..whisper.checkpoints import fingerprint, most_precise
+from ..whisper.configuration import RECORD
 from ..whisper.number_formats import loses
-from ..whisper.whisper_folder import RECORD
 from . import ctranslate2, ggml, openai, vocabulary
 from .model import DTYPES as STORED
 from .model import Model, check_widths

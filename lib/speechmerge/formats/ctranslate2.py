@@ -36,7 +36,6 @@ SETTINGS = {  # single numbers of the decoder, with their format: how a Whisper 
 }
 SELF = {"linear_0": ("q_proj", "k_proj", "v_proj"), "linear_1": ("out_proj",)}
 CROSS = {"linear_0": ("q_proj",), "linear_1": ("k_proj", "v_proj"), "linear_2": ("out_proj",)}
-ENDINGS = ("weight", "bias")
 BESIDE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
 BESIDE += ("normalizer.json",)
 EPSILON = 127 / torch.finfo(torch.float32).max  # smallest largest number of a row whose scale is finite

@@ -107,8 +107,13 @@ def check(task: Task, fold: Sequence[Example]) -> None:
 
 
 def order(clips: Iterable[Clip]) -> list[Clip]:
-    """Return clips in the order in which they are drawn: by a hash of their ids."""
-    return sorted(clips, key=lambda clip: place(f"{clip.source} {clip.language} {clip.id}"))
+    """Return clips in the order in which they are drawn: by a hash of their names."""
+    return sorted(clips, key=lambda clip: place(name_of(clip)))
+
+
+def name_of(clip: Clip) -> str:
+    """Return what tells a clip from all others, of its own corpus and of others."""
+    return f"{clip.source} {clip.language} {clip.id}"
 
 
 def place(text: str) -> str:

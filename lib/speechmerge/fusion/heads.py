@@ -129,6 +129,13 @@ class Characters(nn.Module):
         return functional.ctc_loss(scores.transpose(0, 1), flat, torch.tensor(kept), lengths, zero_infinity=True)
 
 
+def made(task: str, width: int, classes: Sequence[str], kind: str = "linear") -> nn.Module:
+    """Make the head of a task of a kind, for what an interface gives: its width, the classes or the alphabet."""
+    if task == "characters":
+        return Characters(width, "".join(classes), kind)
+    return (Verification if task == "verification" else Classes)(width, len(classes))
+
+
 def needed_frames(text: str) -> int:
     """Return the fewest frames that can say a text: one a character, and one between equal neighbours."""
     return len(text) + sum(a == b for a, b in itertools.pairwise(text))

@@ -6,6 +6,7 @@ gives ``[N, out]``. It sees each frame alone, so nothing is padded and no clip d
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -40,20 +41,6 @@ class Declared:
     deviations: str = ""
 
 
-INTERFACES: dict[str, Declared] = {}
-
-
-def interface(**about: object) -> Callable:
-    """Declare the function below as the maker of the interface that is described."""
-
-    def declare(build: Callable[[Shapes, int], nn.Module]) -> Callable[[Shapes, int], nn.Module]:
-        declared = Declared(build=build, **about)
-        INTERFACES[declared.name] = declared
-        return build
-
-    return declare
-
-
 def find(name: str) -> Declared:
     """Return the declaration of an interface; ``layer:2`` is that of ``layer``.
 
@@ -82,17 +69,14 @@ def build(name: str, shapes: Shapes, width: int | None = None) -> nn.Module:
     """
     declared, place = find(name), name.partition(":")[2]
     width = width or max(width for _, width in shapes)
-    if declared.name in ("layer", "last"):
-        return Layer(shapes, _place(name, place, shapes))
+    if declared.name == "layer":
+        return Layer(shapes, _place(place, shapes[0][0]))
     if place:
         raise MethodError(f"there is no interface {name!r}; only 'layer' takes a number, such as layer:2.")
     return declared.build(shapes, width)
 
 
-def _place(name: str, place: str, shapes: Shapes) -> int:
-    layers = shapes[0][0]
-    if name == "last":
-        return layers - 1
+def _place(place: str, layers: int) -> int:
     if not place.isdecimal() or int(place) >= layers:
         raise MethodError(f"there is no layer {place or 'without a number'!r}; expected layer:0 to layer:{layers - 1}.")
     return int(place)
@@ -103,108 +87,78 @@ def parameters(module: nn.Module) -> int:
     return sum(values.numel() for values in module.parameters() if values.requires_grad)
 
 
-@interface(name="layer", title="One layer", equation="y = H_k", source="", rate=1e-2)
-@interface(name="last", title="Last layer", equation="y = H_L", source="", rate=1e-2)
-def _layer(shapes: Shapes, width: int) -> nn.Module:
-    return Layer(shapes, shapes[0][0] - 1)
-
-
-@interface(
-    name="ws",
-    title="Weighted sum",
-    equation="y = [Σ_l softmax(w_i)_l H_i,l]_i, with several upstreams: W y + b",
-    source=EARLIER,
-    rate=1e-2,
-    deviations="several upstreams: sums side by side, then one linear map",
-)
-def _weighted_sum(shapes: Shapes, width: int) -> nn.Module:
-    return WeightedSum(shapes, width if len(shapes) > 1 else None)
-
-
-@interface(
-    name="gumd",
-    title="Gumbel selection",
-    equation="y_d = H_c(d),d with c(d) ~ softmax(z_·d)",
-    source=LATER,
-    rate=1e-2,
-    deviations="temperature from 1 to 0.1 over the first 80 % of the steps",
-)
-def _gumbel(shapes: Shapes, width: int) -> nn.Module:
-    return Gumbel(shapes, width)
-
-
-@interface(name="concat", title="All layers, linear", equation="y = W [H_1; …; H_L] + b", source="", rate=3e-3)
-def _concatenated(shapes: Shapes, width: int) -> nn.Module:
-    return Concatenated(shapes, width)
-
-
-@interface(
-    name="hconv",
-    title="HConv",
-    equation="y = flatten(conv_n(… conv_1(H)))",
-    source=EARLIER,
-    rate=3e-3,
-    deviations="the last convolution has ceil(D / layers left) channels",
-)
-def _hconv(shapes: Shapes, width: int) -> nn.Module:
-    return Convolved([only("hconv", shapes)], width, add=True)
-
-
-@interface(
-    name="hconv_add",
-    title="HConv of the sum",
-    equation="y = HConv(Σ_i A_i P_i H_i)",
-    source=LATER,
-    rate=3e-3,
-    deviations="projection to a common width before layers are interpolated",
-)
-def _hconv_add(shapes: Shapes, width: int) -> nn.Module:
-    return Convolved(shapes, width, add=True)
-
-
-@interface(
-    name="chconv",
-    title="CHConv",
-    equation="y = HConv([A_i P_i H_i]_i)",
-    source=LATER,
-    rate=3e-3,
-    deviations="projection to a common width before layers are interpolated; the result has that width",
-)
-def _chconv(shapes: Shapes, width: int) -> nn.Module:
-    return Convolved(shapes, width, add=False)
-
-
-@interface(
-    name="chconv_wide",
-    title="CHConv, wide",
-    equation="y = HConv([A_i P_i H_i]_i), as wide as its input",
-    source=LATER,
-    rate=3e-3,
-    deviations="projection to a common width before layers are interpolated",
-)
-def _wide(shapes: Shapes, width: int) -> nn.Module:
-    return Convolved(shapes, width, add=False, out=width * len(shapes))
-
-
-@interface(
-    name="hlinear",
-    title="HConv without ReLU",
-    equation="as hconv (several upstreams: chconv), linear",
-    source="",
-    rate=3e-3,
-)
-def _linear(shapes: Shapes, width: int) -> nn.Module:
-    return Convolved(shapes, width, add=False, relu=False)
-
-
-@interface(
-    name="mlp",
-    title="MLP of equal size",
-    equation="y = ReLU(W_2 ReLU(W_1 ws(H)))",
-    source="",
-    rate=3e-3,
-)
 def _perceptron(shapes: Shapes, width: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # the twin is only counted
         twin = Convolved(shapes, width, add=False)
     return Perceptron(shapes, parameters(twin))
+
+
+_DECLARED = (
+    Declared("last", "Last layer", "y = H_L", "", 1e-2, lambda shapes, width: Layer(shapes, shapes[0][0] - 1)),
+    Declared("layer", "One layer", "y = H_k", "", 1e-2, Layer),  # of which the name says the number
+    Declared(
+        "ws",
+        "Weighted sum",
+        "y = [Σ_l softmax(w_i)_l H_i,l]_i, with several upstreams: W y + b",
+        EARLIER,
+        1e-2,
+        lambda shapes, width: WeightedSum(shapes, width if len(shapes) > 1 else None),
+        "several upstreams: sums side by side, then one linear map",
+    ),
+    Declared(
+        "gumd",
+        "Gumbel selection",
+        "y_d = H_c(d),d with c(d) ~ softmax(z_·d)",
+        LATER,
+        1e-2,
+        Gumbel,
+        "temperature from 1 to 0.1 over the first 80 % of the steps",
+    ),
+    Declared("concat", "All layers, linear", "y = W [H_1; …; H_L] + b", "", 3e-3, Concatenated),
+    Declared(
+        "hconv",
+        "HConv",
+        "y = flatten(conv_n(… conv_1(H)))",
+        EARLIER,
+        3e-3,
+        lambda shapes, width: Convolved([only("hconv", shapes)], width, add=True),
+        "the last convolution has ceil(D / layers left) channels",
+    ),
+    Declared(
+        "hconv_add",
+        "HConv of the sum",
+        "y = HConv(Σ_i A_i P_i H_i)",
+        LATER,
+        3e-3,
+        partial(Convolved, add=True),
+        "projection to a common width before layers are interpolated",
+    ),
+    Declared(
+        "chconv",
+        "CHConv",
+        "y = HConv([A_i P_i H_i]_i)",
+        LATER,
+        3e-3,
+        partial(Convolved, add=False),
+        "projection to a common width before layers are interpolated; the result has that width",
+    ),
+    Declared(
+        "chconv_wide",
+        "CHConv, wide",
+        "y = HConv([A_i P_i H_i]_i), as wide as its input",
+        LATER,
+        3e-3,
+        lambda shapes, width: Convolved(shapes, width, add=False, out=width * len(shapes)),
+        "projection to a common width before layers are interpolated",
+    ),
+    Declared(
+        "hlinear",
+        "HConv without ReLU",
+        "as hconv (several upstreams: chconv), linear",
+        "",
+        3e-3,
+        partial(Convolved, add=False, relu=False),
+    ),
+    Declared("mlp", "MLP of equal size", "y = ReLU(W_2 ReLU(W_1 ws(H)))", "", 3e-3, _perceptron),
+)
+INTERFACES = {declared.name: declared for declared in _DECLARED}

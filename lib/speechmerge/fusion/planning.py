@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .examples import Example
+from .examples import Example, name_of
 from .features import BYTES, frames_of
 from .upstreams import described
 
@@ -22,8 +22,8 @@ def hearing_cost(name: str, examples: Sequence[tuple[Example, bool]], window: st
     declared = described(name)
     wanted: dict[str, tuple[Example, bool]] = {}
     for one, whole in examples:
-        place = f"{one.clip.source} {one.clip.language} {one.clip.id}"
-        wanted[place] = (one, whole or wanted.get(place, (one, False))[1])
+        name = name_of(one.clip)
+        wanted[name] = (one, whole or wanted.get(name, (one, False))[1])
     frames = sum(frames_of(one.clip.seconds, declared.rate, whole=whole) for one, whole in wanted.values())
     seconds = declared.cost([one.clip.seconds for one, _ in wanted.values()], window)
     return BYTES * declared.layers * declared.width * frames, seconds

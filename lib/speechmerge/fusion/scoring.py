@@ -8,7 +8,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from ..errors import ScoringError
-from ..evaluation.resampling import Comparison, check_alike, interval, resampled_rates
+from ..evaluation.resampling import Comparison, check_alike, comparison, interval, resampled_rates
 from ..evaluation.scoring import Errors
 from .examples import Example, Fold, Task
 
@@ -228,6 +228,4 @@ def difference(first: Sequence["Errors | Trials"], second: Sequence["Errors | Tr
                 raise ScoringError("the systems were not tested on the same trials; test both on the same clips.")
         else:
             check_alike(one, other)
-    drawn = samples(first) - samples(second)
-    sides = [(np.sum(side) + 1) / (len(drawn) + 1) for side in (drawn <= 0, drawn >= 0)]
-    return Comparison(rate(first) - rate(second), *interval(drawn), float(min(1.0, 2 * min(sides))))
+    return comparison(rate(first) - rate(second), samples(first) - samples(second))

@@ -5,17 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import CheckpointError
 from ..files import atomic_folder
-from . import features, interfaces, upstreams
+from . import features, heads, interfaces, upstreams
 from .alignment import Normaliser
 from .answering import Options, System
 from .examples import Example, Task
-from .heads import Characters, Classes, Verification
 from .hearing import Hearing
 
 WEIGHTS, ABOUT = "system.safetensors", "system.json"
@@ -110,12 +108,8 @@ def read(folder: Path, task: Task, hearing: Hearing) -> System:
             )
     options = Options(**told["options"])
     interface = interfaces.build(told["interface"], hearing.shapes, options.width)
-    classes = told["classes"]
-    if told["kind"] == "characters":
-        classes = "".join(classes)
-        head: torch.nn.Module = Characters(interface.out, classes, options.head)
-    else:
-        head = (Verification if told["kind"] == "verification" else Classes)(interface.out, len(classes))
+    classes = "".join(told["classes"]) if told["kind"] == "characters" else told["classes"]
+    head = heads.made(told["kind"], interface.out, classes, options.head)
     try:
         state = load_file(folder / WEIGHTS)
         for prefix, module in (("interface.", interface), ("head.", head)):

@@ -13,7 +13,7 @@ from ..corpora import SPLITS, Clip
 from ..corpora.tones import WORDS
 from ..errors import CorpusError, nearest
 from ..text import normalise
-from .examples import Example, Fold, Sizes, Task, capped, order, place, split_recordings
+from .examples import Example, Fold, Sizes, Task, capped, name_of, order, place, split_recordings
 from .heads import needed_frames
 
 FOLDS, DEV_VOICES = 3, 4  # of verification
@@ -21,17 +21,17 @@ ENDINGS = {".": "statement", "!": "exclamation", "?": "question"}
 CROSSED = ("es", "fr", "ru", "en")  # languages that two corpora have, with no voice in common
 
 
-def _voices(low: float = 1.0, high: float = 8.0) -> list[Clip]:
-    return order(clip for clip in corpora.load("uqm", "en") if low <= clip.seconds <= high)
+def _voices() -> list[Clip]:
+    return order(clip for clip in corpora.load("uqm", "en") if 1.0 <= clip.seconds <= 8.0)
 
 
 def _recording(clip: Clip) -> str:
-    return clip.id.rsplit("-", 1)[0] if clip.source == "uqm" else f"{clip.source} {clip.language} {clip.id}"
+    return clip.id.rsplit("-", 1)[0] if clip.source == "uqm" else name_of(clip)
 
 
 def _as_is(clips: Iterable[Clip], label: Callable[[Clip], str]) -> list[Example]:
     """Keep the corpus's own splits; each clip counts as a recording of its own."""
-    return [Example(clip, label(clip), clip.split, f"{clip.source} {clip.language} {clip.id}") for clip in clips]
+    return [Example(clip, label(clip), clip.split, name_of(clip)) for clip in clips]
 
 
 def _voice_id(sizes: Sizes) -> list[Fold]:
@@ -105,10 +105,7 @@ def _language_id_x(sizes: Sizes) -> list[Fold]:
 
 def _sentence_type(sizes: Sizes) -> list[Fold]:
     clips = [clip for clip in _voices() if clip.text.rstrip("\"') ")[-1:] in ENDINGS]
-    examples = [
-        Example(clip, ENDINGS[clip.text.rstrip("\"') ")[-1]], clip.split, f"uqm en {clip.id}") for clip in clips
-    ]
-    return [capped(examples, sizes)]
+    return [capped(_as_is(clips, lambda clip: ENDINGS[clip.text.rstrip("\"') ")[-1]]), sizes)]
 
 
 def _fish(sizes: Sizes) -> list[Fold]:

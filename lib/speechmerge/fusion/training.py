@@ -17,11 +17,10 @@ import torch
 from torch import nn
 
 from ..errors import TrainingError
-from . import interfaces
+from . import heads, interfaces
 from .answering import Options, System
 from .examples import Example, Fold, Task
 from .fusing import temperature
-from .heads import Characters, Classes, Verification
 from .hearing import Hearing
 
 log = logging.getLogger(__name__)
@@ -46,10 +45,9 @@ def prepare(task: Task, fold: Fold, hearing: Hearing, interface: str, options: O
         made = interfaces.build(interface, hearing.shapes, options.width)
         if task.kind == "characters":
             classes: Sequence[str] = "".join(sorted({" "} | {c for one in train for c in one.label}))
-            head: nn.Module = Characters(made.out, classes, options.head)
         else:
             classes = sorted({one.label for one in train})
-            head = (Verification if task.kind == "verification" else Classes)(made.out, len(classes))
+        head = heads.made(task.kind, made.out, classes, options.head)
     return System(task, made, head, classes, hearing, options)
 
 

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -89,28 +90,9 @@ def _whisper(name: str, layers: int, width: int, seconds: float) -> Declared:
     return Declared(name, name.title(), source, "MIT", trained, layers, width, 50.0, seconds, load, WINDOW_SECONDS)
 
 
-def _moonshine(window: str) -> Upstream:
-    from .moonshine import load
-
-    return load()
-
-
-def _resemblyzer(window: str) -> Upstream:
-    from .resemblyzer import load
-
-    return load()
-
-
-def _distillmos(window: str) -> Upstream:
-    from .distillmos import load
-
-    return load()
-
-
-def _filter_bank(window: str) -> Upstream:
-    from .filter_bank import FilterBank
-
-    return FilterBank()
+def _from(module: str, maker: str = "load") -> Callable[[str], Upstream]:
+    """Return what makes an upstream in a module of this package, imported when it is wanted; it has one window."""
+    return lambda window: getattr(import_module(f".{module}", __package__), maker)()
 
 
 def _random(name: str, width: int, rate: float) -> Declared:
@@ -133,7 +115,7 @@ _DECLARED = (
         "MIT",
         "speech recognition, English, supervised",
         *(7, 288, SAMPLE_RATE / 384, 0.011),
-        _moonshine,
+        _from("moonshine"),
     ),
     Declared(
         "resemblyzer",
@@ -142,7 +124,7 @@ _DECLARED = (
         "Apache-2.0",
         "speaker verification, supervised by speaker",
         *(4, 256, 50.0, 0.006),
-        _resemblyzer,
+        _from("resemblyzer"),
     ),
     Declared(
         "distillmos",
@@ -151,10 +133,18 @@ _DECLARED = (
         "MIT",
         "quality of speech, distilled from a model on self-supervised features",
         *(8, 200, 50.0, 0.023),
-        _distillmos,
+        _from("distillmos"),
         7.68,
     ),
-    Declared("fbank", "Filter bank", "computed", "Apache-2.0", "nothing", 1, 240, 50.0, 0.001, _filter_bank),
+    Declared(
+        "fbank",
+        "Filter bank",
+        "computed",
+        "Apache-2.0",
+        "nothing",
+        *(1, 240, 50.0, 0.001),
+        _from("filter_bank", "FilterBank"),
+    ),
     _whisper("smoke", 3, 64, 0.001),
     _random("random-16", 16, 50.0),
     _random("random-24", 24, 40.0),

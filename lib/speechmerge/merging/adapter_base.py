@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..whisper.checkpoints import Checkpoint, read_json
+from ..whisper.configuration import RECORD
 
-RECORD = "speechmerge.json"  # whisper_folder.RECORD, which takes seconds to import
 _WIDTHS = {"tiny": (384, 4), "base": (512, 6), "small": (768, 12), "medium": (1024, 24), "large": (1280, 32)}
 _NAME = re.compile(
     r"(?:distil|whisper)-(?:(tiny|base|small|medium)(\.en)?|large(-v1|-v2|-v3(?:\.5)?)?(-turbo)?|(turbo))"

@@ -15,7 +15,7 @@ from transformers import WhisperForConditionalGeneration
 
 from ..devices import autocast, best_device
 from ..evaluation import greedy
-from ..evaluation.decoding_settings import MAX_TOKENS, Decoding
+from ..evaluation.decoding_settings import Decoding
 from ..finetuning.packing import Window, sounds
 from ..whisper import models
 from ..whisper.prompts import prompt_ids
@@ -97,8 +97,7 @@ class _Hearing:
 
     def said(self, windows: Sequence[Window], features: Tensor, prompts: Tensor) -> list[list[int]]:
         """Return the tokens of each window's greedy output."""
-        pace = Decoding().tokens_per_second
-        limits = [min(MAX_TOKENS, int(20 + pace * sum(clip.seconds for clip in w.clips))) for w in windows]
+        limits = [Decoding().limit(sum(clip.seconds for clip in window.clips)) for window in windows]
         return greedy.search(self.whisper, features, prompts, limits, self.forbidden)
 
     def entropies(self, features: Tensor, prompts: Tensor, found: list[list[int]]) -> Tensor:

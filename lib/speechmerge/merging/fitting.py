@@ -20,7 +20,7 @@ from .lengths import Lengths
 from .merge import Merge
 from .rules.ranking import STRIDE
 from .rules.streams import Piece
-from .run import Known, Merged, Run, bar
+from .run import Known, Run, bar
 
 
 def begin(merge: Merge, *, progress: bool = False, whole: bool = True, keep: bool = False) -> Run:
@@ -162,13 +162,13 @@ def _finite(merge: Merge, measured: Any) -> float:
 
 def number(run: Run) -> float:
     """Return the error or loss of the model that a run makes."""
-    return _finite(run.merge, run.merge.extras[run.merge.method.measure](Merged(run)))
+    return _finite(run.merge, run.merge.extras[run.merge.method.measure](run.model()))
 
 
 def gradient(run: Run) -> tuple[float, Tensor]:
     """Return the loss and its gradient by the weights: λ times the inner products of its gradient and the deltas."""
     merge = run.merge
-    loss, slopes = merge.extras[merge.method.measure](Merged(run))
+    loss, slopes = merge.extras[merge.method.measure](run.model())
     found = torch.zeros(run.known.weights.shape, dtype=torch.float64)
     for name in merge.base.shapes:
         if name in slopes and merge.treatment(name) != "base":

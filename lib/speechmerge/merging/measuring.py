@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from ..corpora import Clip
-from ..devices import autocast, best_device, bf16_pays, release_memory
+from ..devices import autocast, best_device, number_format, release_memory
 from ..errors import MethodError
 from ..evaluation import scoring
 from ..evaluation.decoding import Decoder
@@ -84,18 +84,15 @@ def _losses(
 ) -> Callable[[Mapping[str, Tensor]], list[Loss]]:
     """Return the function that gives the losses of a merged state dict, one for each task and its windows."""
     device = best_device()
-    bf16 = precision == "bf16" or (precision == "auto" and bf16_pays(device))
-    whisper = models.load_model(base).to(device, torch.bfloat16 if bf16 else torch.float32)
-    windows = [sorted(own, key=label_length) for _, own in parts]
-    given = [list(batches(base, own, torch.device("cpu"), size)) for own in windows]
+    whisper = models.load_model(base).to(device, number_format(device, precision))
+    given = [forced(base, sorted(own, key=label_length), size) for _, own in parts]
 
     def losses(state: Mapping[str, Tensor]) -> list[Loss]:
         put(whisper, state)  # which may merge, so not in inference mode
         found = []
         for (task, _), own in zip(parts, given, strict=True):
             with torch.inference_mode():
-                nats = -sum(float(log_likelihood(whisper, moved(batch, whisper))) for batch in own)
-            found.append(Loss(task, nats, sum(int((batch["labels"] != IGNORED).sum()) for batch in own)))
+                found.append(Loss(task, own.nats(whisper), own.tokens))
         return found
 
     return losses
@@ -106,7 +103,26 @@ def label_length(window: Window) -> int:
     return sum(map(len, window.texts))
 
 
-def moved(batch: Mapping[str, Tensor], whisper: WhisperForConditionalGeneration) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Forced:
+    """Windows that a model is teacher-forced on: batches in memory, their target tokens, and how many windows."""
+
+    batches: list[dict[str, Tensor]]
+    tokens: int
+    windows: int
+
+    def nats(self, whisper: WhisperForConditionalGeneration) -> float:
+        """Return the cross-entropy of a model, summed over all target tokens."""
+        return -sum(float(log_likelihood(whisper, _moved(batch, whisper))) for batch in self.batches)
+
+
+def forced(base: Path, windows: Sequence[Window], size: int) -> Forced:
+    """Read windows for the model in ``base``, ``size`` at a time."""
+    given = list(batches(base, windows, torch.device("cpu"), size))
+    return Forced(given, sum(int((batch["labels"] != IGNORED).sum()) for batch in given), len(windows))
+
+
+def _moved(batch: Mapping[str, Tensor], whisper: WhisperForConditionalGeneration) -> dict[str, Tensor]:
     """Return a batch on the model's device, its frames in the model's number format."""
     own = {key: value.to(whisper.device) for key, value in batch.items()}
     return own | {"input_features": own["input_features"].to(whisper.dtype)}
@@ -134,16 +150,15 @@ def differentiator(
     """
     device = best_device()
     whisper = models.load_model(base).to(device)
-    given = list(batches(base, windows, torch.device("cpu"), size))
-    tokens = sum(int((batch["labels"] != IGNORED).sum()) for batch in given)
+    given = forced(base, windows, size)
 
     def gradient(state: Mapping[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
         put(whisper, state)
         whisper.zero_grad()
         total = 0.0
-        for batch in given:
+        for batch in given.batches:
             with autocast(device, precision):
-                loss = -log_likelihood(whisper, {key: value.to(device) for key, value in batch.items()}) / tokens
+                loss = -log_likelihood(whisper, {key: value.to(device) for key, value in batch.items()}) / given.tokens
             loss.backward()
             total += loss.item()
         return total, {name: weight.grad for name, weight in whisper.named_parameters()}

@@ -8,13 +8,12 @@ them from here. Calling the module lists the methods: ``speechmerge.methods()``.
 import functools
 import importlib
 import inspect
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from ..errors import MethodError, nearest
-from .parameters import Choice, Parameter, PerExpert, Range, parameter_of
+from .parameters import Choice, Parameter, PerExpert, Range, checked, keywords, parameter_of, parameters_of
 
 FAMILIES = {
     "averaging": "Sums and means of all entries",
@@ -142,19 +141,12 @@ class Method:
         Raises:
             MethodError: an unknown parameter (the nearest known one is named) or a value it may not take.
         """
-        for name in params:
-            if name not in self.parameters:
-                raise MethodError(f"{self.name} has no parameter {name!r}.{nearest(name, self.parameters)}")
         if experts is not None and self.experts not in (None, experts):
             wanted = f"{self.experts} expert{'s' * (self.experts > 1)}"
             raise MethodError(f"{self.name} merges exactly {wanted}, got {experts}.")
         flavour = params.get("flavour")
         preset = self.flavours.get(flavour, {}) if isinstance(flavour, str) else {}
-        filled = {name: parameter.default for name, parameter in self.parameters.items()} | {**preset, **params}
-        return {
-            name: self.parameters[name].check(value, method=self.name, experts=experts)
-            for name, value in filled.items()
-        }
+        return checked(self.name, self.parameters, {**preset, **params}, experts=experts)
 
 
 _METHODS: dict[str, Method] = {}
@@ -167,9 +159,7 @@ def method(name: str, **description: Any) -> Callable[[Callable], Callable]:
     """
 
     def register(rule: Callable) -> Callable:
-        hints = typing.get_type_hints(rule, include_extras=True)
-        options = [p for p in inspect.signature(rule).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        parameters = {p.name: parameter_of(p.name, hints[p.name], p.default) for p in options if p.name not in CONTEXT}
+        parameters = parameters_of(rule, but=CONTEXT)
         if description.get("gives", "experts") == "experts" and "fit" not in description:
             parameters["weights"] = parameter_of("weights", Weights, None)
         if flavours := description.get("flavours"):
@@ -179,7 +169,7 @@ def method(name: str, **description: Any) -> Callable[[Callable], Callable]:
             parameters.setdefault("seed", parameter_of("seed", Seed, 0))
         if "prepass" in description:
             description.setdefault("passes", 3)
-        needs = tuple(p.name for p in options if p.name in CONTEXT)
+        needs = tuple(p.name for p in keywords(rule) if p.name in CONTEXT)
         summary = inspect.getdoc(rule).split("\n\n")[0].replace("\n", " ")
         if name in _METHODS or description["family"] not in FAMILIES:
             raise ValueError(f"method {name!r} is registered twice or has no family of {tuple(FAMILIES)}")

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..files import digest
 from ..whisper.checkpoints import Checkpoint, fingerprint, read_json
 from ..whisper.tensor_files import DTYPES
-from ..whisper.weight_files import ADAPTER
+from ..whisper.weight_files import states
 from . import lengths
 from .options import plain
 from .resuming import Journal
@@ -211,8 +211,7 @@ def identity(merge: "Merge", options: Mapping[str, Any]) -> str | None:
     models = [model.folder or Path(model.label) for model in (merge.base, *merge.experts)]
     if merge.extras or not all(model.is_dir() for model in models):
         return None
-    files = [file for model in models for file in sorted((*model.glob("*.safetensors"), *model.glob(ADAPTER)))]
-    inputs = [[str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    inputs = [entry for model in models for entry in states(model)]
     return digest([recipe(merge, options), inputs, str(merge.device), version("speechmerge")])
 
 

@@ -1,8 +1,9 @@
 """Parameters of merge methods: their kind, range and meaning, read from the rules' signatures, and their checking."""
 
+import inspect
 import numbers
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +94,31 @@ class Parameter:
 def _word(value: Any) -> str:
     """Return a value as one writes it on the command line."""
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def keywords(function: Callable) -> list[inspect.Parameter]:
+    """Return the keyword-only arguments of a function."""
+    return [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
+def parameters_of(function: Callable, but: Sequence[str] = ()) -> dict[str, Parameter]:
+    """Read the parameters from a function's keyword-only arguments; some of them may be none."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    return {p.name: parameter_of(p.name, hints[p.name], p.default) for p in keywords(function) if p.name not in but}
+
+
+def checked(
+    method: str, known: Mapping[str, Parameter], given: Mapping[str, Any], *, experts: int | None
+) -> dict[str, Any]:
+    """Return all parameters, defaults filled in.
+
+    Raises:
+        MethodError: an unknown parameter (the nearest known one is named) or a value it may not take.
+    """
+    for name in given:
+        if name not in known:
+            raise MethodError(f"{method} has no parameter {name!r}.{nearest(name, known)}")
+    return {n: p.check(given.get(n, p.default), method=method, experts=experts) for n, p in known.items()}
 
 
 def parameter_of(name: str, hint: Any, default: Any) -> Parameter:

@@ -91,15 +91,10 @@ def collect(
 
 
 def drawn_for(
-    kind: str,
-    sources: Sequence[Source],
-    split: str,
-    windows: int | None = None,
-    seed: int = 0,
-    cap: int | None = None,
+    kind: str, sources: Sequence[Source], split: str, windows: int | None = None, seed: int = 0
 ) -> list[calibration.Window]:
-    """Return the windows of one expert's speech that statistics are collected on; ``cap`` is most clips a source."""
-    parts = speech.heard(sources, split, cap)
+    """Return the windows of one expert's speech that statistics are collected on."""
+    parts = speech.heard(sources, split)
     return calibration.draw_all(parts, windows or WINDOWS[kind], seed=seed, packed=kind != "fishers")
 
 

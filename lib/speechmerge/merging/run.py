@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..errors import MethodError
 from ..whisper import checkpoints
+from ..whisper.checkpoints import OnDemand
 from . import applying
 from .lengths import Lengths, check, squares, tell
 from .merge import Merge
@@ -87,6 +88,10 @@ class Run:
     def parameters(self) -> dict[str, Any]:
         """The method's parameters, with what was learnt."""
         return {**self.merge.parameters, **self.known.learnt}
+
+    def model(self) -> Mapping[str, Tensor]:
+        """Return the merged model; each tensor is merged when it is asked for."""
+        return OnDemand(self.merge.base.shapes, self.tensor)
 
     def stream(self, *, skip: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor of the merged model; a tied head is left out.
@@ -198,24 +203,3 @@ class Run:
 def bar(merge: Merge, what: str, total: int, shown: bool) -> tqdm:
     """Return a progress bar over so many tensors or blocks."""
     return tqdm(total=total, desc=f"{what} ({merge.method.name})", unit="tensor", disable=not shown)
-
-
-class Merged(Mapping[str, Tensor]):
-    """The model that a run makes; each tensor is merged when it is asked for, and not kept."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def __getitem__(self, name: str) -> Tensor:
-        """Merge one tensor."""
-        if name not in self.run.merge.base.shapes:
-            raise KeyError(name)
-        return self.run.tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names, in the base's order."""
-        yield from self.run.merge.base.shapes
-
-    def __len__(self) -> int:
-        """Count the tensors."""
-        return len(self.run.merge.base.shapes)

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,9 +14,8 @@ from ..evaluation import scoring
 from ..evaluation.decoding import Decoder
 from ..evaluation.decoding_settings import Decoding
 from ..evaluation.predictions import Prediction
-from ..finetuning.packing import IGNORED, pack
-from ..merging.listening import batches, log_likelihood
-from ..merging.measuring import label_length, moved
+from ..finetuning.packing import pack
+from ..merging.measuring import Forced, forced, label_length
 from .speech import CHOOSE, Speech, draw
 
 WINDOWS = 4  # that go through the model at once
@@ -25,16 +23,6 @@ BATCH, ROOM = 32, 4e8  # clips that are decoded at once, and the bytes that what
 SHARE, LEAST = 1 / 4, 12  # of the clips that choose: what the first rounds hear, and how many of them at least
 
 Weights = Iterable[tuple[str, Tensor]]
-Batches = list[dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Hearing:
-    """Batches of one speech, and how many target tokens they hold."""
-
-    batches: Batches
-    tokens: int
-    windows: int
 
 
 class Ear:
@@ -88,8 +76,7 @@ class Ear:
         found = []
         for number in range(len(self.speeches)) if which is None else which:
             hearing = self.hearings[fidelity][number]
-            nats = -sum(float(log_likelihood(self.model, moved(batch, self.model))) for batch in hearing.batches)
-            found.append(nats / hearing.tokens)
+            found.append(hearing.nats(self.model) / hearing.tokens)
         return found
 
     def transcribe(self, numbers: Sequence[int], part: str = CHOOSE) -> list[list[Prediction]]:
@@ -111,11 +98,9 @@ def batch(model: WhisperForConditionalGeneration) -> int:
     return int(min(BATCH, max(1, ROOM // each)))
 
 
-def _hearing(base: Path, clips: Sequence[Clip], speech: Speech) -> Hearing:
+def _hearing(base: Path, clips: Sequence[Clip], speech: Speech) -> Forced:
     """Pack clips into windows, the shortest labels first, and read them."""
-    windows = sorted(pack(clips, speech.language, speech.task, None), key=label_length)
-    read = list(batches(base, windows, torch.device("cpu"), WINDOWS))
-    return Hearing(read, sum(int((batch["labels"] != IGNORED).sum()) for batch in read), len(windows))
+    return forced(base, sorted(pack(clips, speech.language, speech.task, None), key=label_length), WINDOWS)
 
 
 def scored(predictions: Sequence[Prediction], clips: Sequence[Clip], speech: Speech) -> scoring.Scores:

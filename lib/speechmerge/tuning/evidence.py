@@ -76,9 +76,7 @@ def means(samples: dict, groups: dict[str, Sequence[int]], names: Sequence[str])
 
 def own_experts(lab: Lab, samples: dict, names: Sequence[str]) -> dict:
     """Return the samples of the system made of every expert on its own speech, by number of the speech."""
-    return {
-        i: samples[names[one.expert], i] for i, one in enumerate(lab.speeches) if one.expert is not None
-    }  # fmt: skip
+    return {i: samples[names[one.expert], i] for i, one in enumerate(lab.speeches) if one.expert is not None}
 
 
 def paired(samples: dict, lab: Lab, chosen: str, against: dict[str, dict]) -> list[dict[str, Any]]:

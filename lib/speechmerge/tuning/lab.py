@@ -62,13 +62,9 @@ class Lab:
             MethodError: such a loss is no number, so nothing can be chosen by it.
         """
         self.of_base = self._losses(BASE, range(len(self.speeches)))
-        own = [
-            (speech.expert, [i for i, s in enumerate(self.speeches) if s.expert == speech.expert])
-            for speech in self.speeches
-            if speech.expert is not None
-        ]
         self.references = list(self.of_base)
-        for expert, places in dict((e, tuple(p)) for e, p in own).items():
+        for expert in dict.fromkeys(speech.expert for speech in self.speeches if speech.expert is not None):
+            places = [i for i, speech in enumerate(self.speeches) if speech.expert == expert]
             for i, loss in zip(places, self._losses(self.expert(expert), places), strict=True):
                 self.references[i] = loss
         for speech, loss in zip(self.speeches, self.references, strict=True):

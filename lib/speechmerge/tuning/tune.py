@@ -22,7 +22,7 @@ from ..whisper import models
 from ..whisper.catalogue import BASES
 from ..whisper.checkpoints import read_json
 from ..whisper.parameter_classes import MATRIX, classify
-from ..whisper.weight_files import ADAPTER
+from ..whisper.weight_files import states
 from . import choosing, journal, methods, output, plan, rival, speech, updates
 from .ear import Ear
 from .lab import Lab
@@ -171,11 +171,6 @@ def _merging_room(merge: Merge) -> int:
 
 def _identity(asked: Request, found: Models, names: Sequence[str], speeches: Sequence[Speech]) -> dict[str, Any]:
     """Return what tells a tuning from others: its settings, the model files as they are now, and the speech."""
-    files = [
-        file
-        for folder in (found.base, *found.experts)
-        for file in sorted([*folder.glob("*.safetensors"), *folder.glob(ADAPTER)])
-    ]
     settings = {
         name: value for name, value in asdict(asked).items() if name not in ("base", "experts", "also", "train")
     }
@@ -183,9 +178,7 @@ def _identity(asked: Request, found: Models, names: Sequence[str], speeches: Seq
         "settings": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
         "methods": list(names),
         "training": list(map(str, asked.train)),
-        "models": [
-            [str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns] for file in dict.fromkeys(files)
-        ],
+        "models": list(map(list, dict.fromkeys(s for folder in (found.base, *found.experts) for s in states(folder)))),
         "speech": [
             [one.name, one.expert, corpora.fingerprint(one.choose), corpora.fingerprint(one.report)] for one in speeches
         ],

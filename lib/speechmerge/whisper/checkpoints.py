@@ -6,7 +6,7 @@ A source is a Hugging Face folder of safetensors (sharded or not) or a dict of t
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,9 +69,31 @@ class Checkpoint:
             )
         return values
 
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Return all tensors, each read when it is asked for."""
+        return OnDemand(self.shapes, self.read)
+
     def bytes(self) -> int:
         """Return the size of all tensors on disk."""
         return sum(math.prod(self.shapes[n]) * self.dtypes[n].itemsize for n in self.shapes)
+
+
+class OnDemand(Mapping[str, Tensor]):
+    """Tensors by name, each read or made when it is asked for, and not kept."""
+
+    def __init__(self, names: Collection[str], read: Callable[[str], Tensor]) -> None:
+        self.names, self.read = names, read
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 def finite(values: Tensor) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 from ..errors import CheckpointError
+from ..files import state
 from .configuration import read_config, tokens
 from .generation import POSITIONS_A_SECOND, settings
 from .tensor_files import read_json
@@ -59,7 +60,7 @@ def read(folder: Path) -> Companions:
     files = [
         path for path in sorted(folder.absolute().glob("*")) if path.suffix in (".json", ".txt") and path.is_file()
     ]
-    return _read(folder, tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+    return _read(folder, tuple(map(state, files)))
 
 
 @functools.lru_cache(maxsize=4)

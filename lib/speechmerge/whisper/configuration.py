@@ -20,6 +20,7 @@ SIZES = (
     "max_source_positions",
     "max_target_positions",
 )
+RECORD = "speechmerge.json"  # what the library notes in a folder it wrote: source, precision, fingerprint
 PADDING = (8, 128)  # a padded table has a multiple of the first many rows, and fewer than the second too many
 RENAMED = {"<|nocaptions|>": "<|nospeech|>", "<|iw|>": "<|he|>"}  # old names of special tokens
 NEEDED = ("decoder_start_token_id", "no_timestamps_token_id")

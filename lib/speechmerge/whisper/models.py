@@ -33,10 +33,10 @@ from . import attention, companions
 from .catalogue import BASES, Weights
 from .checkpoints import Checkpoint, fingerprint, open_checkpoint
 from .companions import Companions, load_feature_extractor, load_tokenizer
-from .configuration import read_config
+from .configuration import RECORD, read_config
 from .smoke import write_smoke
 from .tensor_files import read_json
-from .whisper_folder import LAYOUT, RECORD, check_shapes, made_companions, write_folder
+from .whisper_folder import LAYOUT, check_shapes, made_companions, write_folder
 
 __all__ = [
     "base_model",

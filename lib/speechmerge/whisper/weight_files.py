@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..files import state
 from .tensor_files import read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -21,6 +22,11 @@ _STATES = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")  # 
 def holds_model(folder: Path) -> bool:
     """Tell whether a folder holds the weights of a whole model, readable or pickled."""
     return any((folder / name).is_file() for name in (SINGLE, INDEX, *PICKLED))
+
+
+def states(folder: Path) -> list[tuple[str, int, int]]:
+    """Return what changes with the weights of a model or adapter: the state of each file that holds them."""
+    return [state(file) for file in sorted((*folder.glob("*.safetensors"), *folder.glob(ADAPTER)))]
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -16,7 +16,6 @@ from .configuration import SIZES
 from .generation import generation_config
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-RECORD = "speechmerge.json"  # what the library notes in a folder it wrote: source, precision, fingerprint
 LAYOUT = ("config.json", "generation_config.json", "preprocessor_config.json", *companions.TOKENIZER)
 
 

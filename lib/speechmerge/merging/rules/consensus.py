@@ -58,10 +58,6 @@ def consensus(
     return deltas.sum(0) * flags(torch.ge, own_entries(deltas, strictness).sum(0), votes)
 
 
-def _stitch_prepass(stream: Stream, *, density, count) -> Tensor:
-    return whole_model_thresholds(stream, density, count)
-
-
 @method(
     "localize_and_stitch",
     title="Localize-and-Stitch, dataless",
@@ -71,7 +67,7 @@ def _stitch_prepass(stream: Stream, *, density, count) -> Tensor:
     acts_on="entries",
     gives="merged",
     scale="mean",
-    prepass=_stitch_prepass,
+    prepass=whole_model_thresholds,
     flavours={"official": {"count": "minus_one"}},
     deviations="The official code keeps one entry fewer than K says. Equal magnitudes at the threshold are all kept.",
 )

@@ -16,10 +16,10 @@ def flags(compare: Callable, left: Tensor, right: Tensor | float) -> Tensor:
     return compare(left, right, out=torch.empty_like(left))
 
 
-def per_expert(value: float | Sequence[float] | None, experts: int, default: float = 1.0) -> list[float]:
-    """Return one value for each expert."""
+def per_expert(value: float | Sequence[float] | None, experts: int) -> list[float]:
+    """Return one value for each expert, 1 where none is given."""
     if value is None:
-        return [default] * experts
+        return [1.0] * experts
     return list(value) if isinstance(value, Sequence) else [value] * experts
 
 
