@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -35,14 +35,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, *, overwrite: bool = False, marks: Sequence[str] = ()) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; on success it takes the name ``path``, on failure it is removed.
 
     Raises:
-        SpeechMergeError: ``path`` exists and ``overwrite`` is false.
+        SpeechMergeError: ``path`` exists and may not be replaced (:func:`check_free`).
     """
     path = Path(path)
-    check_free(path, overwrite=overwrite)
+    check_free(path, overwrite=overwrite, marks=marks)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -59,19 +59,33 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_free(path: Path, *, overwrite: bool = False) -> None:
-    """Raise if ``path`` is there already and may not be replaced."""
+def check_free(path: Path, *, overwrite: bool = False, marks: Sequence[str] = ()) -> None:
+    """Raise if ``path`` is there already and may not be replaced.
+
+    Args:
+        path: what will be written.
+        overwrite: whether it may take the place of what is there.
+        marks: files by which a folder is known as one of the kind that is written; another folder is never replaced.
+    """
     if path.exists() and not overwrite:
         raise SpeechMergeError(f"{path} already exists; choose another output or pass --overwrite to replace it.")
+    if marks and path.is_dir() and any(path.iterdir()) and not any((path / mark).exists() for mark in marks):
+        raise SpeechMergeError(
+            f"{path} is a folder of something else (it has no {' and no '.join(marks)}), so it is not replaced; choose "
+            "another output."
+        )
 
 
-def check_output(path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
+def check_output(
+    path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = (), marks: Sequence[str] = ()
+) -> None:
     """Raise before any work if writing ``path`` would lose something.
 
     Args:
         path: what will be written, a file or a folder.
         overwrite: whether it may take the place of what is there.
         inputs: files that are read, which it never replaces.
+        marks: of the folder that is written (:func:`check_free`).
 
     Raises:
         SpeechMergeError: it is there already, one of the inputs, or neither a file nor a folder; or it cannot be
@@ -80,7 +94,7 @@ def check_output(path: Path, *, overwrite: bool = False, inputs: Iterable[Path] 
     path = Path(path)
     if any(path.exists() and Path(one).exists() and path.samefile(one) for one in inputs):
         raise SpeechMergeError(f"{path} is read here, so it is not written; name another output.")
-    check_free(path, overwrite=overwrite)
+    check_free(path, overwrite=overwrite, marks=marks)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise SpeechMergeError(f"{path} is neither a file nor a folder, so it cannot be replaced; name another output.")
     check_writable(path, 0)

@@ -130,6 +130,14 @@ def test_variants_take_no_words_and_replace_no_folder(run, written, tmp_path, wo
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["b"]
 
 
+def test_a_folder_of_something_else_is_never_replaced(run, written, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.md").write_text("years of work")
+    code, _, err = run("merge", written(), tmp_path / "thesis", "--overwrite")
+    assert code == 1 and "thesis is a folder of something else (it has no config.json and no merge_recipe.json)" in err
+    assert (tmp_path / "thesis" / "chapter.md").read_text() == "years of work"
+
+
 def test_a_lora_adapter_is_an_expert(run, experts, written, tmp_path):
     name = "model.encoder.layers.0.self_attn.q_proj"
     rows, columns = load_file(experts[0] / "model.safetensors")[f"{name}.weight"].shape

@@ -138,7 +138,7 @@ def fuse_train(
     from ..files import check_output
     from ..fusion import answering, interfaces, scoring, systems, training
 
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, marks=[systems.ABOUT])
     interface = interface or ("ws" if len(names) == 1 else "chconv")
     interfaces.find(interface)
     found, folds = _task(task, speech, label)

@@ -303,12 +303,13 @@ def _learnt(output: Path, method: str) -> str:
 def _check_output(output: Path, recipe: "Recipe", overwrite: bool) -> None:
     """Raise if the output would take the place of a model that is merged, or of a folder around one, or exists."""
     from ..files import check_output
+    from ..merging.output import MARKS
 
     inputs: Sequence[str] = (recipe.base, *recipe.experts)
     for name in inputs:
         if Path(name).exists() and Path(name).resolve().is_relative_to(output.resolve()):
             raise click.UsageError(f"OUTPUT {output} is or holds {name}, a model to merge; name another folder.")
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, marks=MARKS)
 
 
 def _size(count: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import SpeechMergeError, nearest
 from ..files import atomic_file, atomic_folder, check_free, check_writable
-from ..merging.output import layout, write_weights
+from ..merging.output import MARKS, RECIPE, layout, write_weights
 from ..whisper import companions
 from ..whisper.checkpoints import fingerprint, most_precise
 from ..whisper.configuration import RECORD
@@ -28,7 +28,7 @@ WRITES = {  # the number formats of each
 }
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1.1, "int8_float16": 1.1}  # of a scalar, scales included
 BESIDE = 10_000_000  # bytes of a tokenizer's files
-TOLD = ("README.md", "merge_recipe.json")  # a merge's card and recipe, which go with it
+TOLD = ("README.md", RECIPE)  # a merge's card and recipe, which go with it
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ def convert(
         raise SpeechMergeError(f"There is no format {to!r} to convert to.{nearest(to, WRITES)}")
     if dtype is not None and dtype not in WRITES[to]:
         raise SpeechMergeError(f"{to} is not written in {dtype}; known: {', '.join(WRITES[to])}.")
-    _check_output(output, to, overwrite)
     path = locate(source)
     if output.exists() and output.resolve() in (path.resolve(), *path.resolve().parents):
         raise SpeechMergeError(f"{output} is what is to be converted, or holds it; choose another output.")
+    _check_output(output, to, overwrite)
     model = open_model(path, base=base, tokenizer=tokenizer)
     kind = dtype or _own(model, to)
     rounded = dtype is None and kind in STORED and loses(most_precise([model.checkpoint]), STORED[kind])
@@ -86,7 +86,7 @@ def convert(
     write = _writer(model, to, kind)
     check_writable(output, model.bytes(1) * BYTES[kind] + BESIDE)
     if to in ("hf", "ctranslate2"):
-        with atomic_folder(output, overwrite=overwrite) as folder:
+        with atomic_folder(output, overwrite=overwrite, marks=MARKS) as folder:
             write(folder)
     else:
         with atomic_file(output) as file:
@@ -101,7 +101,7 @@ def _check_output(output: Path, to: str, overwrite: bool) -> None:
     if output.exists() and output.is_dir() != folder:
         found, wanted = ("a file", "a folder") if folder else ("a folder", "a file")
         raise SpeechMergeError(f"{output} is {found}, and {to} is {wanted}; choose another output.")
-    check_free(output, overwrite=overwrite)
+    check_free(output, overwrite=overwrite, marks=MARKS)
 
 
 def _own(model: Model, to: str) -> str:

@@ -70,7 +70,7 @@ def save(
     state |= {f"head.{name}": value for name, value in system.head.state_dict().items()}
     for place, pair in enumerate(system.hearing.normalise.statistics):
         state |= {f"normalise.{place}.{what}": value for what, value in zip(("mean", "sd"), pair, strict=True)}
-    with atomic_folder(folder, overwrite=overwrite) as made:
+    with atomic_folder(folder, overwrite=overwrite, marks=[ABOUT]) as made:
         save_file({name: value.contiguous() for name, value in state.items()}, made / WEIGHTS)
         (made / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -197,7 +197,7 @@ def _write(
     with ExitStack() as stack:
         folders, works = [], []
         for path, (merge, options) in merges.items():
-            folders.append(stack.enter_context(atomic_folder(path, overwrite=overwrite)))
+            folders.append(stack.enter_context(atomic_folder(path, overwrite=overwrite, marks=output.MARKS)))
             works.append(stack.enter_context(unfinished(path, output.identity(merge, options))))
         runs = _write_weights(made, works, folders, progress)
         models = output.marks([base, *experts, *folders], fingerprints)

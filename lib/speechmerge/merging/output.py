@@ -32,6 +32,8 @@ SHARD_BYTES = 5_000_000_000  # Hugging Face's customary size of one file
 COMPANIONS = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
 COMPANIONS += ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "normalizer.json")
 COMPANIONS += ("added_tokens.json", "special_tokens_map.json")
+RECIPE = "merge_recipe.json"
+MARKS = (COMPANIONS[0], RECIPE)  # what tells the folder of a model, or of a merge, from any other
 RECORDED = ("include", "policy", "lines", "max_update", "max_growth")  # the engine's options, where they were given
 _WORDS = {dtype: word for word, dtype in DTYPES.items()}
 
@@ -186,7 +188,7 @@ def write_record(
     ]
     if told:
         record["rounding"] = [{"expert": label, **asdict(about)} for label, about in told]
-    (folder / "merge_recipe.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    (folder / RECIPE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     (folder / "README.md").write_text(_card(merge, record))
 
 

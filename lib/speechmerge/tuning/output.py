@@ -63,7 +63,7 @@ def write(told: Told, place: Path, *, overwrite: bool) -> dict[str, Any]:
     from . import report
 
     numbers = told_in_numbers(told)
-    with atomic_folder(place, overwrite=overwrite) as folder:
+    with atomic_folder(place, overwrite=overwrite, marks=[NUMBERS]) as folder:
         candidate, scaling = told.choice.chosen.system.merge
         written = content(candidate, scaling, told.found.named, [str(f.resolve()) for f in told.found.experts])
         (folder / RECIPE).write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), encoding="utf-8")

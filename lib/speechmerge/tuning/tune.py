@@ -70,10 +70,10 @@ def tune(asked: Request, place: Path, *, overwrite: bool = False, tell: Tell = l
         SpeechMergeError: the output exists, cannot be written, or memory or disk are too small.
     """
     place = Path(place)
-    check_free(place, overwrite=overwrite)
     names = methods.chosen(asked.methods, len(asked.experts))
     found = _models(asked)
     _check_place(place, found)
+    check_free(place, overwrite=overwrite, marks=[output.NUMBERS])
     merge = open_merge("task_arithmetic", found.base, found.experts, strict=True)
     validation.check_companions(found.base)
     speeches = speech.load([own for _, own in asked.experts], asked.also)
