@@ -22,6 +22,6 @@ def test_a_sentence_for_each_title_made_from_rows(made_up_results):
     found = in_short.sentences("smoke", "speech")
     assert list(found) == list(in_short.TITLES)
     assert all(text.endswith(".") and re.search(r"\d|is|are", text) for text in found.values())
-    assert re.search(r"\d+\.\d % word errors and five experts", found["kept"])
+    assert re.search(r"\d+\.\d % word errors, and five experts", found["kept"])
     for system in in_short.OTHERS:
         assert found["methods"].count(system) == 1

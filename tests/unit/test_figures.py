@@ -88,7 +88,7 @@ def test_systems_show_each_rate_where_it_belongs(rows):
 def test_two_tasks_have_a_line_of_panels_each(two_tasks):
     figure = plots.systems(two_tasks, outcomes.published("table4"))
     labels = [axes.get_xlabel() for axes in figure.fig.axes]
-    assert labels == ["word error rate, % (95 % interval)", "word error rate, %", "BLEU (95 % interval)", "BLEU"]
+    assert labels == ["word error rate, %, less is better", "word error rate, %", "BLEU, more is better", "BLEU"]
     bleu = two_tasks[(two_tasks["task"] == "st") & (two_tasks["language"] == "macro")]["bleu"]
     assert np.allclose([x for x, _ in dots(figure.fig.axes[2])], bleu)
     assert (26.38, 10) in dots(figure.fig.axes[3])

@@ -17,6 +17,8 @@ from .numbers import level
 from .style import AVERAGE, UNITS
 
 SCORES = {"asr": "word error rate, %", "st": "BLEU"}
+BETTER = {"asr": "less is better", "st": "more is better"}
+BESIDE = {"textcoords": "offset points", "va": "center", "fontsize": 8.5}
 DRAWN = ["system", "method", "task", "language", "value", "low", "high"]
 MEANS = {"asr": "word error rate over all languages, words pooled", "st": "BLEU, mean of the languages"}
 
@@ -76,7 +78,9 @@ def systems(measured: pd.DataFrame, published: pd.DataFrame | None = None) -> Fi
         for task, line in zip(tasks, panels, strict=True):
             own = joined[joined["task"] == task]
             _dots(line[0], own, order, said)
-            line[0].set(title="measured here", xlabel=f"{SCORES[task]} (95 % interval)")
+            for row in own.itertuples():
+                line[0].annotate(f"{row.value:.1f}", (row.high, order.index(row.system)), (5, 0), **BESIDE)
+            line[0].set(title="measured here" if both else "", xlabel=f"{SCORES[task]}, {BETTER[task]}")
             for row in own.itertuples() if both else ():
                 family = style.family(row.method)
                 place = (row.published, order.index(row.system))

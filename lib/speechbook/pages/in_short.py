@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from .. import claims
+from ..figures import numbers
 from ..study import protocol, store
 from ..study.experiments import settings_of
 from ..tables import evidence, leaders, outcomes, results
@@ -20,6 +21,8 @@ TITLES = {  # of each sentence, and of the chapter that shows it
 }
 EXPERIMENT, OTHERS = "table1", (claims.WA, claims.MP, claims.SVP, claims.LORS)
 BASE, EXPERT, JOINT, TA = claims.BASE, claims.EXPERT, claims.JOINT, claims.TA
+NAMES = {BASE: "before fine-tuning", EXPERT: "five experts, each its own language", JOINT: "joint training"}
+NAMES |= {TA: "merge: task arithmetic"} | {name: f"merge: {name}" for name in OTHERS}
 
 
 def sentences(profile: str = PROFILE, before: str = BEFORE) -> dict[str, str]:
@@ -33,23 +36,32 @@ def sentences(profile: str = PROFILE, before: str = BEFORE) -> dict[str, str]:
         StudyError: comparisons are missing.
     """
     measured = evidence.measured(profile, EXPERIMENT)
-    error = {system: outcomes.value(measured, system, "value") for system in (BASE, EXPERT, JOINT, TA)}
-    gained = error[BASE] - error[EXPERT]
-    share = f", which is {100 * (error[BASE] - error[TA]) / gained:.0f} % of the way" if gained > 0 else ""
+    error = {system: outcomes.value(measured, system, "value") for system in (BASE, EXPERT, JOINT, TA, *OTHERS)}
+    merged = [error[system] for system in (TA, *OTHERS)]
+    share = {system: kept(measured, system) for system in (TA, JOINT)}
     frames = [evidence.frame(profile, EXPERIMENT, clips=clips) for clips in evidence.CLIPS]
     tested = claims.verdicts(profile)
     tested = tested[claims.measured(tested) & ~tested["id"].str.startswith(claims.FUSION)]  # the page's own
     everywhere, novel = (evidence.verdict(found, TA, JOINT) for found in frames)
     return {
-        "kept": f"On five languages the pretrained model makes {error[BASE]:.1f} % word errors and five experts, each "
-        f"on its own language, {error[EXPERT]:.1f} %. One model, made by adding up what the five learnt, makes "
-        f"{error[TA]:.1f} %{share}.",
-        "joint": f"One model trained on all five languages together makes {error[JOINT]:.1f} %. Held against it, the "
-        f"merged model is {everywhere}; on sentences unlike any it was trained on, {novel}.",
-        "methods": f"Four other ways to add up the five, held against the plain sum: {_sorted(frames[0])}.",
-        "claims": f"Tested by the rules of this book so far: o{claims.counted(tested)[1:]}",
+        "kept": f"On five languages the pretrained model makes {error[BASE]:.1f} % word errors, and five experts, each "
+        f"tested on its own language, together {error[EXPERT]:.1f} %. One model made by adding up what the five have "
+        f"learnt, task arithmetic, makes {error[TA]:.1f} %: it keeps {share[TA]:.0f} % of what the experts gained. One "
+        f"model trained on all five languages, joint training, makes {error[JOINT]:.1f} % and keeps "
+        f"{share[JOINT]:.0f} %.",
+        "joint": f"Held against joint training, sentence by sentence, the merge is {everywhere}. On the test sentences "
+        f"that resemble no training sentence it is {novel}.",
+        "methods": f"Five ways to merge lie between {min(merged):.1f} and {max(merged):.1f} %. Held against task "
+        f"arithmetic, {_sorted(frames[0])}.",
+        "claims": f"{claims.counted(tested)[:-1]}, tested by the rules of this book so far.",
         "domains": _domains(profile if store.measured(profile, "domains") else before),
     }
+
+
+def kept(measured: pd.DataFrame, system: str) -> float:
+    """Return how much of what the experts gain a system keeps, in per cent; NaN where they gain nothing."""
+    base, expert, own = (outcomes.value(measured, one, "value") for one in (BASE, EXPERT, system))
+    return 100 * (base - own) / (base - expert) if base > expert else float("nan")
 
 
 def _sorted(found: pd.DataFrame) -> str:
@@ -64,17 +76,22 @@ def _sorted(found: pd.DataFrame) -> str:
 
 def _domains(profile: str) -> str:
     found = results.read(profile, "domains", capped=True)
-    measured = "" if protocol.governs(settings_of(profile, "domains")) else " (measured before these rules)"
+    new = protocol.governs(settings_of(profile, "domains"))
+    measured = "" if new else " An older measurement, not yet repeated by the rules of this book."
     means = results.averages(found)
     inside, outside = (leaders.best(means, group) for group in (claims.INSIDE, claims.OUTSIDE))
-    at_home = results.verdict(found, inside, claims.FULL, place=claims.INSIDE)
-    abroad = results.verdict(found, outside, claims.FULL, place=claims.OUTSIDE)
+    at_home, abroad = (_against_joint(found, *pair) for pair in ((inside, claims.INSIDE), (outside, claims.OUTSIDE)))
     return (
-        f"Of {len(leaders.one_model(means)['system'].unique())} merges of ten experts for ways of speaking English, "
-        f"{inside} is the best on their own domains and makes {at_home} joint training there; on domains nobody "
-        f"trained on {outside} is the best and makes {abroad} it, no utterance counting more errors than it has "
-        f"words{measured}."
+        f"Ten experts for ten voices of a game, {len(leaders.one_model(means)['system'].unique())} merges. The best on "
+        f"these voices is {inside}: it makes {at_home}. The best on voices that nobody trained on is {outside}: it "
+        f"makes {abroad}. An utterance counts at most as many errors as it has words.{measured}"
     )
+
+
+def _against_joint(found: pd.DataFrame, system: str, place: str) -> str:
+    row = results.pair(found, system, claims.FULL, place=place).iloc[0]
+    said = results.verdict(found, system, claims.FULL, place=place)
+    return f"{said} joint training ({numbers.signed(row.value)} points, {numbers.interval(row)})"
 
 
 def render() -> str:
