@@ -14,6 +14,7 @@ from speechmerge.errors import MethodError
 from speechmerge.merging import engine, fitting, together
 from speechmerge.merging.merge import open_merge
 from speechmerge.merging.methods import STATISTICS, registry
+from speechmerge.merging.rules import primitives
 
 SAME = 1e-9  # of ‖merged - base‖, in fp64
 
@@ -173,6 +174,19 @@ def test_merges_made_together_are_those_made_alone_bit_by_bit(method, models, ex
         found[i][name] = tensor
     for one, expected in zip(found, alone, strict=True):
         assert one.keys() == expected.keys() and all(torch.equal(one[n], expected[n]) for n in one)
+
+
+@pytest.mark.parametrize(
+    ("method", "flavour"),
+    [(name, flavour) for name, about in registry().items() for flavour in ("paper", *about.flavours)],
+)
+def test_pieces_that_fit_a_cache_give_what_whole_tensors_give_bit_by_bit(method, flavour, models, extras, monkeypatch):
+    base, experts = models
+    flavour = {"flavour": flavour} if flavour in registry()[method].flavours else {}
+    expected = merge(method, base, experts, extras, **flavour)
+    monkeypatch.setattr(primitives, "CHUNK", 50)
+    found = merge(method, base, experts, extras, **flavour)
+    assert all(torch.equal(found[n], expected[n]) for n in base)
 
 
 @pytest.mark.parametrize(("method", "params"), having("scaled"))

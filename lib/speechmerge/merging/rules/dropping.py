@@ -40,7 +40,7 @@ def draw(deltas: Tensor, chance: Callable, generators: Sequence[torch.Generator]
     Returns:
         Masked and rescaled deltas, shape ``[T, ...]``.
     """
-    kept = deltas.clone()
+    kept = deltas.clone(memory_format=torch.contiguous_format)
     for t, (found, generator) in enumerate(zip(kept, generators, strict=True)):
         rows = found.view(-1, found.shape[-1] if found.dim() else 1)
         step = max(1, CHUNK // rows.shape[-1]) if rows.device.type == "cpu" else len(rows)
