@@ -17,6 +17,13 @@ def test_scripts_that_run_code_elsewhere_are_left_out():
     assert context["script_files"] == kept
 
 
+def test_the_page_of_all_chapters_knows_the_nodes_of_single_pages():
+    known = {"html": {"HideCodeCellNode": "folded", "exercise": "theirs"}, "singlehtml": {"exercise": "own"}}
+    theme.know_all_nodes(SimpleNamespace(registry=SimpleNamespace(translation_handlers=known)))
+    assert known["singlehtml"] == {"HideCodeCellNode": "folded", "exercise": "own"}
+    assert known["html"]["exercise"] == "theirs"
+
+
 def test_the_mode_follows_the_reader_unless_the_book_says_otherwise():
     for said, meant in ((None, "auto"), ("", "auto"), ("dark", "dark")):
         context = {"script_files": [], "default_mode": said}

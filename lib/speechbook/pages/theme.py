@@ -8,8 +8,19 @@ LIST, PLAIN = 'role="list" class="citation-list"', 'class="citation-list"'
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect what is below, after all that themes and other extensions do to a page."""
+    app.connect("builder-inited", know_all_nodes)
     app.connect("html-page-context", mend, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def know_all_nodes(app: Sphinx) -> None:
+    """Let the page that holds all chapters be written of every kind of node that single pages are.
+
+    Sphinx writes it as it writes other pages unless an extension asks for it by name, as sphinx-exercise does; then it
+    knows the nodes of that extension alone.
+    """
+    known = app.registry.translation_handlers
+    known["singlehtml"] = known.get("html", {}) | known.get("singlehtml", {})
 
 
 def mend(app: Sphinx, page: str, template: str, context: dict, doctree: object) -> None:
