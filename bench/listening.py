@@ -15,22 +15,18 @@ from typing import Any
 
 from measure import run
 
-from speechbook.study import store
+from speechbook.study import experiments, store
 from speechmerge import machine
 
 HERE = Path(__file__).parent
 FIXED = "one fixed merge"
-SYSTEMS: dict[str, dict[str, Any]] = {  # as in experiments/dynamic.yaml
-    FIXED: {},
-    "Routing": {"dynamic": {"system": "routing"}},
-    "Routing by speech": {"dynamic": {"system": "routing", "signal": "speech"}},
-    "SE-Merging": {"dynamic": {"system": "se_merging"}},
-    "SE-Merging by speech": {"dynamic": {"system": "se_merging", "signal": "speech", "temperature": 0.1}},
-    "EMR-Merging, predicted task": {"method": "emr", "dynamic": {"system": "predicted_task"}},
-    "TALL-mask, predicted task": {"method": "tall_mask", "dynamic": {"system": "predicted_task"}},
-    "Guided decoding": {"dynamic": {"system": "guided", "beta": 0.1}},
-    "Ensemble of experts": {"method": "weight_average", "dynamic": {"system": "ensemble"}},
-}
+
+
+def systems() -> dict[str, dict[str, Any]]:
+    """Return what decodes: one merge, and all that listen in the study's experiment on them."""
+    entries = experiments.experiments()["dynamic"].systems
+    listening = {one.system: {"method": one.method, "dynamic": one.dynamic} for one in entries if one.dynamic}
+    return {FIXED: {"method": "task_arithmetic"}} | listening
 
 
 def measured(job: dict[str, Any], work: Path) -> dict[str, float]:
@@ -43,10 +39,11 @@ def measured(job: dict[str, Any], work: Path) -> dict[str, float]:
 def compare(base: str, experts: dict[str, str], clips: int, runs: int, work: Path) -> list[dict[str, Any]]:
     """Return a line a system: medians of what it takes, and how many times of what the fixed merge takes."""
     job = {"base": base, "experts": list(experts), "speech": list(experts.values()), "clips": clips}
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in SYSTEMS}
+    asked = systems()
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in asked}
     for _ in range(runs):
-        for name, system in SYSTEMS.items():
-            found[name].append(measured(job | {"method": "task_arithmetic"} | system, work))
+        for name, system in asked.items():
+            found[name].append(measured(job | system, work))
     lines = [
         {"system": name, "experts": len(experts)} | {key: statistics.median(one[key] for one in own) for key in own[0]}
         for name, own in found.items()

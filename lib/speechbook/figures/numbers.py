@@ -19,6 +19,11 @@ def change(row: pd.Series) -> str:
     return f"{signed(row.value)} ({interval(row)})"
 
 
+def points(row: pd.Series, gap: str = " to ") -> str:
+    """Return a change and its interval in a sentence: "+1.2 points, −0.3 to +2.7"."""
+    return f"{signed(row.value)} points, {interval(row, gap)}"
+
+
 def level(row: pd.Series) -> str:
     """Return a value and its interval ``value, low, high``, if it has one: "12.3 (10.9 to 13.8)"."""
     return f"{row.value:.1f}" + ("" if pd.isna(row.low) else f" ({row.low:.1f} to {row.high:.1f})")

@@ -38,7 +38,7 @@ def sentences(profile: str = PROFILE, before: str = BEFORE) -> dict[str, str]:
     measured = evidence.measured(profile, EXPERIMENT)
     error = {system: outcomes.value(measured, system, "value") for system in (BASE, EXPERT, JOINT, TA, *OTHERS)}
     merged = [error[system] for system in (TA, *OTHERS)]
-    share = {system: kept(measured, system) for system in (TA, JOINT)}
+    share = outcomes.kept(measured, BASE, EXPERT)
     frames = [evidence.frame(profile, EXPERIMENT, clips=clips) for clips in evidence.CLIPS]
     tested = claims.verdicts(profile)
     tested = tested[claims.measured(tested) & ~tested["id"].str.startswith(claims.FUSION)]  # the page's own
@@ -56,12 +56,6 @@ def sentences(profile: str = PROFILE, before: str = BEFORE) -> dict[str, str]:
         "claims": f"{claims.counted(tested)[:-1]}, tested by the rules of this book so far.",
         "domains": _domains(profile if store.measured(profile, "domains") else before),
     }
-
-
-def kept(measured: pd.DataFrame, system: str) -> float:
-    """Return how much of what the experts gain a system keeps, in per cent; NaN where they gain nothing."""
-    base, expert, own = (outcomes.value(measured, one, "value") for one in (BASE, EXPERT, system))
-    return 100 * (base - own) / (base - expert) if base > expert else float("nan")
 
 
 def _sorted(found: pd.DataFrame) -> str:
@@ -91,7 +85,7 @@ def _domains(profile: str) -> str:
 def _against_joint(found: pd.DataFrame, system: str, place: str) -> str:
     row = results.pair(found, system, claims.FULL, place=place).iloc[0]
     said = results.verdict(found, system, claims.FULL, place=place)
-    return f"{said} joint training ({numbers.signed(row.value)} points, {numbers.interval(row)})"
+    return f"{said} joint training ({numbers.points(row)})"
 
 
 def render() -> str:

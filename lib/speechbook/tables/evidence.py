@@ -9,7 +9,7 @@ import pandas as pd
 from speechmerge.errors import StudyError
 from speechmerge.evaluation import inference
 
-from ..figures.numbers import signed
+from ..figures.numbers import points, signed
 from ..figures.style import AVERAGE, DASH, TO
 from ..study import experiments, protocol, store
 from ..study.protocol import ALL, NOVEL, OWN
@@ -143,9 +143,10 @@ def verdict(found: pd.DataFrame, system: str, against: str, *, task: str = "asr"
         own = results.pair(found, first, second, task, place)
         if len(own) == 1:
             [row] = own.itertuples()
-            low, high = sorted((sign * row.low, sign * row.high))
-            said = WORDS[row.verdict] if sign > 0 else _turned(WORDS[row.verdict])
-            return f"{said} ({signed(sign * row.value)} points, {signed(low)}{TO}{signed(high)})"
+            if sign > 0:
+                return f"{WORDS[row.verdict]} ({points(row, TO)})"
+            turned = row._replace(value=-row.value, low=-row.high, high=-row.low)
+            return f"{_turned(WORDS[row.verdict])} ({points(turned, TO)})"
     raise StudyError(f"{system!r} was not compared with {against!r} in task {task!r}; see `against` in experiments/.")
 
 

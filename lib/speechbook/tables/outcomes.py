@@ -172,6 +172,18 @@ def tuned(numbers: Mapping[str, Any]) -> pd.DataFrame:
     return with_values(table.drop(columns=["error", "low", "high"]).assign(**ends))
 
 
+def kept(measured: pd.DataFrame, base: str, experts: str) -> pd.Series:
+    """Return how much of what the experts gain over the base each system keeps on average, in per cent.
+
+    Args:
+        measured: columns ``system, task, language, value``.
+        base: the system that the gain is counted from.
+        experts: the system that gains all of it; where it gains nothing, the shares mean nothing.
+    """
+    own = measured[measured["language"] == measured["task"].map(AVERAGE)].set_index("system")["value"]
+    return 100 * (own[base] - own) / (own[base] - own[experts])
+
+
 def value(
     rows: pd.DataFrame, system: str, column: str = "wer", language: str | None = None, *, task: str = "asr"
 ) -> float:

@@ -291,10 +291,11 @@ def _extras(recipe: "Recipe", data: "Given") -> tuple[dict, dict]:
 def _learnt(output: Path, method: str) -> str:
     """Return the weights that a method learnt, as its record has them, for one set of weights; else nothing."""
     from ..merging.methods import find
+    from ..merging.output import RECIPE
 
     if not find(method).fit:
         return ""
-    weights = json.loads((output / "merge_recipe.json").read_text())["recipe"]["parameters"]["weights"]
+    weights = json.loads((output / RECIPE).read_text())["recipe"]["parameters"]["weights"]
     if len(weights) > 1:
         return f", {len(weights)} sets of weights learnt (see its card)"
     return f", weights learnt: {', '.join(f'{weight:.3f}' for weight in weights[0])}"

@@ -246,17 +246,20 @@ def _each(path: str, method: Method, key: str, given: Sequence[Any], found: Mapp
     return {name: values}
 
 
+def all_or_none(path: str, what: str, models: Sequence[str], having: Sequence[bool], advice: str) -> None:
+    """Raise if some of the models have what others lack."""
+    given, lacking = ([m for m, has in zip(models, having, strict=True) if has == wanted] for wanted in (True, False))
+    if given and lacking:
+        raise MethodError(f"{path}: {given[0]} has {what} and {lacking[0]} has none; {advice}.")
+
+
 def _check_weights(
     path: str, shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]], models: Sequence[str]
 ) -> None:
     """Check that all models have weights or none does: one that was forgotten is not filled in, by mergekit neither."""
-    weighed = [model for model, given in zip(models, own, strict=True) if "weight" in given]
-    lacking = [model for model in models if model not in weighed]
-    if weighed and lacking and "weight" not in shared:
-        raise MethodError(
-            f"{path}: {weighed[0]} has a weight and {lacking[0]} has none; give each model one, or one "
-            "under parameters for those that have none."
-        )
+    if "weight" not in shared:
+        advice = "give each model one, or one under parameters for those that have none"
+        all_or_none(path, "a weight", models, ["weight" in given for given in own], advice)
 
 
 def _position(path: str, shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> float:

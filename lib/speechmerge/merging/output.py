@@ -33,7 +33,7 @@ COMPANIONS = ("config.json", "generation_config.json", "preprocessor_config.json
 COMPANIONS += ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "normalizer.json")
 COMPANIONS += ("added_tokens.json", "special_tokens_map.json")
 RECIPE = "merge_recipe.json"
-MARKS = (COMPANIONS[0], RECIPE)  # what tells the folder of a model, or of a merge, from any other
+MARKS = ("config.json", RECIPE)  # what tells the folder of a model, or of a merge, from any other
 RECORDED = ("include", "policy", "lines", "max_update", "max_growth")  # the engine's options, where they were given
 _WORDS = {dtype: word for word, dtype in DTYPES.items()}
 

@@ -43,7 +43,7 @@ import yaml
 
 from ..errors import MethodError, nearest
 from . import adapters, engine, validation
-from .dialect import ENGINE, method_of, options, own_words, space
+from .dialect import ENGINE, all_or_none, method_of, options, own_words, space
 from .forms import reference
 from .merge import Merge, open_merge
 from .methods import find
@@ -299,10 +299,9 @@ def _recipe(path: str, content: Mapping[str, Any], models: list[dict]) -> Recipe
 
 def _of_each(path: str, key: str, models: Sequence[dict]) -> tuple[str, ...]:
     """Return what stands with every model; with none of them it is nothing."""
-    given = [entry["model"] for entry in models if entry.get(key)]
-    if lacking := [entry["model"] for entry in models if given and not entry.get(key)]:
-        raise MethodError(f"{path}: {given[0]} has {key} and {lacking[0]} has none; give each model its own, or none.")
-    return tuple(entry[key] for entry in models) if given else ()
+    having = [bool(entry.get(key)) for entry in models]
+    all_or_none(path, key, [entry["model"] for entry in models], having, "give each model its own, or none")
+    return tuple(entry[key] for entry in models) if any(having) else ()
 
 
 def _dtype(path: str, field: str, word: str) -> torch.dtype:

@@ -48,7 +48,7 @@ def elect(
         The merged task vector, shape ``[...]``.
     """
     if edited[0].numel() > CHUNK and edited.device.type == "cpu":
-        merged = torch.empty(edited.shape[1:], dtype=edited.dtype, device=edited.device)
+        merged = edited.new_empty(edited.shape[1:])
         for chunk, out in zip(edited.flatten(1).split(CHUNK, 1), merged.view(-1).split(CHUNK), strict=True):
             out.copy_(elect(chunk, merge=merge, weights=weights, majority=majority))
         return merged
