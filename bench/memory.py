@@ -1,44 +1,87 @@
-"""Peak memory of merging five experts of whisper-large-v3's shape, fp16 on disk: ``python bench/memory.py``.
+"""Peak memory, whole processes: ``python bench/memory.py``.
 
-Needs 20 GB of disk for random models, which are removed afterwards. The limit is 4 GiB.
+Merges five experts of whisper-large-v3's shape, fp16 on disk: 20 GB of disk for random models, removed afterwards, and
+at most 4 GiB of memory. And ``--method tune`` tunes five experts of whisper-small on real speech, under 4 GiB too. The
+experts are the real base with noise of the size of an update: what a tuning holds does not depend on what they learnt.
 """
 
 import argparse
+import itertools
 import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import whispers
 from measure import run
 from run import HERE, keep, show
+from safetensors.torch import load_file, save_file
+
+from speechmerge.whisper import models
 
 METHODS = {"task_arithmetic": {"scaling": 0.3}, "ties": {"density": 0.2}, "lors": {"scaling": 0.15}}
+TUNED = "small"  # the Whisper that is tuned
+LANGUAGES = ("es", "fr", "ru", "ca", "it")
 LIMIT = 4 * 2**30 / 1e9  # GB
 
 
+def merging(methods: list[str], size: str, work: Path) -> Iterator[tuple[dict, str]]:
+    """Yield a line a method, and the size of what is merged."""
+    folders = whispers.make(work, size, 5, torch.float16)
+    for method in methods:
+        job = {"ours": method, "options": METHODS[method], "folders": list(map(str, folders))}
+        (work / "job.json").write_text(json.dumps(job | {"output": str(work / "merged")}))
+        yield _measured(f"{method}, fp16 on disk", [HERE / "ours.py", work / "job.json"], work), size
+        shutil.rmtree(work / "merged")
+
+
+def tuning(work: Path) -> Iterator[tuple[dict, str]]:
+    """Yield the line of a tuning, and the size of what is tuned."""
+    base = f"whisper-{TUNED}"
+    command = ["-m", "speechmerge", "tune", work / "tuned", "--base", base, "--evaluations", "12", "--clips", "16"]
+    for seed, language in enumerate(LANGUAGES):
+        corpus = "asterisk" if language in ("es", "fr", "it") else "stamps"
+        command += ["--expert", _moved(models.base_model(base), work / language, seed), f"{corpus}:{language}"]
+    yield _measured("tune, five experts", command, work), TUNED
+
+
+def _moved(base: Path, folder: Path, seed: int) -> Path:
+    """Write an expert: the base with noise on its matrices."""
+    shutil.copytree(base, folder)
+    state, generator = load_file(base / "model.safetensors"), torch.Generator().manual_seed(seed)
+    for name, tensor in state.items():
+        if tensor.ndim > 1 and name != whispers.SINUSOID:
+            state[name] = tensor + whispers.UPDATE * tensor.std() * torch.randn(tensor.shape, generator=generator)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def _measured(name: str, command: list, work: Path) -> dict:
+    found = run([sys.executable, *command], work / "log")
+    return {
+        "method": name, "peer": "none", "ours_s": found.seconds, "ours_cpu_s": found.processor,
+        "ours_gb": found.memory, "limit_gb": LIMIT,
+    }  # fmt: skip
+
+
 def main() -> int:
-    """Merge with each method; the status is 1 if one of them held more than the limit."""
+    """Merge with each method, or tune; the status is 1 if a process held more than the limit."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--method", action="append", choices=METHODS, help="only this one; may be repeated")
-    options.add_argument("--scale", default="large-v3", choices=whispers.SIZES, help="shape of the models")
+    options.add_argument("--method", action="append", choices=[*METHODS, "tune"], help="only this; may be repeated")
+    options.add_argument("--scale", default="large-v3", choices=whispers.SIZES, help="shape of the merged models")
     chosen = options.parse_args()
-    above = 0
+    wanted, above = chosen.method or [*METHODS, "tune"], 0
+    merges = [method for method in wanted if method in METHODS]
     with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        folders = whispers.make(work, chosen.scale, 5, torch.float16)
-        for method in chosen.method or METHODS:
-            job = {"ours": method, "options": METHODS[method], "folders": list(map(str, folders))}
-            (work / "job.json").write_text(json.dumps(job | {"output": str(work / "merged")}))
-            found = run([sys.executable, HERE / "ours.py", work / "job.json"], work / "log")
-            shutil.rmtree(work / "merged")
-            line = {"method": f"{method}, fp16 on disk", "peer": "none", "ours_s": found.seconds}
-            line |= {"ours_cpu_s": found.processor, "ours_gb": found.memory, "limit_gb": LIMIT}
+        merged = merging(merges, chosen.scale, Path(name)) if merges else ()
+        tuned = tuning(Path(name)) if "tune" in wanted else ()
+        for line, size in itertools.chain(merged, tuned):
             show(line)
-            keep(line, chosen.scale)
-            above |= found.memory > LIMIT
+            keep(line, size)
+            above |= line["ours_gb"] > LIMIT
     return above
 
 

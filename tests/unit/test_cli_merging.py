@@ -13,7 +13,7 @@ from transformers import WhisperForConditionalGeneration
 from speechmerge import corpora
 from speechmerge.audio import SAMPLE_RATE
 from speechmerge.cli import merging
-from speechmerge.merging import recipe
+from speechmerge.merging import recipe_file
 from speechmerge.whisper import models
 
 
@@ -160,8 +160,8 @@ def test_a_lora_adapter_is_an_expert(run, experts, written, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"models": 3}, "models is 3, expected a list of models."),
-        ({"parameters": [1]}, "parameters is a list, expected names with values."),
+        ({"models": 3}, "models is 3; expected a list."),
+        ({"parameters": [1]}, "parameters is [1]; expected names with values."),
         ({"parameters": {"densty": 0.3}}, "ties has no parameter 'densty'. Did you mean 'density'?"),
         ({"models": ["nowhere"]}, "'nowhere' is neither a folder nor the name of a base model."),
         ({"merge_method": "regmean"}, "regmean needs more than the models: the Gram matrix"),
@@ -219,4 +219,4 @@ def test_settings_are_read_as_what_they_are(text, setting):
 
 
 def test_the_dtypes_offered_are_those_of_recipes():
-    assert set(merging.DTYPES) == set(recipe.DTYPES)
+    assert set(merging.DTYPES) == set(recipe_file.DTYPES)

@@ -158,9 +158,9 @@ def test_a_recipe_names_speech_or_statistics_with_its_models(run, experts, folde
     assert all(torch.equal(one[name], two[name]) for name in one)
     for content, message in (
         ({"speech": ["tones:es", None]}, "has speech and"),
-        ({"speech": [3, 3]}, "is 3, expected WHERE:LANGUAGE, or a list of them."),
-        ({"statistics": [["a"], ["b"]]}, "are a list, expected a folder"),
-        ({"speach": ["tones:es", "tones:it"]}, "model 1 has 'speach'. Did you mean 'speech'?"),
+        ({"speech": [3, 3]}, "speech is 3; expected WHERE:LANGUAGE, or a list of them."),
+        ({"statistics": [["a"], ["b"]]}, "statistics is ['a']; expected a folder"),
+        ({"speach": ["tones:es", "tones:it"]}, "has no field 'speach'. Did you mean 'speech'?"),
         ({"speech": ["tones:es", "tones"]}, "'tones' is not"),
     ):
         code, _, err = run("check", write("fisher", **content))

@@ -5,6 +5,20 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from speechmerge import corpora
+from speechmerge.checked import (
+    LIST,
+    Checked,
+    Count,
+    Fault,
+    Name,
+    NotNegative,
+    Numbers,
+    Positive,
+    Rates,
+    Seeds,
+    Words,
+    word,
+)
 from speechmerge.errors import SpeechMergeError, nearest
 from speechmerge.evaluation.decoding_settings import STOPS
 from speechmerge.finetuning.training_recipe import UNSEEN_ROWS
@@ -12,7 +26,6 @@ from speechmerge.merging import methods, options
 from speechmerge.precisions import PRECISIONS
 from speechmerge.whisper.prompts import TASK_NAMES
 
-from .checked import LIST, Checked, Count, Fault, Name, NotNegative, Numbers, Positive, Rates, Seeds, Words, word
 from .partitions import PARTS
 from .store import slug
 

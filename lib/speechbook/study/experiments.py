@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from speechmerge.checked import Checked, parse, read
 from speechmerge.errors import StudyError, nearest
 
-from .checked import Checked, parse, read
 from .experiment import Experiment, Profile, Published
 from .kinds import KINDS
 from .plans import Cell, Plan

@@ -4,14 +4,13 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from speechmerge.checked import LIST, Checked, Count, Fault, Name, Positive, Rates, Seeds, Words, word
 from speechmerge.corpora import SPLITS
 from speechmerge.errors import SpeechMergeError, nearest
 from speechmerge.fusion import interfaces, tasks
 from speechmerge.fusion.alignment import NORMALISE
 from speechmerge.fusion.heads import CTC_HEADS
 from speechmerge.fusion.upstreams import MADE_OF, UPSTREAMS, WINDOWS, base_of
-
-from .checked import LIST, Checked, Count, Fault, Name, Positive, Rates, Seeds, Words, word
 
 LATE = "late"  # the average of what singly trained systems answer
 EVERY_LAYER = "layer:*"

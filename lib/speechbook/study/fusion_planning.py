@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 
 from speechmerge import corpora
+from speechmerge.checked import parse, read
 from speechmerge.errors import StudyError, nearest
 from speechmerge.fusion import interfaces, planning, tasks
 from speechmerge.fusion.convolution import FEWEST
 from speechmerge.fusion.upstreams import MADE_OF, described
 
 from . import experiments as experiments_of_the_study
-from .checked import parse, read
 from .fusion_experiment import EVERY_LAYER, LATE, FusionExperiment, FusionProfile
 from .plans import Cell, Plan, Step, System, ancestors
 from .store import project_root

@@ -6,13 +6,13 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from speechmerge import checked
+from speechmerge.checked import Checked, Count, Fault, Positive, Rates, Seeds, word
 from speechmerge.corpora import KEPT_APART
 from speechmerge.errors import StudyError, nearest
 from speechmerge.finetuning.training_recipe import UNSEEN_ROWS
 from speechmerge.whisper.prompts import TASK_NAMES
 
-from . import checked
-from .checked import Checked, Count, Fault, Positive, Rates, Seeds, word
 from .experiment import Decode, Profile
 from .store import project_root
 

@@ -239,8 +239,8 @@ def _given(ctx: click.Context, name: str) -> bool:
 def _from_words(method: str, options: dict) -> "Recipe":
     """Return the recipe that the command's arguments amount to."""
     from ..merging.methods import find
-    from ..merging.recipe import DTYPES as KINDS
     from ..merging.recipe import Recipe
+    from ..merging.recipe_file import DTYPES as KINDS
 
     found = find(method)
     if not options["experts"]:

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import MethodError, nearest
@@ -10,6 +11,7 @@ from .forms import constant, number, switch
 from .methods import Method, find, registry
 from .options import ENGINE, check
 from .options import number as _number
+from .recipe_file import Entry
 from .rules.primitives import per_expert
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,7 @@ SWITCHES = ("normalize", "normalize_weights", "rescale")
 WORDS = {*PARAMETERS, *SETTLED, *SWITCHES, *(key for keys in READS.values() for key in keys)}
 
 
-def method_of(path: str, word: str) -> Method:
+def method_of(path: Path, word: str) -> Method:
     """Return the method of a name, mergekit's or the library's own.
 
     Raises:
@@ -93,7 +95,7 @@ def own_words(shared: Mapping[str, Any]) -> bool:
 
 
 def options(
-    path: str, word: str, shared: Mapping[str, Any], models: Sequence[Mapping[str, Any]], *, based: bool = True
+    path: Path, word: str, shared: Mapping[str, Any], models: Sequence[Entry], *, based: bool = True
 ) -> dict[str, Any]:
     """Return the options of a merge that a file describes.
 
@@ -101,17 +103,17 @@ def options(
         path: how messages name the file.
         word: the file's name of the method.
         shared: parameters for the whole merge.
-        models: the models to merge, each with its ``parameters``.
+        models: the models to merge, each with its own parameters.
         based: whether the file names a base.
 
     Raises:
         MethodError: a parameter that the method does not have, or a form that is not supported.
     """
     method = method_of(path, word)
-    own = [entry["parameters"] for entry in models]
+    own = [entry.parameters for entry in models]
     if word in READS and not own_words(shared):
         shared, *own = _read(path, word, method, [shared, *own])
-    _check_weights(path, shared, own, [entry["model"] for entry in models])
+    _check_weights(path, shared, own, [entry.model for entry in models])
     theirs = "mergekit" in method.flavours and "flavour" not in shared
     found = {"flavour": "mergekit"} | DEFAULTS.get(method.name, {}) if theirs else {}
     if word in ("nuslerp", "multislerp"):
@@ -136,7 +138,7 @@ def options(
     return found
 
 
-def _read(path: str, word: str, method: Method, given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _read(path: Path, word: str, method: Method, given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return parameters without weights that mergekit reads past; raise for any other that its method does not have."""
     keys = dict.fromkeys(key for parameters in given for key in parameters)
     past = [key for key in keys if key in WORDS and key not in READS[word] and key not in method.parameters]
@@ -150,7 +152,7 @@ def _read(path: str, word: str, method: Method, given: Sequence[Mapping[str, Any
     return [{key: value for key, value in parameters.items() if key not in past} for parameters in given]
 
 
-def _name(path: str, method: Method, key: str) -> str:
+def _name(path: Path, method: Method, key: str) -> str:
     """Return the library's name of a parameter, the engine's among them."""
     name = key if key in method.parameters else PARAMETERS.get(key, key)
     if name not in method.parameters and name not in ENGINE:
@@ -160,7 +162,7 @@ def _name(path: str, method: Method, key: str) -> str:
     return name
 
 
-def _parameter(path: str, method: Method, key: str, value: Any, *, layered: bool) -> dict[str, Any]:
+def _parameter(path: Path, method: Method, key: str, value: Any, *, layered: bool) -> dict[str, Any]:
     """Return one parameter under the library's name; ``layered``: a list would mean one value for each layer."""
     if _idle(path, method, key, value):
         return {}
@@ -176,7 +178,7 @@ def _parameter(path: str, method: Method, key: str, value: Any, *, layered: bool
     return {} if value is None else {name: value}
 
 
-def _idle(path: str, method: Method, key: str, value: Any) -> bool:
+def _idle(path: Path, method: Method, key: str, value: Any) -> bool:
     """Tell whether a parameter of mergekit's changes nothing; raise where it would, and there is no such thing here."""
     plain = number(value[0] if isinstance(value, list) and len(value) == 1 else value)
     if key in SETTLED and switch(value) in SETTLED[key]:
@@ -195,7 +197,7 @@ def _idle(path: str, method: Method, key: str, value: Any) -> bool:
 
 
 def _switched(
-    path: str, word: str, method: Method, key: str, value: bool, found: Mapping[str, Any], experts: int
+    path: Path, word: str, method: Method, key: str, value: bool, found: Mapping[str, Any], experts: int
 ) -> dict[str, Any]:
     """Say mergekit's switches in the library's terms: what weights are divided by, whether thinned experts grow."""
     weights = per_expert(found.get("weights"), experts)
@@ -217,7 +219,7 @@ def _switched(
     raise MethodError(f"{path}: {word} with {key}: {str(value).lower()} {more}.")
 
 
-def _rescaled(path: str, method: Method, value: bool, found: Mapping[str, Any]) -> dict[str, Any]:
+def _rescaled(path: Path, method: Method, value: bool, found: Mapping[str, Any]) -> dict[str, Any]:
     """Say whether what is left of a thinned expert is enlarged."""
     if "rescale" in method.parameters:
         return {} if value else {"rescale": "none"}
@@ -230,7 +232,7 @@ def _rescaled(path: str, method: Method, value: bool, found: Mapping[str, Any]) 
     return {}
 
 
-def _each(path: str, method: Method, key: str, given: Sequence[Any], found: Mapping[str, Any]) -> dict[str, Any]:
+def _each(path: Path, method: Method, key: str, given: Sequence[Any], found: Mapping[str, Any]) -> dict[str, Any]:
     """Return a parameter given for single models as one value for each, in their order."""
     if all(value is None or _idle(path, method, key, value) for value in given):
         return {}
@@ -246,7 +248,7 @@ def _each(path: str, method: Method, key: str, given: Sequence[Any], found: Mapp
     return {name: values}
 
 
-def all_or_none(path: str, what: str, models: Sequence[str], having: Sequence[bool], advice: str) -> None:
+def all_or_none(path: Path, what: str, models: Sequence[str], having: Sequence[bool], advice: str) -> None:
     """Raise if some of the models have what others lack."""
     given, lacking = ([m for m, has in zip(models, having, strict=True) if has == wanted] for wanted in (True, False))
     if given and lacking:
@@ -254,7 +256,7 @@ def all_or_none(path: str, what: str, models: Sequence[str], having: Sequence[bo
 
 
 def _check_weights(
-    path: str, shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]], models: Sequence[str]
+    path: Path, shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]], models: Sequence[str]
 ) -> None:
     """Check that all models have weights or none does: one that was forgotten is not filled in, by mergekit neither."""
     if "weight" not in shared:
@@ -262,7 +264,7 @@ def _check_weights(
         all_or_none(path, "a weight", models, ["weight" in given for given in own], advice)
 
 
-def _position(path: str, shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> float:
+def _position(path: Path, shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> float:
     """Return t of the two models' weights."""
     given = [own_weight.get("weight", shared.get("weight", 1.0)) for own_weight in own]
     weights = [number(constant(path, "weight", weight)) for weight in given]

@@ -1,7 +1,7 @@
 """The forms in which mergekit's recipes write a value: a number as text, gradients over layers, filters by name."""
 
 import contextlib
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import MethodError
@@ -9,7 +9,7 @@ from ..errors import MethodError
 _SWITCHES = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False, "1": True, "0": False}
 
 
-def constant(path: str, key: str, value: Any) -> Any:
+def constant(path: Path, key: str, value: Any) -> Any:
     """Return the one value that a gradient over layers or a list of filters amounts to.
 
     Raises:

@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
 
-from speechmerge.errors import StudyError, nearest
+from .errors import SpeechMergeError, StudyError, nearest
 
 EXPECTED = {  # by pydantic's name of what is wrong
     "string_type": "a word, in quotes where YAML reads something else",
@@ -23,6 +23,7 @@ EXPECTED = {  # by pydantic's name of what is wrong
     "greater_than_equal": "a number from {ge} up",
     "less_than_equal": "a number up to {le}",
 }
+NAMES = ("system", "name", "model")  # fields by which an entry of a list goes
 
 
 class Fault(ValueError):
@@ -32,6 +33,7 @@ class Fault(ValueError):
 class Checked(BaseModel):
     """Part of a file; a field it does not have is refused, and so is a value of another type."""
 
+    error: ClassVar[type[SpeechMergeError]] = StudyError  # what is raised where one is refused
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     @model_validator(mode="before")
@@ -48,6 +50,18 @@ class Checked(BaseModel):
 
 
 Part = TypeVar("Part", bound=Checked)
+
+
+def said(expected: str) -> WrapValidator:
+    """Return what says in words of its own what is expected of a value, where pydantic's would not tell enough."""
+
+    def check(value: Any, validate: Callable[[Any], Any]) -> Any:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise ValueError(expected) from None
+
+    return WrapValidator(check)
 
 
 def word(*known: str) -> Any:
@@ -105,19 +119,21 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def parse(path: Path, text: bytes) -> dict:
+def parse(path: Path, text: bytes, error: type[SpeechMergeError] = StudyError) -> dict:
     """Return what a YAML file holds.
 
     Raises:
-        StudyError: it is not valid YAML, names a field twice, or holds something else than fields.
+        SpeechMergeError: of the class ``error``: it is not valid YAML, names a field twice, or holds something else
+            than fields.
     """
     try:
         found = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
-        raise StudyError(f"{path} is not valid YAML: {problem}{f', line {mark.line + 1}' if mark else ''}.") from error
+    except yaml.YAMLError as wrong:
+        mark, problem = getattr(wrong, "problem_mark", None), getattr(wrong, "problem", None) or wrong
+        line = f", line {mark.line + 1}" if mark else ""
+        raise error(f"{path} is not valid YAML: {' '.join(str(problem).split())}{line}.") from wrong
     if not isinstance(found, dict):
-        raise StudyError(f"{path} holds {_shown(found)}; expected fields and their values.")
+        raise error(f"{path} holds {_shown(found)}; expected fields and their values.")
     return found
 
 
@@ -131,12 +147,12 @@ def read(model: type[Part], found: Any, path: Path, *place: str) -> Part:
         place: names of the fields that lead to the part.
 
     Raises:
-        StudyError: a field is unknown, missing, or has a value it may not have.
+        SpeechMergeError: of the model's class of errors: a field is unknown, missing, or has a value it may not have.
     """
     try:
         return model.model_validate(found)
-    except ValidationError as error:
-        raise StudyError(_sentence(error.errors(include_url=False)[0], found, path, place)) from None
+    except ValidationError as wrong:
+        raise model.error(_sentence(wrong.errors(include_url=False)[0], found, path, place)) from None
 
 
 def _sentence(problem: dict, found: Any, path: Path, place: Iterable[str]) -> str:
@@ -161,7 +177,9 @@ def _steps(found: Any, steps: Iterable[str | int]) -> Iterable[str]:
         if isinstance(step, str):
             yield f".{step}"
         else:
-            yield f" {found['system']!r}:" if isinstance(found, dict) and "system" in found else f"[{step}]"
+            names = [found.get(name) for name in NAMES] if isinstance(found, dict) else []
+            own = next((name for name in names if name and isinstance(name, str)), None)
+            yield f" {own!r}:" if own else f"[{step}]"
 
 
 def _shown(value: Any) -> str:
