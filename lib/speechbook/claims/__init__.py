@@ -22,8 +22,6 @@ from . import curves, fusing, measures
 from .parts import EQUIVALENT, FAILS, HOLDS, MARKS, NOT_RUN, NOT_TESTABLE, OPEN, SAME, VERDICTS, Part, lines, verdict
 from .results import Judged, NotRunError, NotTestableError, Results
 
-__all__ = ["TESTS", "changes", "experiments", "measure", "results", "summary", "table", "verdicts"]
-
 BASE, EXPERT, JOINT, MULTI_TASK = "Pretrained", "Finetuned", "Multi-lingual training", "Multi-task training"
 WA, TA, MP, SVP, LORS = "Weight Averaging", "Task Arithmetic", "MP-Merging", "SVP-Merging", "LoRS-Merging"
 ALL, ALL_TA, ALL_LORS = "ML and MT training", "ML and MT Task Arithmetic", "ML and MT LoRS-Merging"

@@ -100,14 +100,14 @@ class Results:
             raise NotRunError(f"{experiment} has no rows of {system}")
         return found.pivot(index="place", columns="variant", values="value")
 
-    def changes(self, experiment: str, system: str, against: str, task: str = "asr") -> pd.DataFrame:
-        """Return paired differences in each language, in points: index language, columns ``value, low, high``.
+    def changes(self, experiment: str, system: str, against: str) -> pd.DataFrame:
+        """Return paired differences in the WER of each language: index language, columns ``value, low, high``.
 
         Raises:
             NotRunError: the two were not compared language by language.
         """
         found = self._frame(experiment)
-        found = found[(found["system"] == system) & (found["against"] == against) & (found["task"] == task)]
+        found = found[(found["system"] == system) & (found["against"] == against) & (found["task"] == "asr")]
         found = results.first_seed(found[found["of"] == "place"])
         if found.empty:
             raise NotRunError(f"{experiment} has no comparison of {system} and {against} by language")
@@ -124,7 +124,7 @@ class Results:
         frame = self._frame(experiment)
         found, turned = (results.pair(frame, *two, task, place) for two in ((system, against), (against, system)))
         if found.empty:
-            found = turned.assign(value=-turned["value"], low=-turned["high"], high=-turned["low"])
+            found = results.turned(turned)
         if found.empty:
             where = f", {place}" if place else ""
             raise NotRunError(f"{experiment} has no paired comparison of {system} and {against}{where}")
