@@ -37,7 +37,7 @@ def made_up_rows(plan: Plan) -> list[dict]:
 
 def _fingerprint(plan: Plan, cell: Cell) -> str | None:
     """The fingerprint of test clips that need no download."""
-    return corpora.fingerprint(_clips(cell, plan.test_clips)) if plan.profile == "smoke" else None
+    return corpora.fingerprint(_clips(cell, plan.settings.test_clips)) if plan.profile == "smoke" else None
 
 
 @cache
@@ -51,7 +51,7 @@ def made_up_predictions(plan: Plan) -> dict[store.Spoken, list[Prediction]]:
     return {
         kept.spoken(system, cell): [
             Prediction(clip.id, next(turn).format(clip.text, clip.text.partition(" ")[2]))
-            for clip in _clips(cell, plan.test_clips)
+            for clip in _clips(cell, plan.settings.test_clips)
         ]
         for system in plan.systems
         for cell in system.decodes

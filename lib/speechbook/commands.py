@@ -21,20 +21,10 @@ def study() -> None:
     """Plan, run or look at the experiments of the book."""
 
 
-KINDS = (
-    "train",
-    "rate",
-    "choose",
-    "decode",
-    "tune",
-    "match",
-    "describe",
-    "hear",
-    "fuse_rate",
-    "fuse",
-    "late",
-    "alike",
-)  # of steps, in the order in which they are told
+KINDS = (  # of steps, in the order in which they are told
+    *("train", "rate", "choose", "decode", "tune", "match", "describe"),
+    *("hear", "fuse_rate", "fuse", "late", "alike"),
+)
 
 
 _study_options = with_options(  # that choose experiments
@@ -78,6 +68,14 @@ def _plan(planner: ModuleType, name: str, profile: str, systems: tuple, seeds: t
 def _is_fusion(made: "Plan") -> bool:
     """Whether a plan is of an experiment that fuses frozen models, whose rows have fields of their own."""
     return made.experiment.kind == "fusion"
+
+
+def _committed(made: "Plan") -> int:
+    """Count the committed rows of an experiment, or its statistics where nothing is tested."""
+    from .study import store
+
+    kind = "fused" if _is_fusion(made) else "rows" if made.systems else "statistics"
+    return len(store.lines(made.profile, f"{made.name}.{kind}"))
 
 
 @study.command(epilog=example("speechmerge study plan --experiment table1"))
@@ -154,11 +152,11 @@ def rescore(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
     """
     from .study import fusion_rows
     from .study.rows import judged, rescored
-    from .study.store import lines, measured, unlike
+    from .study.store import measured, unlike
 
     differ = 0
     for made in (made for made in _plans(names, profile, systems, seeds) if made.systems):
-        if not names and not lines(profile, f"{made.name}.{'fused' if _is_fusion(made) else 'rows'}", ("seed",)):
+        if not names and not _committed(made):
             continue  # it was not measured yet
         if not _is_fusion(made):
             differ += _print_changes(made.name, "scored", measured(profile, made.name), rescored(made))
@@ -221,21 +219,9 @@ def compare(results: Path, names: tuple, profile: str, keep: bool) -> None:
 @_study_options
 def status(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
     """Say for every experiment which steps are done here and how many rows are committed."""
-    from speechmerge.errors import StudyError
-
-    from .study import store
-
     for made in _plans(names, profile, systems, seeds):
-        name = made.name
-        try:
-            if _is_fusion(made):
-                rows = len(store.lines(profile, f"{name}.fused"))
-            else:
-                rows = len(store.rows(profile, name) if made.systems else store.statistics(profile, name))
-        except StudyError:
-            rows = 0
-        done = len(made.steps) - len(made.pending())
-        click.echo(f"{name} ({profile}): {rows} committed rows; {done} of {len(made.steps)} steps in this cache")
+        done, rows = len(made.steps) - len(made.pending()), _committed(made)
+        click.echo(f"{made.name} ({profile}): {rows} committed rows; {done} of {len(made.steps)} steps in this cache")
 
 
 @click.command(

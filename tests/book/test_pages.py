@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from speechbook.pages import building, rendering
-from speechbook.pages.unmade import unmade_page
+from speechbook.pages.building import unmade_page
 from speechmerge.errors import BookError
 
 PNG = "data:image/png;base64,iVBORw0KGgo="

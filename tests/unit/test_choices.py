@@ -1,7 +1,6 @@
-"""What stands behind a table is read from its rows: one line a training, one value an expert, one mean over seeds."""
+"""What stands behind a table is read from its rows: one line a training, one value an expert."""
 
 import pandas as pd
-import pytest
 from made_up import made_up_rows
 
 from speechbook.study import experiments
@@ -10,8 +9,8 @@ from speechbook.tables import choices, outcomes
 SET = ["ca", "es", "fr", "it", "ru"]
 
 
-def made_up(name, seeds=None):
-    return pd.DataFrame(made_up_rows(experiments.plan(name, "speech", seeds)))
+def made_up(name):
+    return pd.DataFrame(made_up_rows(experiments.plan(name, "speech")))
 
 
 def chosen(name, params):
@@ -76,26 +75,3 @@ def test_a_model_for_each_language_has_its_own_scaling_and_experts():
 def test_values_that_systems_chose_differently_are_all_shown():
     systems = {"MP-Merging": {"density": [0.1] * 5}, "LoRS-Merging": {"density": [0.1, 0.4, 0.1, 0.1, 0.1]}}
     assert list(choices.choices(chosen("table1", systems))["density"]) == ["0.1", "0.1, 0.4", "0.1", "0.1", "0.1"]
-
-
-def test_seeds_have_mean_and_distance():
-    rows = made_up("table1", [0])
-    first = outcomes.value(outcomes.measured(rows), "Finetuned")
-    second = rows[rows["method"] != "none"].assign(seed=1)
-    second["wer"] = second["wer"].where(second["system"] != "Finetuned", first + 0.04)
-    shown = choices.seeds(pd.concat([rows, second]))
-    assert list(shown.index[:2]) == ["Pretrained", "Finetuned"]
-    assert list(shown["seeds"][:2]) == [1, 2]
-    assert list(shown.loc["Finetuned"][["mean", "distance"]]) == pytest.approx([100 * first + 2, 4])
-    assert choices.luck(pd.concat([rows, second])).endswith("at most 4.0 points here (Finetuned)")
-
-
-def test_of_one_seed_nothing_is_said():
-    rows = made_up("table1", [0])
-    assert set(choices.seeds(rows)["distance"]) == {0}
-    assert "nothing is known" in choices.luck(rows)
-
-
-def test_seeds_of_two_tasks_are_groups():
-    shown = choices.seeds(made_up("table4"))
-    assert list(shown.columns.get_level_values(0).unique()) == ["WER, %", "BLEU"]

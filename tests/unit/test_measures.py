@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from speechbook.claims.judged import Judged
-from speechbook.claims.results import NotRunError
+from speechbook.claims.results import Judged, NotRunError
 from speechbook.commands import study as cli_study
 from speechbook.study import (
     comparisons,

@@ -225,7 +225,7 @@ def test_steps_of_the_same_work_are_done_once(plan, tmp_path, monkeypatch):
     step = next(s for s in plan.steps.values() if s.kind == "decode" and "Pretrained" in s.name)
     again = replace(step, name=f"{step.name} by another name")
     study.execute([step, again], plan.steps)
-    assert len(read_predictions(again.folder / steps.HYPOTHESES)) == plan.test_clips
+    assert len(read_predictions(again.folder / steps.HYPOTHESES)) == plan.settings.test_clips
 
 
 def test_task_vectors_are_of_the_experts_that_table1_trained(plan):

@@ -19,11 +19,8 @@ from ..study.experiments import settings_of
 from ..tables import evidence
 from ..tables.results import joined
 from . import curves, fusing, measures
-from .judged import Judged
 from .parts import EQUIVALENT, FAILS, HOLDS, MARKS, NOT_RUN, NOT_TESTABLE, OPEN, SAME, VERDICTS, Part, lines, verdict
-from .results import NotRunError, NotTestableError, Results
-
-__all__ = ["TESTS", "changes", "experiments", "measure", "results", "summary", "table", "verdicts"]
+from .results import Judged, NotRunError, NotTestableError, Results
 
 BASE, EXPERT, JOINT, MULTI_TASK = "Pretrained", "Finetuned", "Multi-lingual training", "Multi-task training"
 WA, TA, MP, SVP, LORS = "Weight Averaging", "Task Arithmetic", "MP-Merging", "SVP-Merging", "LoRS-Merging"

@@ -66,15 +66,11 @@ def swept(
     results: Results, experiment: str, sweep: str, against: str, place: str, claimed: str, last: bool = False
 ) -> list[Part]:
     """The same for the first (or last) value of a sweep, whose systems are called ``SWEEP NAME=VALUE``."""
-    found = [(float(name["x"]), name[0]) for name in map(SWEPT.fullmatch, _systems(results, experiment))
-             if name and name["system"] == sweep]  # fmt: skip
+    names = map(SWEPT.fullmatch, results.scores(experiment)["system"].unique())
+    found = [(float(name["x"]), name[0]) for name in names if name and name["system"] == sweep]
     if not found:
         raise NotRunError(f"{experiment} has no rows of {sweep}")
     return paired(results, experiment, (max if last else min)(found)[1], against, "asr", claimed, place)
-
-
-def _systems(results: Results, experiment: str) -> list[str]:
-    return list(results.scores(experiment)["system"].unique())
 
 
 def gain_by_task(results: Results, experiment: str, system: str, against: str) -> list[Part]:

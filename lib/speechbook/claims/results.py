@@ -17,8 +17,8 @@ from speechmerge.errors import StudyError
 from speechmerge.evaluation.scoring import METRICS
 
 from ..figures.style import AVERAGE
-from ..study import experiments
-from ..tables import results
+from ..study import experiments, protocol
+from ..tables import evidence, results
 
 UNITS = {task: metric.upper() for task, metric in METRICS.items()}
 SIGN = {"asr": -1, "st": 1}  # of a change of the score for the better
@@ -100,14 +100,14 @@ class Results:
             raise NotRunError(f"{experiment} has no rows of {system}")
         return found.pivot(index="place", columns="variant", values="value")
 
-    def changes(self, experiment: str, system: str, against: str, task: str = "asr") -> pd.DataFrame:
-        """Return paired differences in each language, in points: index language, columns ``value, low, high``.
+    def changes(self, experiment: str, system: str, against: str) -> pd.DataFrame:
+        """Return paired differences in the WER of each language: index language, columns ``value, low, high``.
 
         Raises:
             NotRunError: the two were not compared language by language.
         """
         found = self._frame(experiment)
-        found = found[(found["system"] == system) & (found["against"] == against) & (found["task"] == task)]
+        found = found[(found["system"] == system) & (found["against"] == against) & (found["task"] == "asr")]
         found = results.first_seed(found[found["of"] == "place"])
         if found.empty:
             raise NotRunError(f"{experiment} has no comparison of {system} and {against} by language")
@@ -124,11 +124,28 @@ class Results:
         frame = self._frame(experiment)
         found, turned = (results.pair(frame, *two, task, place) for two in ((system, against), (against, system)))
         if found.empty:
-            found = turned.assign(value=-turned["value"], low=-turned["high"], high=-turned["low"])
+            found = results.turned(turned)
         if found.empty:
             where = f", {place}" if place else ""
             raise NotRunError(f"{experiment} has no paired comparison of {system} and {against}{where}")
         return found.sort_values("seed", kind="stable")
+
+
+class Judged(Results):
+    """As the protocol measured them: its primary metric, on all or on novel clips, all training seeds together."""
+
+    def __init__(self, profile: str, clips: str = evidence.ALL) -> None:
+        self.profile = profile
+        self._read = functools.cache(functools.partial(evidence.frame, profile, clips=clips))
+
+    def unit(self, task: str) -> str:
+        """Return the unit of a task's score."""
+        return "WER" if task == "asr" else "chrF"
+
+    def margin(self, task: str, score: float) -> float:
+        """Return the difference, in points, below which two systems count as equal, whatever their scores."""
+        metric = evidence.primary(task)
+        return evidence.SHOWN[metric][1] * protocol.read().margin(metric)
 
 
 def gain(difference: Sequence[float], score: float, task: str = "asr") -> tuple[float, float, float]:

@@ -14,9 +14,9 @@ def interval(row: pd.Series, gap: str = " to ") -> str:
     return f"{signed(row.low)}{gap}{signed(row.high)}"
 
 
-def change(row: pd.Series) -> str:
+def change(row: pd.Series, gap: str = " to ") -> str:
     """Return a change ``value`` and its interval ``low, high`` with their signs: "+1.2 (−0.3 to +2.7)"."""
-    return f"{signed(row.value)} ({interval(row)})"
+    return f"{signed(row.value)} ({interval(row, gap)})"
 
 
 def points(row: pd.Series, gap: str = " to ") -> str:
@@ -24,6 +24,6 @@ def points(row: pd.Series, gap: str = " to ") -> str:
     return f"{signed(row.value)} points, {interval(row, gap)}"
 
 
-def level(row: pd.Series) -> str:
+def level(row: pd.Series, gap: str = " to ") -> str:
     """Return a value and its interval ``value, low, high``, if it has one: "12.3 (10.9 to 13.8)"."""
-    return f"{row.value:.1f}" + ("" if pd.isna(row.low) else f" ({row.low:.1f} to {row.high:.1f})")
+    return f"{row.value:.1f}" + ("" if pd.isna(row.low) else f" ({row.low:.1f}{gap}{row.high:.1f})")

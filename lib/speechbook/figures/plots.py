@@ -96,7 +96,7 @@ def _told(joined: pd.DataFrame, tasks: Sequence[str]) -> tuple[str, str]:
     alt, both = "Dot chart of systems over all languages with 95 % intervals, measured here.", "published" in joined
     for task in tasks:
         own = joined[joined["task"] == task]
-        told = [f"{r.system} {r.value:.1f} ({r.low:.1f} to {r.high:.1f})" for r in own.itertuples()]
+        told = [f"{row.system} {level(row)}" for row in own.itertuples()]
         alt += f" {_upper(SCORES[task])}: {', '.join(told)}."
         if both:
             told = [f"{r.system} {r.published:.1f}" for r in own.dropna(subset="published").itertuples()]

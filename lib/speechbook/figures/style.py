@@ -16,7 +16,6 @@ WIDTH = 7.2  # inches, the text column of the book
 TO, DASH = "\u00a0to\u00a0", "\u2060–\u2060"  # between the ends of an interval that no line break may divide
 PLUS_MINUS = "\u00a0±\u00a0"  # between a value and half of its interval, undivided too
 # Of each task: the averages over languages that are measured, the one that is shown (as in the paper), and its unit.
-
 AVERAGES = {"asr": ("macro", "pooled"), "st": ("macro",)}
 AVERAGE = {"asr": "pooled", "st": "macro"}
 UNITS = {"asr": "WER, %", "st": "BLEU"}
@@ -27,35 +26,21 @@ TRAINED = {
     "sequential training": "joint",
     **dict.fromkeys(("se_merging", "routing", "predicted_task", "guided", "ensemble"), "dynamic"),
 }  # rows that are no merge of the registry
-COLOURS = {
-    "pretrained": "#8a8a8a",
-    "expert": "#111111",
-    "joint": "#5c5c5c",
-    "averaging": "#332288",
-    "spherical": "#88CCEE",
-    "sparse": "#44AA99",
-    "lowrank": "#CC6677",
-    "subspace": "#882255",
-    "calibrated": "#117733",
-    "learned": "#999933",
-    "per_task": "#AA4499",
-    "dynamic": "#DDCC77",
+FAMILIES = {  # colour, marker, and name in legends
+    "pretrained": ("#8a8a8a", "X", "before fine-tuning"),
+    "expert": ("#111111", "D", "own-language expert"),
+    "joint": ("#5c5c5c", "s", "joint training"),
+    "averaging": ("#332288", "o", "averaging"),
+    "spherical": ("#88CCEE", "v", "on the sphere"),
+    "sparse": ("#44AA99", "P", "sparse"),
+    "lowrank": ("#CC6677", "^", "pruned: low rank, sparse"),
+    "subspace": ("#882255", "<", "task subspaces"),
+    "calibrated": ("#117733", ">", "calibrated on data"),
+    "learned": ("#999933", "d", "learned weights"),
+    "per_task": ("#AA4499", "p", "a model per task"),
+    "dynamic": ("#DDCC77", "h", "merged while listening"),
 }
-MARKERS = dict(zip(COLOURS, "XDsovP^<>dph", strict=True))
-LABELS = {
-    "pretrained": "before fine-tuning",
-    "expert": "own-language expert",
-    "joint": "joint training",
-    "averaging": "averaging",
-    "spherical": "on the sphere",
-    "sparse": "sparse",
-    "lowrank": "pruned: low rank, sparse",
-    "subspace": "task subspaces",
-    "calibrated": "calibrated on data",
-    "learned": "learned weights",
-    "per_task": "a model per task",
-    "dynamic": "merged while listening",
-}
+COLOURS, MARKERS, LABELS = ({name: look[i] for name, look in FAMILIES.items()} for i in range(3))
 LINES = ["#332288", "#CC6677", "#117733", "#882255", "#88CCEE", "#999933", "#44AA99", "#AA4499", "#DDCC77", "#111111"]
 SETTINGS = {  # over those of seaborn's style
     "font.family": "DejaVu Sans",

@@ -4,10 +4,13 @@ import functools
 import itertools
 import logging
 import os
+import re
 import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import nbformat
 
 from speechmerge.errors import BookError, nearest
 
@@ -15,11 +18,12 @@ from ..study import fusion_planning, protocol, table_files
 from ..study.experiments import settings_of
 from ..study.store import project_root, results_folder
 from . import course, method_cards, notebooks, rendering
-from .unmade import unmade_page
 
 log = logging.getLogger(__name__)
 
 WORKERS = 4  # most kernels at a time; each has the library's packages in memory
+SHOWN = 400  # characters of the reason why a page could not be made
+MADE_BY_CODE = ("{glue", "{numref")  # roles whose targets only an executed chapter has
 LIVE = "budget"  # the parameter of a notebook that computes, in seconds; such a one has the machine to itself
 
 
@@ -178,3 +182,36 @@ def _make(
         notebooks.write(unmade_page(source, why, page), output)
     log.info("%s took %.0f s; %d left", title, time.perf_counter() - start, next(left))
     return why
+
+
+def unmade_page(source: Path, why: str, page: str | None = None) -> nbformat.NotebookNode:
+    """Return a notebook with the chapter's title, the reason in one line, and the question it would have answered.
+
+    It holds no key, so it never counts as the chapter's executed copy.
+
+    Args:
+        source: the chapter's notebook, which may be damaged.
+        why: one line; shown as it is, so that nothing in it is taken for markup.
+        page: which of its pages; the one of its own name by default.
+    """
+    text = _prose(source, page or source.stem)
+    title = re.search(r"(?m)^# (.+)", text)
+    question = re.search(r"(?ms)^## Question\n.*?(?=^## |\Z)", text)
+    asked = question.group().strip() if question and not any(role in question.group() for role in MADE_BY_CODE) else ""
+    cell = nbformat.v4.new_markdown_cell(
+        f"# {title.group(1) if title else source.stem}\n\n"
+        ":::{admonition} This chapter could not be made\n:class: warning\n\n"
+        "When the book was built, the notebook of this chapter failed, so it shows no text and no numbers here. "
+        "The other chapters were made without it. The next build of the book tries it again. The reason was:\n\n"
+        f"```text\n{why.replace('`', chr(39))[:SHOWN]}\n```\n:::\n\n{asked}"
+    )
+    return nbformat.v4.new_notebook(cells=[cell], metadata={"language_info": {"name": "python"}})
+
+
+def _prose(source: Path, page: str) -> str:
+    """The text of a notebook's page, empty if the file is no notebook."""
+    try:
+        cells = notebooks.page_of(source, page).cells
+    except BookError:
+        return ""
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")

@@ -3,6 +3,7 @@
 A card is ``data_cards/NAME.md``; everything outside the marks is prose and is never touched.
 """
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from speechmerge import corpora
@@ -64,16 +65,15 @@ def _count(clips: list[Clip]) -> dict:
 
 def domain_table(corpus: str) -> list[str]:
     """Write clips and minutes of each domain and split, and the words of test, as lines of a Markdown table."""
-    lines = [f"| domain | {' | '.join(f'{split} clips | minutes' for split in SPLITS)} | words in test |"]
-    lines.append("|---|" + "--:|" * (2 * len(SPLITS) + 1))
-    declared = corpora.find(corpus)
+    heads = [head for split in SPLITS for head in (f"{split} clips", "minutes")]
+    declared, rows = corpora.find(corpus), []
     for language in declared.languages:
         clips = corpora.load(corpus, language)
         for domain in declared.domains:
             counts = [_count([c for c in clips if (c.domain, c.split) == (domain, split)]) for split in SPLITS]
-            numbers = [f"{count['clips']} | {count['minutes']:.1f}" for count in counts]
-            lines.append(f"| {domain} | {' | '.join(numbers)} | {counts[-1]['words']} |")
-    return lines
+            numbers = [number for count in counts for number in (count["clips"], f"{count['minutes']:.1f}")]
+            rows.append([domain, *numbers, counts[-1]["words"]])
+    return table(["domain", *heads, "words in test"], rows)
 
 
 def near_table(corpus: str) -> list[str]:
@@ -85,16 +85,16 @@ def near_table(corpus: str) -> list[str]:
     declared = corpora.find(corpus)
     if not any(map(declared.packages, declared.languages)):
         return []
-    names = " | ".join(SPLITS)
-    lines = ["", f"| near sentences kept apart | {names} | novel in test | before: {names} |", "|---|" + "--:|" * 7]
-    few = []
+    rows, few = [], []
     for language in declared.languages:
         near, equal = (corpora.load(corpus, language, kept_apart=rule) for rule in ("near", "equal"))
         for domain in declared.domains or (None,):
             own, before = ([c for c in clips if domain in (None, c.domain)] for clips in (near, equal))
             name, sizes = domain or language, _sizes(own)
-            lines.append(f"| {name} | {' | '.join(map(str, (*sizes, _novel(own), *_sizes(before))))} |")
+            rows.append([name, *sizes, _novel(own), *_sizes(before)])
             few += [name] if min(sizes[1:]) < FEWEST else []
+    heads = ["near sentences kept apart", *SPLITS, "novel in test", f"before: {SPLITS[0]}", *SPLITS[1:]]
+    lines = ["", *table(heads, rows)]
     return [*lines, "", f"With fewer than {FEWEST} dev or test clips: {', '.join(few)}."] if few else lines
 
 
@@ -127,24 +127,25 @@ def render(corpus: str) -> str:
     declared = corpora.find(corpus)
     if declared.hub:
         return NOT_COUNTED
-    kept = [f"| {' | '.join(COLUMNS)} |", "|---|---|" + "--:|" * (len(COLUMNS) - 2)]
-    kept += [
-        f"| {' | '.join(form.format(row[name]) for name, form in COLUMNS.values())} |" for row in statistics(corpus)
-    ]
+    rows = [[form.format(row[name]) for name, form in COLUMNS.values()] for row in statistics(corpus)]
+    kept = table(COLUMNS, rows, words=2)
     if declared.domains:
         kept += ["", *domain_table(corpus)]
     kept += near_table(corpus)
     languages = declared.languages
     left_out = ["Nothing was left out."]
     if counts := dropped(corpus):
-        left_out = [f"| left out because | {' | '.join(languages)} |", "|---|" + "--:|" * len(languages)]
-        left_out += [
-            f"| {reason} | {' | '.join(str(count.get(language, 0)) for language in languages)} |"
-            for reason, count in counts.items()
-        ]
-    prints = ["| language | fingerprint of the clips |", "|---|---|"]
-    prints += [f"| {code} | `{corpora.stored(declared, code)['fingerprint'][:16]}` |" for code in languages]
+        rows = [[reason, *(count.get(language, 0) for language in languages)] for reason, count in counts.items()]
+        left_out = table(["left out because", *languages], rows)
+    prints = [[code, f"`{corpora.stored(declared, code)['fingerprint'][:16]}`"] for code in languages]
+    prints = table(["language", "fingerprint of the clips"], prints, words=2)
     return "\n".join([*kept, "", *left_out, "", *prints])
+
+
+def table(heads: Collection[str], rows: Iterable[Iterable[object]], *, words: int = 1) -> list[str]:
+    """Return the lines of a Markdown table; its first columns hold words, and all others numbers."""
+    marks = "|---" * words + "|--:" * (len(heads) - words) + "|"
+    return [f"| {' | '.join(heads)} |", marks, *(f"| {' | '.join(map(str, row))} |" for row in rows)]
 
 
 def update_card(path: Path) -> bool:

@@ -21,7 +21,7 @@ from ..figures.figured import rendered
 from ..figures.method_pictures import draw
 from ..tables import leaders
 from . import notebooks
-from .cards import check_block, write_block
+from .cards import check_block, table, write_block
 
 CLOSEST = {"learned_average": "wortsman2022soups", "learned_arithmetic": "yang2024adamerging"}  # of no one paper
 SEES = {"entries": "entry", "rows": "row", "tensors": "tensor", "matrices": "matrix"}
@@ -77,7 +77,7 @@ def blocks(book: Path) -> dict[str, str]:
 
 def overview() -> str:
     """Return the table of all methods, each linked to its card."""
-    lines = [f"| {' | '.join(TABLE)} |", "|---" * len(TABLE) + "|"]
+    rows = []
     for family in FAMILIES:
         shown = f"[{NAMES.get(family, family)}](methods/{family})"
         for method in (method for method in registry().values() if method.family == family):
@@ -85,10 +85,9 @@ def overview() -> str:
             said = ", ".join(leaders.SHORT[key] for key in method.data)
             needs = said or ("the task" if "task" in method.parameters else "–")
             size = "learnt" if method.fit else method.scale
-            cells = [shown, link, _sees(method), needs, size, method.cost.replace(" over all models", "")]
-            lines.append(f"| {' | '.join(cells)} |")
+            rows.append([shown, link, _sees(method), needs, size, method.cost.replace(" over all models", "")])
             shown = ""
-    return "\n".join(lines)
+    return "\n".join(table(TABLE, rows, words=len(TABLE)))
 
 
 def card(method: Method, papers: BibliographyData) -> str:
@@ -210,10 +209,8 @@ def _literal(value: object) -> str:
 
 def _parameters(method: Method) -> str:
     """The table of a card's parameters; empty if there are none."""
-    rows = [
-        f"| `{p.name}` | `{_literal(p.default)}` | {_allowed(p)} | {p.meaning} |" for p in method.parameters.values()
-    ]
-    return "\n".join(["| parameter | default | allowed | meaning |", "|---|---|---|---|", *rows]) if rows else ""
+    rows = [[f"`{p.name}`", f"`{_literal(p.default)}`", _allowed(p), p.meaning] for p in method.parameters.values()]
+    return "\n".join(table(["parameter", "default", "allowed", "meaning"], rows, words=4)) if rows else ""
 
 
 def _allowed(parameter: Parameter) -> str:

@@ -116,6 +116,10 @@ class Entry(Checked):
             raise Fault(f"has {extra[0]!r}, a field of merges; {made[0]!r} makes no merge.")
         return self
 
+    def makes(self, name: str) -> bool:
+        """Whether this is the name of its system, or of one of several, whose names begin with its own."""
+        return name == self.system or (bool(self.sweep or self.each) and name.startswith(f"{self.system} "))
+
     def _can_be_merged(self) -> None:
         """Check method and parameters; values that the profile lists are checked with it."""
         if self.tune and self.tuned_as:
@@ -199,15 +203,10 @@ class Experiment(Checked):
                     raise Fault(f"has systems {other!r} and {entry.system!r}; their letters or digits must differ.")
         for field, names in (("against", self.against), ("by_language", filter(None, [self.by_language]))):
             for name in names:
-                if not any(name == e.system or (_many(e) and name.startswith(f"{e.system} ")) for e in self.systems):
+                if not any(entry.makes(name) for entry in self.systems):
                     known = [entry.system for entry in self.systems]
                     raise Fault(f"names {name!r} in {field}, which is no system of it.{nearest(name, known)}")
         return self
-
-
-def _many(entry: Entry) -> bool:
-    """Whether an entry makes several systems, whose names begin with its own."""
-    return bool(entry.sweep) or entry.each
 
 
 class Training(Checked):

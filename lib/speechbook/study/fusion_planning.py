@@ -93,21 +93,17 @@ def plan(experiment: str, profile: str, seeds: Sequence[int] | None = None) -> P
     Raises:
         StudyError: an unknown experiment, profile or list of sets; the nearest name is given.
     """
-    for name, known in ((experiment, experiments()), (profile, profiles())):
+    for kind, name, known in (("experiment", experiment, experiments()), ("profile", profile, profiles())):
         if name not in known:
-            kind = "experiment" if name == experiment else "profile"
             raise StudyError(f"there is no {kind} {name!r} of fusion.{nearest(name, known)}")
     table, settings = experiments()[experiment], profiles()[profile]
     for name in table.sets:
         if name not in settings.sets:
             raise StudyError(f"profile {profile!r} has no sets {name!r}.{nearest(name, settings.sets)}")
-    made = Plan(table, profile, settings, tuple(_cell(name) for name in table.tasks if name in settings.tasks))
+    cells = tuple(Cell(name, "", "fusion", ()) for name in table.tasks if name in settings.tasks)
+    made = Plan(table, profile, settings, cells)
     _Table(made, tuple(seeds or table.seeds or settings.seeds)).rows()
     return made
-
-
-def _cell(task: str) -> Cell:
-    return Cell(task, "", "fusion", ())
 
 
 def names_of(settings: FusionProfile, letters: str) -> list[str]:
@@ -169,12 +165,11 @@ class _Table:
 
     def _interfaces(self, letters: str) -> Iterator[str]:
         """Yield the interfaces that a set can have."""
-        layers = self._shape(letters[0])[0] if len(letters) == 1 else 0
-        fewest = min(self._shape(letter)[0] for letter in letters)
+        alone, fewest = len(letters) == 1, min(self._shape(letter)[0] for letter in letters)
         for name in dict.fromkeys([*self.experiment.interfaces, *self.experiment.single]):
             if name == EVERY_LAYER:
-                yield from (f"layer:{place}" for place in range(layers))
-            elif len(letters) == 1:
+                yield from (f"layer:{place}" for place in range(fewest if alone else 0))
+            elif alone:
                 if name != LATE and (fewest >= FEWEST or name in ANY_DEPTH):
                     yield name
             elif name not in SINGLE and name in self.experiment.interfaces:
@@ -204,7 +199,8 @@ class _Table:
         """Add what an upstream hears for a task; clips that its store holds are not heard again."""
         window = variant.get("window", self.settings.windows.get(letter, "full"))
         spec = {"upstream": self.settings.upstreams[letter], "window": window, "version": VERSION}
-        spec |= {"task": task, "sizes": self._sizes(task), "speech": _versions()}
+        spec |= {"task": task, "sizes": self._sizes(task)}
+        spec |= {"speech": {name: corpora.find(name).version for name in SPEECH}}
         amount = self.settings.here.amounts[task]
         clips = [amount.seconds] * (amount.folds * sum(amount.clips))
         seconds = described(spec["upstream"]).cost(clips, window) / self.settings.here.speed
@@ -270,12 +266,9 @@ class _Table:
 
     def _seconds(self, task: str, letters: str, interface: str) -> float:
         """Return about how long a training takes."""
-        amount, training, shapes = (
-            self.settings.here.amounts[task],
-            self.settings.training,
-            [self._shape(x) for x in letters],
-        )
-        parameters = _parameters(interface, tuple(shapes), training.width)
+        amount, training = self.settings.here.amounts[task], self.settings.training
+        shapes = tuple(self._shape(letter) for letter in letters)
+        parameters = _parameters(interface, shapes, training.width)
         if tasks.TASKS[task].whole:
             learnt = training.epochs * amount.clips[0] * amount.seconds * 50
             tested = (training.evaluations * amount.clips[1] + amount.clips[2]) * amount.seconds * 50
@@ -296,7 +289,3 @@ def _parameters(interface: str, shapes: tuple[tuple[int, int], ...], width: int 
 
 def _told(variant: dict[str, str]) -> str:
     return f" [{' '.join(f'{name}={value}' for name, value in variant.items())}]" if variant else ""
-
-
-def _versions() -> dict[str, int]:
-    return {name: corpora.find(name).version for name in SPEECH}

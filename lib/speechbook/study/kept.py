@@ -57,7 +57,7 @@ def read(plan: Plan, anew: Sequence[System] = ()) -> Kept:
     known = {(row["system"], row["variant"], row["seed"]) for row in rows}
     systems = [s for s in plan.systems if s in anew or (s.system, s.variant, s.seed) in known]
     cells = dict.fromkeys(cell for system in systems for cell in system.decodes)
-    clips = {cell: clips_of(asdict(cell), "test", plan.test_clips) for cell in cells}
+    clips = {cell: clips_of(asdict(cell), "test", plan.settings.test_clips) for cell in cells}
     fingerprints = {cell: corpora.fingerprint(own) for cell, own in clips.items()}
     _check(plan, [s for s in systems if s not in anew], fingerprints, {store.identity(row): row for row in rows})
     everything = store.predictions(plan.profile, plan.name)

@@ -320,7 +320,7 @@ class Table:
         ``decoding`` replaces single settings of the profile's decoding.
         """
         settings = self.settings
-        cap = settings.dev_clips if split == "dev" else self.plan.test_clips
+        cap = settings.dev_clips if split == "dev" else settings.test_clips
         spec = {"model": model, "base": settings.base, "cells": described((cell,)), "split": split, "cap": cap}
         spec |= {"decoding": settings.decoding.given() | decoding}
         merges = "method" in model and (model, needs) != self.last

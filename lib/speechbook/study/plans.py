@@ -129,11 +129,6 @@ class Plan:
         """The experiment's name."""
         return self.experiment.experiment
 
-    @property
-    def test_clips(self) -> int | None:
-        """Most test clips a cell; None is all there are."""
-        return self.settings.test_clips
-
     def values(self, field: str, name: str) -> tuple[Any, ...]:
         """Return a list of values that the profile has in one of its fields ``grids`` and ``vary``.
 

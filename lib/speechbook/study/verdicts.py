@@ -28,6 +28,7 @@ UNTESTABLE = "not testable here"
 def rows(table: Table) -> tuple[list[dict], list[dict]]:
     """Return a table's measures and comparisons; error rates are fractions, chrF and BLEU 0 to 100."""
     measured, compared, places = [], [], functools.cache(functools.partial(_places, table))
+    on_domains = table.plan.experiment.languages == "domains"
     for place, kept in table.slices():
         found = {model: table.sampled(model, place["task"], place["metric"], kept) for model in table.said}
         measured += table.measures(place, found, kept)
@@ -35,7 +36,7 @@ def rows(table: Table) -> tuple[list[dict], list[dict]]:
             for group, own, against in _groups(found, model, other, one_by_one):
                 row = {"system": model[0], "variant": model[1], "against": other[0], "against_variant": other[1]}
                 row |= {"group": group, **place} | _judged(table, place, (model, own), (other, against))
-                if place["metric"] == "wer" and place["clips"] == measures.ALL and _on_domains(table):
+                if place["metric"] == "wer" and place["clips"] == measures.ALL and on_domains:
                     row |= _matched_pairs([(places(model, cell), places(other, cell)) for cell in own.cells])
                 compared.append(row)
     return measured, compared
@@ -80,10 +81,6 @@ def _judged(table: Table, place: dict, first: tuple[Model, Sampled], second: tup
         "margin": margin,
         "seeds": list(table.seeds),
     }
-
-
-def _on_domains(table: Table) -> bool:
-    return table.plan.experiment.languages == "domains"
 
 
 def _places(table: Table, model: Model, cell: Cell) -> np.ndarray:

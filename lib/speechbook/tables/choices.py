@@ -1,4 +1,4 @@
-"""What stands behind a table of systems: the trainings, what was chosen on dev, and what other seeds of them give."""
+"""What stands behind a table of systems: the trainings, and what was chosen on dev."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -6,12 +6,11 @@ import pandas as pd
 
 from speechmerge.merging.methods import registry
 
-from ..figures.style import AVERAGE, AVERAGES, UNITS
+from ..figures.style import AVERAGES
 from ..study import experiments
 from ..study.partitions import label, parts
 from ..study.plans import Cell
-from .outcomes import grouped, logs, plan_of
-from .results import with_values
+from .outcomes import logs, plan_of
 
 NAMES = {"density": "density", "rank_ratio": "rank ratio"}  # parameters that every expert has one of, as shown
 
@@ -115,37 +114,3 @@ def tried(rows: pd.DataFrame, chosen: Mapping[str, Sequence[dict]]) -> pd.DataFr
     table = pd.DataFrame.from_dict(lines, orient="index")
     table = table[sorted(table, key=float)].map(lambda value: "" if pd.isna(value) else f"{value:.1f}")
     return table.rename_axis(columns="dev WER, % at λ =")
-
-
-def seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the average of every system over languages in each seed of its trainings, and how far they lie apart.
-
-    Args:
-        rows: what :func:`speechbook.study.store.rows` returns for one experiment.
-
-    Returns:
-        One line a system in the order of the experiment's file; the columns of several tasks are groups. Columns:
-        number of seeds, mean, lowest, highest, and their distance, in the units shown. A pretrained model has one.
-    """
-    [experiment] = rows["experiment"].unique()
-    order = [entry.system for entry in experiments.experiments()[experiment].systems]
-    whole = with_values(rows[rows["language"] == rows["task"].map(AVERAGE)])
-    groups = {}
-    for task, own in whole.groupby("task", sort=False):
-        table = own.groupby("system")["value"].agg(["count", "mean", "min", "max"]).loc[order]
-        table = table.set_axis(["seeds", "mean", "lowest", "highest"], axis=1)
-        groups[UNITS[task]] = table.assign(distance=table["highest"] - table["lowest"]).round(2)
-    return grouped(groups)
-
-
-def luck(rows: pd.DataFrame) -> str:
-    """Return in words how far the seeds of one system lie apart at most, as the end of a sentence.
-
-    Args:
-        rows: what :func:`speechbook.study.store.rows` returns for one experiment.
-    """
-    table = seeds(rows)
-    if table["seeds"].max() == 1:
-        return "has been drawn once so far, so that nothing is known about it"
-    widest = table["distance"].idxmax()
-    return f"moves the average of a system by at most {table['distance'][widest]:.1f} points here ({widest})"

@@ -169,6 +169,11 @@ def pair(found: pd.DataFrame, system: str, against: str, task: str = "asr", plac
     return found[same & (found["task"] == task) & (found["place"] == (place or AVERAGE[task]))]
 
 
+def turned(found: pd.DataFrame) -> pd.DataFrame:
+    """Return differences counted the other way round."""
+    return found.assign(value=-found["value"], low=-found["high"], high=-found["low"])
+
+
 def side(row: pd.Series, below: str, across: str, above: str) -> str:
     """Return the words for an interval that lies below zero, across it, or above it."""
     return below if row["high"] < 0 else above if row["low"] > 0 else across

@@ -10,7 +10,7 @@ from speechmerge.errors import StudyError
 from ..figures import numbers, style
 from ..figures.style import AVERAGE, AVERAGES, UNITS
 from .outcomes import measured, plan_of
-from .results import differences, first_seed, ordered, side
+from .results import differences, first_seed, ordered, side, turned
 
 SWEPT = re.compile(r"(?P<system>.+) \w+=(?P<x>[\d.e+-]+)")  # a system that sweeps a parameter: "MP density=0.1"
 GROUPS = {"pooled": "trained languages", "others": "other languages"}
@@ -84,29 +84,25 @@ def swept(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains(
-    found: pd.DataFrame, methods: dict[str, str], *, against: str = "Pretrained",
-    languages: Sequence[str] | None = None, seed: int | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """Return what each system gains in each subset of languages: points of error fewer than another system makes.
+    found: pd.DataFrame, methods: dict[str, str], *, languages: Sequence[str] | None = None, seed: int | None = None
+) -> pd.DataFrame:
+    """Return what each system gains in each subset of languages: points of error fewer than the pretrained model makes.
 
     Args:
         found: frame of an experiment that varies subsets, transcription.
         methods: of each system, as in rows; the order of systems is taken from it.
-        against: the system that gains are counted from.
         languages: None for all subsets; else only those made of these languages.
         seed: None takes the lowest there is.
 
     Returns:
         Columns ``panel, system, method, variant, x, value, low, high``, ``x`` being the number of languages.
     """
-    table = differences(found, against, seed=seed)
+    table = differences(found, "Pretrained", seed=seed)
     if languages is not None:
         table = table[table["variant"].map(lambda subset: set(subset.split("+")) <= set(languages))]
-    table = ordered(table[table["system"].isin(list(methods))], system=methods)
-    gained = {"value": -table["value"], "low": -table["high"], "high": -table["low"]}
-    named = {"panel": "", "method": table["system"].map(methods), "x": table["variant"].map(number)}
-    columns = ["panel", "system", "method", "variant", "x", "value", "low", "high"]
-    return table.assign(**gained, **named)[columns]
+    table = turned(ordered(table[table["system"].isin(list(methods))], system=methods))
+    table = table.assign(panel="", method=table["system"].map(methods), x=table["variant"].map(number))
+    return table[["panel", "system", "method", "variant", "x", "value", "low", "high"]]
 
 
 def averaged(single: pd.DataFrame) -> pd.DataFrame:
@@ -121,8 +117,8 @@ def averaged(single: pd.DataFrame) -> pd.DataFrame:
 
 def shown(table: pd.DataFrame, index: str, columns: str, *, signed: bool = True) -> pd.DataFrame:
     """Lay out values with their intervals to be read: one line an ``index``, one column a ``columns``."""
-    text = numbers.signed if signed else "{:.1f}".format
-    texts = [f"{text(row.value)} ({text(row.low)}{style.TO}{text(row.high)})" for row in table.itertuples()]
+    text = numbers.change if signed else numbers.level
+    texts = [text(row, style.TO) for row in table.itertuples()]
     laid = table.assign(text=texts).pivot(index=index, columns=columns, values="text")
     laid = laid.loc[table[index].unique(), table[columns].unique()].fillna("")
     return laid.rename(index=str).rename_axis(index=None, columns=None)
@@ -159,5 +155,5 @@ def best(found: pd.DataFrame, sweep: str) -> str:
     """Return the share of a sweep with the lowest difference, and the difference with its interval, in words."""
     own = found[found["system"].str.extract(SWEPT)["system"] == sweep]
     row = own.loc[own["value"].idxmin()]
-    share, text = 100 * float(SWEPT.fullmatch(row["system"])["x"]), numbers.signed
-    return f"{text(row['value'])} points ({text(row['low'])} to {text(row['high'])}) at {share:g} %"
+    share = 100 * float(SWEPT.fullmatch(row["system"])["x"])
+    return f"{numbers.signed(row['value'])} points ({numbers.interval(row)}) at {share:g} %"
