@@ -133,7 +133,7 @@ def made_up_measures(plan: Plan) -> tuple[list[dict], list[dict]]:
     rules, measured, compared, seeds = protocol.read(), [], [], {"seeds": [0, 1, 2]}
     turn = itertools.cycle([(-0.05, HOLDS), (0.04, FAILS), (0.001, EQUIVALENT), (-0.01, OPEN)])
     methods = {(system.system, system.variant): system.method for system in plan.systems}
-    groups = {measures.OWN: plan.cells} | {cell.name: (cell,) for cell in plan.cells}
+    groups = (measures.OWN, *plan.groups, *(cell.name for cell in plan.cells))
     places = [
         (task, m)
         for task in plan.experiment.tasks

@@ -272,12 +272,13 @@ def cards(update: bool) -> None:
     """Check the numbers in data_cards/ against the fetched corpora, and pages against registry, findings and rows."""
     from speechmerge import corpora
 
-    from .pages import in_short, method_cards, surprises
+    from .pages import adapter_tables, in_short, method_cards, surprises
     from .pages.cards import check_block, check_card, update_card, write_block
     from .study.store import project_root
 
     root = project_root()
     generated = {surprises.PAGE: surprises.render(root / "findings"), in_short.PAGE: in_short.render()}
+    generated |= {adapter_tables.PAGE: adapter_tables.render()}
     if update:
         for path in method_cards.update(root / "book"):
             click.echo(f"{path.relative_to(root)}: updated")
@@ -287,7 +288,7 @@ def cards(update: bool) -> None:
         method_cards.check(root / "book")
         for page, text in generated.items():
             check_block(root / page, text)
-        click.echo("methods, findings and the README: current")
+        click.echo("methods, findings, adapters and the README: current")
     for name, declared in corpora.registry().items():
         if reason := corpora.skipped(declared):
             click.echo(f"{name}: not checked, because {reason}")

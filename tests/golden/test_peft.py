@@ -9,9 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from speechbook.pages import cards
+from speechbook.pages import adapter_tables, cards
 from speechbook.study.store import project_root
-from speechbook.tables import adapter_tables
 from speechmerge.errors import CheckpointError
 from speechmerge.merging import engine
 from speechmerge.merging.adapter_config import FIELDS, METHODS
@@ -82,7 +81,7 @@ def test_every_field_and_method_of_peft_is_known(vectors):
 
 
 def test_the_page_says_what_is_read():
-    cards.check_block(project_root() / "book" / "checkpoints.md", adapter_tables.render())
+    cards.check_block(project_root() / adapter_tables.PAGE, adapter_tables.render())
 
 
 def test_the_way_out_of_an_update_that_is_stored_twice(vectors, base, tmp_path):

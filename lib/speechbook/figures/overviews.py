@@ -14,6 +14,7 @@ from speechmerge.errors import BookError
 from . import style
 from .curves import down, legend, titled_panels
 from .figured import Figured, Told
+from .numbers import signed
 
 TILE = 0.86  # of the room of a tile: its side
 DARK = 1.6  # sum of red, green and blue below which a tile bears white letters
@@ -76,7 +77,7 @@ def rivals(table: pd.DataFrame, *, unit: str, caption: str) -> Figured:
                 kin = own[own["method"].map(style.family) == family]
                 [dots] = axes.plot(kin["value"], [line] * len(kin), style.MARKERS[family], color=style.COLOURS[family],
                                    markersize=6, alpha=0.8, markeredgecolor="white", markeredgewidth=0.5)  # fmt: skip
-                said.mark(dots, [f"{row.system}: {row.value:+.1f}" for row in kin.itertuples()])
+                said.mark(dots, [f"{row.system}: {signed(row.value)}" for row in kin.itertuples()])
             best = own.loc[own["value"].idxmin(), "system"]
             axes.set(title=f"{name}\nbest: {best}", ylim=(len(families) - 0.4, -0.6))
             labels = [style.LABELS[family] for family in families]

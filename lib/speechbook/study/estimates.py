@@ -18,9 +18,10 @@ DESCRIBED = 20  # to describe one set of task vectors
 
 
 def training(settings: Profile, spec: dict, cells: int) -> float:
-    """Return the seconds of a training on so many cells."""
+    """Return the seconds of a training on so many cells, whose dev clips it hears after every epoch."""
     epochs = min(spec["epochs"], EPOCHS) if spec.get("patience") else spec["epochs"]
-    windows = spec["minutes"] * 60 / SECONDS_A_WINDOW * epochs * cells
+    heard = (settings.dev_clips or settings.here.test_clips) * SECONDS_A_CLIP / FULL_SECONDS
+    windows = (spec["minutes"] * 60 / SECONDS_A_WINDOW + heard / FORWARD) * epochs * cells
     return windows / settings.here.train_windows_per_second
 
 

@@ -83,7 +83,6 @@ class FusionProfile(Checked):
     joint_rates_on: str  # and the set on which they are chosen for several
     live: Live | None = None
     seeds: Seeds
-    planned: bool = False  # whether it is a plan for another machine, which is not run here
     here: Pace
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ import pandas as pd
 from speechmerge.errors import StudyError
 from speechmerge.merging.dialect import NAMES
 
+from ..figures.numbers import interval, signed
 from ..figures.style import DASH
 from ..study import store
 
@@ -128,7 +129,7 @@ def tuned() -> pd.DataFrame:
     table["error, %"] = rates["error"].map("{:.1f}".format)
     table["95 %"] = rates["ci_low"].map("{:.1f}".format) + DASH + rates["ci_high"].map("{:.1f}".format)
     table["chosen minus this"] = [
-        "" if pd.isna(row.difference) else f"{row.difference:+.1f} ({row.low:+.1f} to {row.high:+.1f})"
+        "" if pd.isna(row.difference) else f"{signed(row.difference)} ({interval(row)})"
         for row in rates.itertuples()
     ]
     return table.rename_axis(index=None)

@@ -60,14 +60,15 @@ def frame(
     wide = found["wide_low"].notna()
     ends = {end: unit * found[f"wide_{end}"].where(wide, found[f"ci_{end}"]).astype(float) for end in ("low", "high")}
     place = found["group"].where(found["group"] != OWN, found["task"].map(AVERAGE))
-    own = _places(profile, experiment)
-    of = found["group"].map(lambda name: "average" if name == OWN else "place" if name in own else "group")
+    single = _places(profile, experiment, *experiments.experiments()[experiment].also)
+    of = found["group"].map(lambda name: "average" if name == OWN else "place" if name in single else "group")
     return found.assign(value=unit * found["value"].astype(float), place=place, of=of, seed=0, before=None, **ends)
 
 
-def _places(profile: str, experiment: str) -> tuple[str, ...]:
-    """Return the languages or domains that an experiment's own table is about."""
-    return experiments.settings_of(profile, experiment).sets[experiments.experiments()[experiment].languages]
+def _places(profile: str, experiment: str, *also: str) -> list[str]:
+    """Return the languages or domains that an experiment's own table is about, and those of further sets."""
+    sets = experiments.settings_of(profile, experiment).sets
+    return [place for name in (experiments.experiments()[experiment].languages, *also) for place in sets[name]]
 
 
 def measured(

@@ -12,6 +12,7 @@ from speechmerge.errors import StudyError
 from speechmerge.evaluation import resampling
 from speechmerge.evaluation.scoring import METRICS, Counts
 
+from ..figures.numbers import signed
 from ..figures.style import AVERAGE, AVERAGES, DASH, TO, UNITS
 from ..study import experiments, store
 from ..study.plans import Plan, System
@@ -215,7 +216,7 @@ def paired(found: pd.DataFrame, against: str) -> pd.DataFrame:
         sides = (rows["low"] > 0).astype(int) - (rows["high"] < 0).astype(int)
         sides = sides.groupby(rows["system"]).agg(list)
         rows = first_seed(rows).set_index("system")
-        points = rows[["value", "low", "high"]].map("{:+.1f}".format)
+        points = rows[["value", "low", "high"]].map(signed)
         table = pd.DataFrame({"difference, points": points["value"]})
         table["95 % interval"] = points["low"] + TO + points["high"]
         table["p"] = rows["p_value"].map(lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}")

@@ -1,7 +1,12 @@
 """What the page on checkpoints says of adapters, written from the tables by which they are read."""
 
+from pathlib import Path
+
 from speechmerge.merging.adapter_config import EMPTY, FIELDS, METHODS, NONE, USED, Field
 
+from .cards import table
+
+PAGE = Path("book") / "checkpoints.md"
 KINDS = ("used", "no effect", "refused")
 METHOD_ROWS = {
     "merge": "refused with the command that makes a full model of it, which is then merged as any other",
@@ -12,13 +17,12 @@ METHOD_ROWS = {
 def render() -> str:
     """Return the tables of fields and methods as Markdown."""
     rows = sorted(FIELDS.items(), key=lambda item: KINDS.index(_kind(item[1])))
-    lines = ["| field of `adapter_config.json` | | what it gives |", "|---|---|---|"]
-    lines += [f"| `{name}` | {_kind(field)} | {_effect(field)} |" for name, field in rows]
-    lines += ["| any other | refused | if it is not empty, for it may change numbers |", ""]
-    lines += ["| method (`peft_type`) | what it gives |", "|---|---|", "| `LORA`, with or without DoRA | read |"]
-    for way, methods in METHODS.items():
-        lines.append(f"| {', '.join(f'`{name}`' for name in methods)} | {METHOD_ROWS[way]} |")
-    return "\n".join(lines)
+    fields = [(f"`{name}`", _kind(field), _effect(field)) for name, field in rows]
+    fields.append(("any other", "refused", "if it is not empty, for it may change numbers"))
+    methods = [(", ".join(f"`{name}`" for name in names), METHOD_ROWS[way]) for way, names in METHODS.items()]
+    methods.insert(0, ("`LORA`, with or without DoRA", "read"))
+    lines = table(("field of `adapter_config.json`", "", "what it gives"), fields, words=3)
+    return "\n".join([*lines, "", *table(("method (`peft_type`)", "what it gives"), methods, words=2)])
 
 
 def _kind(field: Field) -> str:
