@@ -10,7 +10,6 @@ from ..figures.style import DASH
 from ..study import store
 
 SIZE = "small"  # the shape that comparisons with other libraries are made at
-LARGE = "large-v3"
 MARKS = {"mergekit": "", "fusion_bench": " *"}  # after a method's name: which library it is compared with
 PLAIN = "torch.linalg.svd"
 TARGETS = {  # set before the work on speed: for a kind of ratio, the most that each method should take
@@ -86,9 +85,9 @@ def targets(found: pd.DataFrame) -> pd.DataFrame:
     return table.set_index("method").rename_axis(index=None)
 
 
-def large(found: pd.DataFrame) -> pd.DataFrame:
-    """Return seconds and peak memory of merges of five models of the largest Whisper's shape."""
-    return _shown(found[found["size"] == LARGE], {"ours_s": "seconds", "ours_gb": "memory, GB"})
+def memory(found: pd.DataFrame) -> pd.DataFrame:
+    """Return seconds and peak memory of what has no peer beside it: large merges, and a tuning, of five models each."""
+    return _shown(found[found["peer"] == "none"], {"size": "whisper", "ours_s": "seconds", "ours_gb": "memory, GB"})
 
 
 def together() -> pd.DataFrame:
@@ -138,7 +137,7 @@ def tuned() -> pd.DataFrame:
 def _shown(found: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
     """Choose and name columns, and write numbers as they are read."""
     table = found.set_index("method").reindex(columns=list(columns)).rename(columns=columns)
-    for name in table:
+    for name in table.select_dtypes("number"):
         form = "{:.0e}" if name == "difference" else "{:.0f}" if name == "seconds" else "{:.2f}"
         table[name] = [form.format(value) if pd.notna(value) else "" for value in table[name]]
     return table.rename_axis(index=None)
