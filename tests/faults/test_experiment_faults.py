@@ -51,7 +51,7 @@ TABLES = [
     ("every_method", "but:", "butt:", "has no field 'butt'. Did you mean 'but'?"),
     ("every_method", "merges_of:", "merges_off:", "has no field 'merges_off'. Did you mean 'merges_of'?"),
     ("table1", "languages: set1\n", "", "table1.yaml lacks the field 'languages'."),
-    ("table1", "system: Finetuned,", "system: '',", "systems '': system is ''; expected a word."),
+    ("table1", "system: Finetuned,", "system: '',", "systems[1].system is ''; expected a word."),
     ("table1", "system: Finetuned,", "", "systems[1] lacks the field 'system'."),
     ("table1", "kind: systems", "kind: system", "kind is 'system'. Did you mean 'systems'?"),
     ("table1", "[asr]", "[asrr]", "tasks[0] is 'asrr'. Did you mean 'asr'?"),
