@@ -15,9 +15,9 @@ from speechbook.study.store import project_root
 ROOT = project_root()
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = {page: source for source in SOURCES for page in pages(source)}
-
-
 NOT_TAUGHT = ("in_short", "status")  # pages that say where one is
+CODE_IS_READ = ("your_first_merge", "your_merge", "four_ties", "fusion_layers")  # pages with code that one is to see
+FOLDED = {"hide-input", "remove-cell", "remove-input"}
 
 
 def code_cells(notebook):
@@ -75,6 +75,11 @@ def test_it_is_thin(notebook):
     cells = [cell for cell in code_cells(notebook) if "parameters" not in cell.metadata.get("tags", [])]
     assert max(len(code_lines(cell)) for cell in cells) <= 15
     assert sum(len(code_lines(cell)) for cell in cells if not solves(cell)) <= 50  # a student writes the solutions
+
+
+def test_its_code_is_folded_where_it_is_not_what_one_reads(page, notebook):
+    tags = [set(cell.metadata.get("tags", [])) for cell in code_cells(notebook) if not solves(cell)]
+    assert page in CODE_IS_READ or all("parameters" in own or own & FOLDED for own in tags)
 
 
 def test_it_defines_nothing_installs_nothing_and_names_no_path(notebook):

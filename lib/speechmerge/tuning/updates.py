@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ..files import atomic_folder, digest
@@ -19,6 +18,7 @@ from ..merging.merge import open_merge
 from ..merging.output import write_weights
 from ..merging.run import Run
 from ..whisper.checkpoints import Checkpoint, open_checkpoint
+from ..whisper.tensor_files import header, read_entry
 
 FILE = "update.safetensors"
 FEWEST, MOST = 3, 18  # updates that are kept on disk; one that is wanted again later is made anew
@@ -79,13 +79,13 @@ class Update:
 
     def at(self, scaling: float) -> Iterator[tuple[str, Tensor]]:
         """Yield θ0 + λτ, tensor by tensor, fp32."""
-        with safe_open(self.file, "pt") as stored:
-            own = set(stored.keys())  # membership only
-            for name in self.base.shapes:
-                start = self.base.read(name)
-                if name in own:
-                    start = torch.add(start.float(), stored.get_tensor(name), alpha=scaling)
-                yield name, start
+        stored = {entry.stored_name: entry for entry in header(self.file)}
+        for name in self.base.shapes:
+            start = self.base.read(name)
+            if entry := stored.get(name):
+                change = read_entry(entry, 0, math.prod(entry.shape)).view(entry.shape)
+                start = torch.add(start.float(), change, alpha=scaling)
+            yield name, start
 
 
 class Updates:
