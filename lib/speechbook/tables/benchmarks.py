@@ -128,8 +128,7 @@ def tuned() -> pd.DataFrame:
     table["error, %"] = rates["error"].map("{:.1f}".format)
     table["95 %"] = rates["ci_low"].map("{:.1f}".format) + DASH + rates["ci_high"].map("{:.1f}".format)
     table["chosen minus this"] = [
-        "" if pd.isna(row.difference) else f"{signed(row.difference)} ({interval(row)})"
-        for row in rates.itertuples()
+        "" if pd.isna(row.difference) else f"{signed(row.difference)} ({interval(row)})" for row in rates.itertuples()
     ]
     return table.rename_axis(index=None)
 
