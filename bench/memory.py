@@ -24,7 +24,7 @@ from speechmerge.whisper import models
 
 METHODS = {"task_arithmetic": {"scaling": 0.3}, "ties": {"density": 0.2}, "lors": {"scaling": 0.15}}
 TUNED = "small"  # the Whisper that is tuned
-LANGUAGES = ("es", "fr", "ru", "ca", "it")
+SPEECH = ("asterisk:es", "asterisk:fr", "stamps:ru", "stamps:ca", "asterisk:it")  # of the experts
 LIMIT = 4 * 2**30 / 1e9  # GB
 
 
@@ -40,11 +40,10 @@ def merging(methods: list[str], size: str, work: Path) -> Iterator[tuple[dict, s
 
 def tuning(work: Path) -> Iterator[tuple[dict, str]]:
     """Yield the line of a tuning, and the size of what is tuned; its budget is in evaluations, so no time is told."""
-    base = f"whisper-{TUNED}"
+    base = models.base_model(f"whisper-{TUNED}")
     command = ["-m", "speechmerge", "tune", work / "tuned", "--base", base, "--evaluations", "12", "--clips", "16"]
-    for seed, language in enumerate(LANGUAGES):
-        corpus = "asterisk" if language in ("es", "fr", "it") else "stamps"
-        command += ["--expert", _moved(models.base_model(base), work / language, seed), f"{corpus}:{language}"]
+    for seed, speech in enumerate(SPEECH):
+        command += ["--expert", _moved(base, work / f"moved{seed}", seed), speech]
     line = _measured("tune, five experts", command, work)
     line.pop("ours_s")
     yield line, TUNED

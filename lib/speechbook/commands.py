@@ -72,10 +72,10 @@ def _is_fusion(made: "Plan") -> bool:
 
 def _committed(made: "Plan") -> int:
     """Count the committed rows of an experiment, or its statistics where nothing is tested."""
-    from .study import store
+    from .study import store, table_files
 
     kind = "fused" if _is_fusion(made) else "rows" if made.systems else "statistics"
-    return len(store.lines(made.profile, f"{made.name}.{kind}"))
+    return table_files.count(store.table_path(made.profile, f"{made.name}.{kind}"))
 
 
 @study.command(epilog=example("speechmerge study plan --experiment table1"))
@@ -277,8 +277,11 @@ def cards(update: bool) -> None:
     from .study.store import project_root
 
     root = project_root()
-    generated = {surprises.PAGE: surprises.render(root / "findings"), in_short.PAGE: in_short.render()}
-    generated |= {adapter_tables.PAGE: adapter_tables.render()}
+    generated = {
+        surprises.PAGE: surprises.render(root / "findings"),
+        in_short.PAGE: in_short.render(),
+        adapter_tables.PAGE: adapter_tables.render(),
+    }
     if update:
         for path in method_cards.update(root / "book"):
             click.echo(f"{path.relative_to(root)}: updated")

@@ -118,9 +118,20 @@ def test_a_damaged_file_is_named(results):
     store.append_rows("smoke", [row()])
     path = results / "smoke" / "table1" / "rows.parquet"
     path.write_bytes(path.read_bytes()[:100])
-    for work in (lambda: store.rows("smoke", "table1"), lambda: store.append_rows("smoke", [row()])):
+    for work in (
+        lambda: store.rows("smoke", "table1"),
+        lambda: store.append_rows("smoke", [row()]),
+        lambda: table_files.count(path),
+    ):
         with pytest.raises(StudyError, match=r"rows\.parquet is damaged .*restore the committed file"):
             work()
+
+
+def test_rows_are_counted_without_reading_them(results, monkeypatch):
+    store.append_rows("smoke", [row(), row(seed=1)])
+    monkeypatch.setattr(table_files.pq, "read_table", None)
+    folder = results / "smoke" / "table1"
+    assert (table_files.count(folder / "rows.parquet"), table_files.count(folder / "none.parquet")) == (2, 0)
 
 
 def test_a_table_comes_back_as_it_was_and_pandas_reads_it(results):

@@ -64,7 +64,7 @@ def _waits(source: Path, results: Path) -> bool:
         kinds = ("comparisons",)
     else:
         kinds = ("rows", "statistics")
-    return not any(table_files.read(own / f"{kind}.parquet") for kind in kinds)
+    return not any(table_files.count(own / f"{kind}.parquet") for kind in kinds)
 
 
 def check_current(root: Path, profile: str | None = None, unmade: Collection[str] = ()) -> None:

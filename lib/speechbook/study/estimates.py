@@ -20,16 +20,21 @@ DESCRIBED = 20  # to describe one set of task vectors
 def training(settings: Profile, spec: dict, cells: int) -> float:
     """Return the seconds of a training on so many cells, whose dev clips it hears after every epoch."""
     epochs = min(spec["epochs"], EPOCHS) if spec.get("patience") else spec["epochs"]
-    heard = (settings.dev_clips or settings.here.test_clips) * SECONDS_A_CLIP / FULL_SECONDS
+    heard = _windows(settings.dev_clips or settings.here.test_clips)
     windows = (spec["minutes"] * 60 / SECONDS_A_WINDOW + heard / FORWARD) * epochs * cells
     return windows / settings.here.train_windows_per_second
+
+
+def _windows(clips: int) -> float:
+    """Return the windows that so many clips of dev fill."""
+    return clips * SECONDS_A_CLIP / FULL_SECONDS
 
 
 def search(settings: Profile, asked: dict, cells: int) -> float:
     """Return the seconds of a search by dev loss, and of decoding what it found best."""
     here, clips = settings.here, cells * (settings.dev_clips or settings.here.test_clips)
     tried = len(asked["values"] or range(EVALUATIONS))
-    heard = clips * SECONDS_A_CLIP / FULL_SECONDS / (FORWARD * here.train_windows_per_second)
+    heard = _windows(clips) / (FORWARD * here.train_windows_per_second)
     decoded = (tried if "decoded" in asked else searching.FINALISTS) * clips / here.decode_clips_per_second
     return heard * tried + decoded
 
@@ -59,7 +64,7 @@ def _measuring(settings: Profile, model: dict, pace: float) -> float:
         return (2 * len(model["speech"]) - 1) * len(cells) * clips * pace
     from speechmerge.merging import measuring  # which brings in what trains and decodes
 
-    windows = min(measuring.WINDOWS, clips * SECONDS_A_CLIP / FULL_SECONDS)
+    windows = min(measuring.WINDOWS, _windows(clips))
     experts = len(model["speech"])
     steps = method.evaluations(method.check(model["params"], experts=experts), experts)
     speed = settings.here.train_windows_per_second * (FORWARD if method.measure == "loss" else 1)

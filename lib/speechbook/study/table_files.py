@@ -5,7 +5,8 @@ has no value yet is text, and stays one of ``None``.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,38 @@ def read(path: Path, columns: Collection[str] | None = None) -> list[dict[str, A
     """
     if not path.is_file():
         return []
-    try:
+    with _intact(path):
         known = pq.read_schema(path).names
         table = pq.read_table(path, columns=[name for name in known if columns is None or name in columns])
         rows = table.to_pylist()
         for name in (field.name for field in table.schema if field.metadata and b"json" in field.metadata):
             for row in rows:
                 row[name] = None if row[name] is None else json.loads(row[name])
+    return rows
+
+
+def count(path: Path) -> int:
+    """Return how many rows a table has, of which none is read; none if there is no file.
+
+    Raises:
+        StudyError: the file is damaged.
+    """
+    if not path.is_file():
+        return 0
+    with _intact(path):
+        return pq.read_metadata(path).num_rows
+
+
+@contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    """Say of a file that cannot be read what to do."""
+    try:
+        yield
     except (OSError, ValueError, pa.ArrowException) as error:
         why = str(error).partition("\n")[0]
         raise StudyError(
             f"{path} is damaged ({why}); restore the committed file, or delete it and run again."
         ) from error
-    return rows
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 from speechmerge.errors import StudyError
 from speechmerge.merging.dialect import NAMES
 
-from ..figures.numbers import interval, signed
+from ..figures.numbers import change
 from ..figures.style import DASH
 from ..study import store
 
@@ -127,9 +127,8 @@ def tuned() -> pd.DataFrame:
     table = pd.DataFrame({"λ": found["scaling"].map("{:.2f}".format, na_action="ignore").fillna("")})
     table["error, %"] = rates["error"].map("{:.1f}".format)
     table["95 %"] = rates["ci_low"].map("{:.1f}".format) + DASH + rates["ci_high"].map("{:.1f}".format)
-    table["chosen minus this"] = [
-        "" if pd.isna(row.difference) else f"{signed(row.difference)} ({interval(row)})" for row in rates.itertuples()
-    ]
+    changes = rates.rename(columns={"difference": "value"})
+    table["chosen minus this"] = ["" if pd.isna(row.value) else change(row) for row in changes.itertuples()]
     return table.rename_axis(index=None)
 
 

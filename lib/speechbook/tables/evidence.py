@@ -140,14 +140,13 @@ def verdict(found: pd.DataFrame, system: str, against: str, *, task: str = "asr"
     """
     if found.empty:
         return "not known, for there are no such clips"
-    for first, second, sign in ((system, against, 1), (against, system, -1)):
-        own = results.pair(found, first, second, task, place)
-        if len(own) == 1:
-            [row] = own.itertuples()
-            if sign > 0:
-                return f"{WORDS[row.verdict]} ({points(row, TO)})"
-            turned = row._replace(value=-row.value, low=-row.high, high=-row.low)
-            return f"{_turned(WORDS[row.verdict])} ({points(turned, TO)})"
+    own, other = (results.pair(found, *two, task, place) for two in ((system, against), (against, system)))
+    if len(own) == 1:
+        [row] = own.itertuples()
+        return f"{WORDS[row.verdict]} ({points(row, TO)})"
+    if len(other) == 1:
+        [row] = results.turned(other).itertuples()
+        return f"{_turned(WORDS[row.verdict])} ({points(row, TO)})"
     raise StudyError(f"{system!r} was not compared with {against!r} in task {task!r}; see `against` in experiments/.")
 
 
