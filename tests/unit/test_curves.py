@@ -10,7 +10,7 @@ import pytest
 from made_up import made_up_changes, made_up_comparisons, made_up_rows, made_up_task_vectors
 
 from speechbook.figures import curves, numbers, style
-from speechbook.study import comparisons, experiments
+from speechbook.study import comparisons, estimates, experiments
 from speechbook.tables import costs, outcomes, results, series, transfer
 from speechmerge.errors import StudyError
 from speechmerge.evaluation.resampling import compare
@@ -272,6 +272,16 @@ def test_costs_count_trainings_merges_and_choices_once(made):
     assert spent.loc["Weight Averaging", ["clips", "scaling", "pruning"]].tolist() == [0, 0, 0]
     pace = 1.0 / 20  # seconds a clip, in made-up rows
     assert spent.loc["Task Arithmetic", "scaling"] == pytest.approx(scaling * (5 * settings.dev_clips * pace + 0.5))
+
+
+def test_a_search_by_loss_hears_every_candidate_and_decodes_the_best():
+    plan = experiments.plan("table1", "tiny")
+    rows = pd.DataFrame(made_up_rows(plan))
+    spent = costs.of_systems(outcomes.measured(rows[rows["seed"] == 0])).loc["Task Arithmetic"]
+    clips = plan.settings.here.test_clips
+    assert spent["clips"] == 2 * 5 * clips  # the two best
+    hearing = 12 * 5 * estimates.windows(clips) * (10.0 / 30) / estimates.FORWARD  # windows, seconds of one in training
+    assert spent["scaling"] == pytest.approx(2 * 5 * clips / 20 + hearing + 12 * 0.5)
 
 
 def test_one_language_more_costs_joint_training_of_all_or_one_expert():

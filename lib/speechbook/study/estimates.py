@@ -9,7 +9,7 @@ from .experiment import Profile
 
 SECONDS_A_WINDOW = 17.0  # of speech in a training window, on average
 SECONDS_A_CLIP = 4.5  # of dev, on average
-FORWARD = 3.0  # windows that go through a model in the time of training on one
+FORWARD = 6.0  # windows that go through a model in the time of training on one; measured with the rows of `selection`
 EVALUATIONS = 12  # of a dev loss in the search of λ
 HEARD = 0.1  # of the time of decoding a clip that an expert takes to hear it
 RESET = 3.0  # to copy a model
@@ -20,12 +20,12 @@ DESCRIBED = 20  # to describe one set of task vectors
 def training(settings: Profile, spec: dict, cells: int) -> float:
     """Return the seconds of a training on so many cells, whose dev clips it hears after every epoch."""
     epochs = min(spec["epochs"], EPOCHS) if spec.get("patience") else spec["epochs"]
-    heard = _windows(settings.dev_clips or settings.here.test_clips)
-    windows = (spec["minutes"] * 60 / SECONDS_A_WINDOW + heard / FORWARD) * epochs * cells
-    return windows / settings.here.train_windows_per_second
+    heard = windows(settings.dev_clips or settings.here.test_clips)
+    trained = (spec["minutes"] * 60 / SECONDS_A_WINDOW + heard / FORWARD) * epochs * cells
+    return trained / settings.here.train_windows_per_second
 
 
-def _windows(clips: int) -> float:
+def windows(clips: int) -> float:
     """Return the windows that so many clips of dev fill."""
     return clips * SECONDS_A_CLIP / FULL_SECONDS
 
@@ -34,7 +34,7 @@ def search(settings: Profile, asked: dict, cells: int) -> float:
     """Return the seconds of a search by dev loss, and of decoding what it found best."""
     here, clips = settings.here, cells * (settings.dev_clips or settings.here.test_clips)
     tried = len(asked["values"] or range(EVALUATIONS))
-    heard = _windows(clips) / (FORWARD * here.train_windows_per_second)
+    heard = windows(clips) / (FORWARD * here.train_windows_per_second)
     decoded = (tried if "decoded" in asked else searching.FINALISTS) * clips / here.decode_clips_per_second
     return heard * tried + decoded
 
@@ -64,8 +64,8 @@ def _measuring(settings: Profile, model: dict, pace: float) -> float:
         return (2 * len(model["speech"]) - 1) * len(cells) * clips * pace
     from speechmerge.merging import measuring  # which brings in what trains and decodes
 
-    windows = min(measuring.WINDOWS, _windows(clips))
+    heard = min(measuring.WINDOWS, windows(clips))
     experts = len(model["speech"])
     steps = method.evaluations(method.check(model["params"], experts=experts), experts)
     speed = settings.here.train_windows_per_second * (FORWARD if method.measure == "loss" else 1)
-    return steps * len(cells) * windows / speed
+    return steps * len(cells) * heard / speed

@@ -6,8 +6,7 @@ from speechmerge.errors import StudyError
 from speechmerge.merging import searching
 
 from ..figures.style import AVERAGE
-from ..study import experiments
-from ..study.estimates import EVALUATIONS
+from ..study import estimates, experiments
 from ..study.plans import Plan, Step, System
 from .outcomes import logs
 
@@ -23,7 +22,7 @@ def of_systems(rows: pd.DataFrame) -> pd.DataFrame:
         seconds of those that were kept (each was done once for every learning rate that was tried); ``merging``
         seconds of the final merge; ``clips`` of dev speech decoded to choose its parameters; ``pruning`` and
         ``scaling``, the seconds of choosing what is kept of each expert and how much of the sum is added, estimated
-        from the speed on test clips and one merge for every candidate.
+        from the speed on test clips, that of training, of which hearing takes a part, and one merge a candidate.
 
     Raises:
         StudyError: the rows are of a version that did not note the seconds of merging.
@@ -40,23 +39,25 @@ def of_systems(rows: pd.DataFrame) -> pd.DataFrame:
     for row in rows[rows["language"] == AVERAGE[task]].itertuples():
         trainings = logs(rows[rows["system"] == row.system])
         pace, merging = row.seconds / row.n_utterances, float(row.merge_seconds)
-        (alone, pruned), (merged, scaled) = _choosing(plan, planned[row.system, row.seed])
+        windows, seconds = (sum(log[key] for log in trainings.values()) for key in ("windows", "seconds"))
+        hearing = seconds / windows / estimates.FORWARD if windows else 0.0
+        (alone, pruned, listened), (merged, scaled, heard) = _choosing(plan, planned[row.system, row.seed])
         lines[row.system] = {
             "method": row.method,
             "languages": len(row.experts),
             "trainings": len(trainings),
-            "windows": sum(log["windows"] for log in trainings.values()),
-            "training": sum(log["seconds"] for log in trainings.values()),
+            "windows": windows,
+            "training": seconds,
             "merging": merging,
             "clips": pruned + scaled,
-            "pruning": pruned * pace + alone * merging / max(1, len(row.experts)),
-            "scaling": scaled * pace + merged * merging,
+            "pruning": pruned * pace + listened * hearing + alone * merging / max(1, len(row.experts)),
+            "scaling": scaled * pace + heard * hearing + merged * merging,
         }
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("system")
 
 
-def _choosing(plan: Plan, system: System) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Count candidate models and dev clips decoded, for choices about each expert and for those about the merge."""
+def _choosing(plan: Plan, system: System) -> tuple[tuple[int, int, float], ...]:
+    """Count candidate models, dev clips decoded and windows heard, for choices about experts and about the merge."""
     waiting, tunes = list(system.decodes.values()), set()
     while waiting:
         needs = plan.steps[waiting.pop()].needs
@@ -65,23 +66,33 @@ def _choosing(plan: Plan, system: System) -> tuple[tuple[int, int], tuple[int, i
     found = []
     for per_expert in (True, False):
         chosen = [plan.steps[name] for name in tunes if plan.steps[name].spec["per_expert"] == per_expert]
-        found.append((sum(map(_candidates, chosen)), sum(_decoded(plan, step) for step in chosen)))
+        decoded, heard = (sum(count(plan, step) for step in chosen) for count in (_decoded, _heard))
+        found.append((sum(map(_candidates, chosen)), decoded, heard))
     return tuple(found)
 
 
 def _candidates(step: Step) -> int:
     """Count the merges that a choice made: those of its grid, or about as many as a search tries."""
     search = step.spec.get("search")
-    return len(search["values"] or range(EVALUATIONS)) if search else len(step.spec["grid"])
+    return len(search["values"] or range(estimates.EVALUATIONS)) if search else len(step.spec["grid"])
 
 
 def _decoded(plan: Plan, step: Step) -> int:
     """Count the dev clips that a choice decoded: of each point of a grid, or of the best that a search found."""
-    clips = plan.settings.dev_clips or plan.settings.here.test_clips
     if "search" not in step.spec:
-        return len(step.needs) * clips
+        return len(step.needs) * _clips(plan)
     models = _candidates(step) if "decoded" in step.spec["search"] else searching.FINALISTS
-    return models * len(step.spec["cells"]) * clips
+    return models * len(step.spec["cells"]) * _clips(plan)
+
+
+def _heard(plan: Plan, step: Step) -> float:
+    """Count the windows whose loss a search took, with all its candidates."""
+    return _candidates(step) * len(step.spec.get("cells", ())) * estimates.windows(_clips(plan))
+
+
+def _clips(plan: Plan) -> int:
+    """Return how many dev clips a cell has, or about so many."""
+    return plan.settings.dev_clips or plan.settings.here.test_clips
 
 
 def one_more(costs: pd.DataFrame, joint: str, merges: list[str]) -> pd.DataFrame:
