@@ -76,7 +76,8 @@ def test_parts_without_a_difference_that_counts_are_a_verdict_of_their_own():
     assert verdict([same, bad]) == FAILS
 
 
-def test_claims_measured_again_stand_beside_their_old_verdicts():
+def measured_again():
+    """L4 by the protocol, where it holds, and before it, where it does not."""
     rows("table1", lambda row: 0.3)
     paired("table1", ("Task Arithmetic", "Weight Averaging", "asr", 0.03, 0.01))
     place = {"task": "asr", "metric": "capped_wer", "group": "own cells", "variant": "", "wide_low": None}
@@ -86,14 +87,35 @@ def test_claims_measured_again_stand_beside_their_old_verdicts():
         ends = {"clips": clips, "ci_low": difference - 0.001, "ci_high": difference + 0.001}
         pair = {"system": "Task Arithmetic", "against": "Weight Averaging", "difference": difference, "verdict": said}
         pairs.append(place | ends | pair)
-        scores += [place | ends | {"system": pair[name], "value": 0.3} for name in ("system", "against")]
+        scores += [
+            place | ends | {"system": pair[name], "value": 0.3, "method": "ties"} for name in ("system", "against")
+        ]
     store.write_statistics("tiny", "table1.measures", scores)
     store.write_statistics("tiny", "table1.comparisons", pairs)
+
+
+def test_claims_measured_again_stand_beside_their_old_verdicts():
+    measured_again()
     shown = claims.changes("speech", "tiny").frame.to_dict("records")
     assert [line["place"].partition("\n")[0] for line in shown] == ["L4"]
     assert shown[0]["before"] == FAILS
     assert shown[0]["now, on all clips"].startswith(f"{HOLDS}\n✓ Task Arithmetic − Weight Averaging: −2.00 WER")
     assert shown[0]["on novel clips"].startswith(f"{EQUIVALENT}\n≈ Task Arithmetic − Weight Averaging: +0.10 WER")
+
+
+def test_older_rows_stand_in_for_what_was_not_measured_again():
+    measured_again()
+    rows("table2", lambda row: 0.3)
+    paired("table1", ("LoRS-Merging", "Finetuned", "asr", 0.03, 0.01))
+    asked = "L3", "L4", "L6"
+    now, found = claims.verdicts("tiny", asked), claims.verdicts("tiny", asked, before="speech")
+    assert list(now["verdict"]) == [NOT_RUN, HOLDS, NOT_RUN] and not now["older"].any()
+    assert list(found["verdict"]) == [FAILS, HOLDS, NOT_RUN] and list(found["older"]) == [True, False, False]
+    shown = claims.table("tiny", asked, before="speech").frame["verdict"]
+    assert list(shown) == [f"{FAILS}\n(older measurement)", HOLDS, NOT_RUN]
+    assert claims.summary("tiny", asked, before="speech").endswith(
+        " 1 of these verdicts rests on an older measurement."
+    )
 
 
 def test_many_parts_are_counted_and_the_hardest_shown():

@@ -28,7 +28,8 @@ ALL, ALL_TA, ALL_LORS = "ML and MT training", "ML and MT Task Arithmetic", "ML a
 MT, MT_TA, MT_LORS = "MT training", "MT training + ML Task Arithmetic", "MT training + ML LoRS-Merging"
 ML, ML_TA, ML_LORS = "ML training", "ML training + MT Task Arithmetic", "ML training + MT LoRS-Merging"
 TASKS = ("asr", "st")
-ZERO, FULL, TSVM, BOOSTED = "Zero-shot", "Full-FT", "TSV-M (Newton-Schulz)", "BoostedTSV-M"
+ZERO, FULL, OWN = "Zero-shot", "Full-FT", "Own expert"
+TSVM, BOOSTED = "TSV-M (Newton-Schulz)", "BoostedTSV-M"
 WEIGHTS = ("Model Soups", "Model Stock", "Karcher", "Multi-SLERP")
 VECTORS = ("Task Arithmetic", "TIES", "PCB", "SCE")
 SUBSPACE = ("TSV-M (Procrustes)", TSVM, BOOSTED, "Iso-C", "Iso-CTS")
@@ -106,6 +107,7 @@ TESTS: dict[str, list[Test]] = {
     "F6": [(fusing.weakest, "fusion_pairs", "gumd", "ws", task) for task in ("voice-verify", "voice-id")],
     "F7": [(fusing.equal, "fusion_pairs", "hconv_add", "chconv")],
 }
+OLDER = "older measurement"
 FUSION = "F"  # begins claims about fused frozen models
 ABSENT = {  # verdict and reason of claims without a test, by the letter they begin with
     "G": (NOT_TESTABLE, "that something may not help is nothing a measurement could deny"),
@@ -158,13 +160,16 @@ def measure(results: Results, claim: str) -> tuple[str, list[str]]:
     return verdict(parts), lines(parts)
 
 
-def verdicts(profile: str, ids: Sequence[str] | None = None, *, clips: str = evidence.ALL) -> pd.DataFrame:
-    """Return one line a claim: ``id, place, claim, published, measured, verdict``.
+def verdicts(
+    profile: str, ids: Sequence[str] | None = None, *, clips: str = evidence.ALL, before: str | None = None
+) -> pd.DataFrame:
+    """Return one line a claim: ``id, place, claim, published, measured, verdict, older``, whether older rows decide it.
 
     Args:
         profile: whose committed results are asked.
         ids: of the claims, in order; ``"L"`` stands for all that begin so. None: all claims.
         clips: ``all`` or ``novel``, where the profile is measured by the protocol.
+        before: profile with the rows there were, which is asked where the first one has not been measured.
 
     Raises:
         StudyError: there is no such claim.
@@ -179,13 +184,18 @@ def verdicts(profile: str, ids: Sequence[str] | None = None, *, clips: str = evi
     read = results(profile, clips)
     found = [measure(read, claim) for claim in wanted]
     table = known.loc[wanted, ["place", "claim", "published"]].reset_index()
-    return table.assign(measured=["\n".join(told) for _, told in found], verdict=[what for what, _ in found])
+    table = table.assign(measured=["\n".join(told) for _, told in found], verdict=[what for what, _ in found])
+    older = (table["verdict"] == NOT_RUN) & (before is not None)
+    if older.any():
+        table.loc[older, ["measured", "verdict"]] = verdicts(before, table["id"][older])[["measured", "verdict"]].values
+    return table.assign(older=older & (table["verdict"] != NOT_RUN))
 
 
-def table(profile: str, ids: Sequence[str] | None = None) -> Table:
+def table(profile: str, ids: Sequence[str] | None = None, *, before: str | None = None) -> Table:
     """Return the claims with their verdicts, ready to be read; arguments as for :func:`verdicts`."""
-    found = verdicts(profile, ids)
+    found = verdicts(profile, ids, before=before)
     found["id"] = found["id"] + "\n" + found["place"]
+    found["verdict"] += found["older"].map({True: f"\n({OLDER})", False: ""})
     names = {"id": "place", "claim": "claim", "published": "published", "measured": "measured here (95 % interval)"}
     return Table(found[[*names, "verdict"]].rename(columns=names))
 
@@ -211,9 +221,12 @@ def changes(before: str, after: str) -> Table:
     return Table(shown[list(names)].rename(columns=names))
 
 
-def summary(profile: str, ids: Sequence[str] | None = None) -> str:
+def summary(profile: str, ids: Sequence[str] | None = None, *, before: str | None = None) -> str:
     """Return a sentence that counts the verdicts; arguments as for :func:`verdicts`."""
-    return counted(verdicts(profile, ids))
+    found = verdicts(profile, ids, before=before)
+    rests = int(found["older"].sum())
+    verb = "rests" if rests == 1 else "rest"
+    return counted(found) + (f" {rests} of these verdicts {verb} on an {OLDER}." if rests else "")
 
 
 def counted(lines: pd.DataFrame) -> str:

@@ -5,17 +5,25 @@ import pandas as pd
 from ..figures import overviews
 from ..figures.figured import Figured
 from ..tables import evidence
-from . import measured, verdicts
+from . import OLDER, measured, verdicts
 from .parts import LOOKS
 
+AGED = "*"  # behind a claim that was not measured again
 PAPERS = {"L": "LoRS-Merging", "B": "many domains", "G": "geometric", "F": "fusing"}  # of claims, by the letter
 
 
-def picture(profile: str) -> Figured:
-    """Return the verdicts on all claims in one figure, a line a paper and a tile a claim."""
-    found = verdicts(profile)
+def picture(profile: str, before: str | None = None) -> Figured:
+    """Return the verdicts on all claims in one figure, a line a paper and a tile a claim.
+
+    Args:
+        profile: whose results are asked.
+        before: profile with the rows there were, for claims that the first one has not measured.
+    """
+    found = verdicts(profile, before=before)
     found["group"] = found["id"].str[0].map(PAPERS)
-    return _tiles(found, "The verdict on every claim, a tile each, a line a paper.")
+    found["id"] += found["older"].map({True: AGED, False: ""})
+    told = f" {AGED}: an {OLDER}." if found["older"].any() else ""
+    return _tiles(found, f"The verdict on every claim, a tile each, a line a paper.{told}")
 
 
 def changed(before: str, after: str) -> Figured:

@@ -117,10 +117,18 @@ def _sentence(line: dict) -> str:
     return "; ".join([f"{line['experiment']}: {line['rows']} committed rows", *details])
 
 
-def stamp(profile: str, names: list[str]) -> Stamp:
-    """Return the stamp of a page that shows the committed rows of these experiments."""
+def stamp(profile: str, names: list[str], before: str | None = None) -> Stamp:
+    """Return the stamp of a page that shows the committed rows of these experiments.
+
+    Rows that the profile does not have are those of the profile ``before``, if it is named.
+    """
     heading = f"Where the numbers on this page come from (profile {profile})"
-    return Stamp(heading, tuple(_sentence(_summary(profile, name)) for name in names))
+    found = {name: _summary(profile, name) for name in names}
+    lines = {name: _sentence(line) for name, line in found.items()}
+    for name in (name for name, line in found.items() if before and not line["rows"]):
+        if (older := _summary(before, name))["rows"]:
+            lines[name] = f"{_sentence(older)}; profile {before}"
+    return Stamp(heading, tuple(lines.values()))
 
 
 def live_stamp() -> Stamp:

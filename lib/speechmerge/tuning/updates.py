@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..devices import release_memory
 from ..files import atomic_folder, digest
 from ..merging import fitting
 from ..merging.merge import open_merge
@@ -121,6 +122,12 @@ class Updates:
         return Update(self.opened, folder / FILE, about["norm"], about["experts"], about["seconds"])
 
     def _make(self, candidate: Candidate, folder: Path) -> None:
+        """Merge, beside the model that hears: what either needs and no longer holds is given back before the other."""
+        release_memory()
+        self._merge(candidate, folder)
+        release_memory()
+
+    def _merge(self, candidate: Candidate, folder: Path) -> None:
         started, squares = time.perf_counter(), []
         merge = open_merge(
             candidate.method,
