@@ -133,7 +133,9 @@ def made_up_measures(plan: Plan) -> tuple[list[dict], list[dict]]:
     rules, measured, compared, seeds = protocol.read(), [], [], {"seeds": [0, 1, 2]}
     turn = itertools.cycle([(-0.05, HOLDS), (0.04, FAILS), (0.001, EQUIVALENT), (-0.01, OPEN)])
     methods = {(system.system, system.variant): system.method for system in plan.systems}
-    groups = (measures.OWN, *plan.groups, *(cell.name for cell in plan.cells))
+    single, against = plan.experiment.by_language, plan.experiment.against
+    groups = [measures.OWN, *plan.groups, *[measures.OTHERS] * bool(single), *(cell.name for cell in plan.cells)]
+    compared_with = dict.fromkeys((*against, single) if single else against)
     places = [
         (task, m)
         for task in plan.experiment.tasks
@@ -146,9 +148,9 @@ def made_up_measures(plan: Plan) -> tuple[list[dict], list[dict]]:
             row = {"system": system, "variant": variant, "method": method, "value": rate, "runaway": 1, "n_cells": 1}
             row |= {"by_seed": [rate - 0.01, rate, rate + 0.01], "n_clips": 20, "n_words": 90} | seeds
             measured.append(place | row | _ends(rate))
-            for against in (other for other in plan.experiment.against if other != system):
+            for other in (name for name in compared_with if name != system):
                 difference, verdict = next(turn)
-                row = {"system": system, "variant": variant, "against": against, "against_variant": variant}
+                row = {"system": system, "variant": variant, "against": other, "against_variant": variant}
                 row |= {
                     "difference": difference,
                     "verdict": verdict,

@@ -19,7 +19,7 @@ def test_every_sentence_names_the_heading_of_a_chapter():
 
 
 def test_a_sentence_for_each_title_made_from_rows(made_up_results):
-    found = in_short.sentences("smoke", "speech")
+    found = in_short.sentences("smoke")
     assert list(found) == list(in_short.TITLES)
     assert all(text.endswith(".") and re.search(r"\d|is|are", text) for text in found.values())
     assert re.search(r"\d+\.\d % word errors, and five experts", found["kept"])

@@ -46,7 +46,7 @@ TABLES = [
     ("domains", "params: {flavour", "param: {flavour", "'Model Stock, mergekit' has no field 'param'."),
     ("rank", "params: {ortho", "parms: {ortho", "describe 'TSV-M (Newton-Schulz)' has no field 'parms'."),
     ("domain_experts", "each: true", "eahc: true", "systems 'Expert' has no field 'eahc'. Did you mean 'each'?"),
-    ("decoding", "{beams:", "{beam:", "'Beam 5, first finished': decoding has no field 'beam'."),
+    ("decoding", "beams: 5, stop: f", "beam: 5, stop: f", "'Beam 5, first finished': decoding has no field 'beam'."),
     ("table1", "language_set:", "languge_set:", "published has no field 'languge_set'."),
     ("every_method", "but:", "butt:", "has no field 'butt'. Did you mean 'but'?"),
     ("every_method", "merges_of:", "merges_off:", "has no field 'merges_off'. Did you mean 'merges_of'?"),

@@ -1,13 +1,15 @@
 """Experiments on domains: their plans, averages over groups of domains, and the tables of their chapters."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_up import made_up_choices, made_up_directions, made_up_groups, made_up_rows
+from made_up import made_up_directions, made_up_groups, made_up_rows
 
 from speechbook.study import comparisons, experiments, steps
-from speechbook.tables import choices, directions, domains, growth, leaders, results, sweeps
+from speechbook.tables import directions, domains, growth, leaders, results, sweeps
 from speechmerge.corpora import Clip, find
 from speechmerge.errors import StudyError
 from speechmerge.evaluation import scoring
@@ -208,34 +210,14 @@ def test_dots_that_nearly_touch_share_a_label():
 
 def test_single_domains_are_told_of_systems_that_were_measured(plans):
     plan = plans["domains"]
-    systems = [s.system for s in plan.systems if s.system != "TIES"]
-    table = domains.of_domains(pd.DataFrame(row for row in made_up_rows(plan) if row["system"] != "TIES"))
-    assert list(table.index) == systems
-    assert list(table.columns) == [cell.name for cell in (*plan.cells, *plan.also)]
-
-
-def test_every_scaling_that_was_tried_is_told(plans):
-    plan = plans["domains"]
-    chosen = {row["step"]: row["tried"] for row in made_up_choices(plan)}
-    table = choices.tried(pd.DataFrame(made_up_rows(plan)), chosen)
-    assert {"Task Arithmetic", "LoRS-Merging", "BoostedTSV-M"} <= set(table.index)
-    assert not {"Zero-shot", "Model Soups", "EMR-Merging"} & set(table.index)
-    assert list(table.columns) == sorted(table.columns, key=float)
-    for system, grid in (("Task Arithmetic", "sum"), ("TSV-M (Newton-Schulz)", "unit")):
-        tried = {f"{value:g}" for value in plan.settings.grids[grid]}
-        assert {column for column in table if table.loc[system, column]} == tried
-
-
-def test_the_place_where_a_runaway_hypothesis_weighs_most_is_named():
-    shared = {"domain": "asterisk", "seed": 0, "n_reference_words": 100}
-    rows = [
-        {"system": "A", "language": "es", "runaway": 1, "insertions": 85},
-        {"system": "A", "language": "fr", "runaway": 0, "insertions": 99},
-        {"system": "B", "language": "es", "runaway": 2, "insertions": 20},
-    ]
-    told = domains.worst_run(pd.DataFrame(shared | row for row in rows))
-    assert told == "1 hypothesis of A on es ran away, and 85 words were inserted where 100 were said"
-    assert domains.worst_run(pd.DataFrame([shared | rows[1]])) == "no hypothesis ran away"
+    names = [cell.name for cell in (*plan.cells, *plan.also)]
+    rows = pd.DataFrame(row for row in made_up_rows(plan) if row["system"] != "TIES")
+    lines = itertools.product(reversed(list(rows["system"].unique())), [*reversed(names), "in domain"])
+    own = pd.DataFrame(lines, columns=["system", "place"]).assign(against=None, value=12.6)
+    own["of"] = own["place"].map(lambda place: "group" if place == "in domain" else "place")
+    table = domains.of_domains(own, rows)
+    assert list(table.index) == [s.system for s in plan.systems if s.system != "TIES"]
+    assert list(table.columns) == names and (table == "13").all(axis=None)
 
 
 def test_the_border_holds_what_nothing_beats():

@@ -303,6 +303,7 @@ def test_pages_say_what_a_comparison_decides_from_either_side(plan):
     line = kept_line("comparisons", system="Merged", against="Base")
     assert line["verdict"] == HOLDS
     found = evidence.frame("smoke", "judged")
+    assert found.groupby("system")["method"].nunique(dropna=False).eq(1).all() and found["method"].notna().all()
     assert evidence.verdict(found, "Merged", "Base").startswith("better (−")
     assert evidence.verdict(found, "Own", "Merged").startswith("undecided (−")
     assert evidence.verdict(found, "Base", "Merged").startswith("worse (+")

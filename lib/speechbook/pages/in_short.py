@@ -5,13 +5,10 @@ from pathlib import Path
 import pandas as pd
 
 from .. import claims
-from ..figures import numbers
-from ..study import protocol, store
-from ..study.experiments import settings_of
 from ..tables import evidence, leaders, outcomes, results
 
 PAGE = Path("README.md")
-PROFILE, BEFORE = "tiny", "speech"  # measured by the protocol, and before it
+PROFILE = "tiny"  # measured by the protocol
 TITLES = {  # of each sentence, and of the chapter that shows it
     "kept": ("What a merge keeps", "Five languages, one model"),
     "joint": ("Against joint training", "Five languages, one model"),
@@ -25,12 +22,8 @@ NAMES = {BASE: "before fine-tuning", EXPERT: "five experts, each its own languag
 NAMES |= {TA: "merge: task arithmetic"} | {name: f"merge: {name}" for name in OTHERS}
 
 
-def sentences(profile: str = PROFILE, before: str = BEFORE) -> dict[str, str]:
-    """Return what stands under each of the titles.
-
-    Args:
-        profile: measured by the protocol.
-        before: whose ten domains are told of while the profile has no rows of them.
+def sentences(profile: str = PROFILE) -> dict[str, str]:
+    """Return what stands under each of the titles, of a profile that was measured by the protocol.
 
     Raises:
         StudyError: comparisons are missing.
@@ -54,7 +47,7 @@ def sentences(profile: str = PROFILE, before: str = BEFORE) -> dict[str, str]:
         "methods": f"Five ways to merge lie between {min(merged):.1f} and {max(merged):.1f} %. Held against task "
         f"arithmetic, {_sorted(frames[0])}.",
         "claims": f"{claims.counted(tested)[:-1]}, tested by the rules of this book so far.",
-        "domains": _domains(profile if store.measured(profile, "domains") else before),
+        "domains": _domains(profile),
     }
 
 
@@ -69,23 +62,21 @@ def _sorted(found: pd.DataFrame) -> str:
 
 
 def _domains(profile: str) -> str:
-    found = results.read(profile, "domains", capped=True)
-    new = protocol.governs(settings_of(profile, "domains"))
-    measured = "" if new else " An older measurement, not yet repeated by the rules of this book."
+    found = evidence.frame(profile, "domains")
     means = results.averages(found)
     inside, outside = (leaders.best(means, group) for group in (claims.INSIDE, claims.OUTSIDE))
-    at_home, abroad = (_against_joint(found, *pair) for pair in ((inside, claims.INSIDE), (outside, claims.OUTSIDE)))
-    return (
-        f"Ten experts for ten voices of a game, {len(leaders.one_model(means)['system'].unique())} merges. The best on "
-        f"these voices is {inside}: it makes {at_home}. The best on voices that nobody trained on is {outside}: it "
-        f"makes {abroad}. An utterance counts at most as many errors as it has words.{measured}"
+    at_home, abroad = (
+        evidence.verdict(found, best, claims.FULL, place=group)
+        for best, group in ((inside, claims.INSIDE), (outside, claims.OUTSIDE))
     )
-
-
-def _against_joint(found: pd.DataFrame, system: str, place: str) -> str:
-    row = results.pair(found, system, claims.FULL, place=place).iloc[0]
-    said = results.verdict(found, system, claims.FULL, place=place)
-    return f"{said} joint training ({numbers.points(row)})"
+    error = means[means["place"] == claims.INSIDE].set_index("system")["value"]
+    return (
+        f"On ten voices of a game the pretrained model makes {error[claims.ZERO]:.1f} % word errors, ten experts, each "
+        f"tested on its own voice, {error[claims.OWN]:.1f} %, and joint training {error[claims.FULL]:.1f} %. Of "
+        f"{len(leaders.one_model(means)['system'].unique())} merges the best on these voices is {inside} "
+        f"({error[inside]:.1f} %); held against joint training it is {at_home}. The best on voices that nobody trained "
+        f"on is {outside}; there it is {abroad}."
+    )
 
 
 def render() -> str:

@@ -1,6 +1,6 @@
 """What stands behind a table of systems: the trainings, and what was chosen on dev."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import pandas as pd
 
@@ -10,7 +10,7 @@ from ..figures.style import AVERAGES
 from ..study import experiments
 from ..study.partitions import label, parts
 from ..study.plans import Cell
-from .outcomes import logs, plan_of
+from .outcomes import logs
 
 NAMES = {"density": "density", "rank_ratio": "rank ratio"}  # parameters that every expert has one of, as shown
 
@@ -94,23 +94,3 @@ def scalings(rows: pd.DataFrame) -> pd.DataFrame:
             found.setdefault(system, {})[model] = f"{params['scaling']:.3g}"
     table = _short(pd.DataFrame.from_dict(found)).T.fillna("")
     return (table.set_axis(["λ"], axis=1) if table.shape[1] == 1 else table).rename_axis(columns="λ of")
-
-
-def tried(rows: pd.DataFrame, chosen: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
-    """Return the development error of every λ that a merge could take, per cent: one line a system, one column a λ.
-
-    Args:
-        rows: of an experiment.
-        chosen: what :func:`speechbook.study.store.choices` returns for it.
-    """
-    plan = plan_of(rows)
-    lines = {
-        system.system: {f"{point['scaling']:g}": 100 * point["wer"] for point in chosen[need]}
-        for system in plan.systems
-        for step in system.decodes.values()
-        for need in plan.steps[step].needs
-        if "scaling" in chosen.get(need, [{}])[0]
-    }
-    table = pd.DataFrame.from_dict(lines, orient="index")
-    table = table[sorted(table, key=float)].map(lambda value: "" if pd.isna(value) else f"{value:.1f}")
-    return table.rename_axis(columns="dev WER, % at λ =")

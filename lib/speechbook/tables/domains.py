@@ -13,7 +13,6 @@ from ..figures import curves, style
 from ..figures.figured import Figured
 from ..study import experiments, store
 from .outcomes import plan_of
-from .results import places
 from .series import single
 
 PUBLISHED = {  # columns of the paper's table, and the groups they are about
@@ -54,27 +53,19 @@ def published() -> pd.DataFrame:
     return shown.rename_axis(index=None, columns="published, %")
 
 
-def of_domains(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the error of every system of the first seed in each single domain and language, per cent, to be read."""
-    own = single(rows)
-    own = own.assign(place=places(own), cell=(100 * own["wer"]).map("{:.0f}".format))
-    plan = plan_of(own)
-    table = own.pivot(index="system", columns="place", values="cell").fillna("")
+def of_domains(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the error of every system in each single domain and language, per cent, ready to be read.
+
+    Args:
+        found: what :func:`speechbook.tables.evidence.frame` returns.
+        rows: of the experiment, whose order the systems and places have.
+    """
+    own = found[found["against"].isna() & (found["of"] == "place")]
+    table = own.assign(cell=own["value"].map("{:.0f}".format)).pivot(index="system", columns="place", values="cell")
+    plan = plan_of(rows)
     systems = dict.fromkeys(system.system for system in plan.systems if system.system in table.index)
     columns = dict.fromkeys(cell.name for cell in (*plan.cells, *plan.also))
-    return table.loc[list(systems), list(columns)].rename_axis(index=None, columns="WER, %")
-
-
-def worst_run(rows: pd.DataFrame) -> str:
-    """Say where hypotheses that ran away weigh most: system and place with most words inserted for each one said."""
-    own = single(rows)
-    own = own.assign(place=places(own), share=own["insertions"] / own["n_reference_words"])[own["runaway"] > 0]
-    if own.empty:
-        return "no hypothesis ran away"
-    row = own.loc[own["share"].idxmax()]
-    count = f"{row['runaway']} hypothesis" if row["runaway"] == 1 else f"{row['runaway']} hypotheses"
-    told = f"{row['insertions']} words were inserted where {row['n_reference_words']} were said"
-    return f"{count} of {row['system']} on {row['place']} ran away, and {told}"
+    return table.loc[list(systems), list(columns)].fillna("").rename_axis(index=None, columns="WER, %")
 
 
 def plane(means: pd.DataFrame, *, x: str = "in domain") -> Figured:
