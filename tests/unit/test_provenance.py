@@ -1,6 +1,7 @@
 """Pages say where their numbers come from."""
 
 import platform
+import re
 import sys
 
 from speechbook.pages import provenance
@@ -37,6 +38,8 @@ def test_the_stamp_says_where_rows_come_from_and_what_was_not_run(made_up_result
         in shown
     )
     assert "table1: not run here" in provenance.stamp("covost2", ["table1"])._repr_html_()
+    older = repr(provenance.stamp("covost2", ["table1", "nobody"], "speech"))
+    assert re.search(r"table1: \d+ committed rows; .*; profile speech\n", older) and "nobody: not run here" in older
     assert repr(provenance.stamp("covost2", ["table1"])).startswith("Where the numbers on this page come from")
 
 
