@@ -350,3 +350,9 @@ def test_choices_of_other_steps_are_not_taken_over(plan, tmp_path, monkeypatch):
     monkeypatch.setenv("SPEECHMERGE_CACHE", str(tmp_path))
     steps = {name: replace(step, key=f"{step.key}0") for name, step in plan.steps.items()}
     assert study.take_choices(replace(plan, steps=steps)) == 0
+
+
+def test_a_training_on_many_places_is_told_in_few_words():
+    few, many = ("+".join(f"p{number}" for number in range(count)) for count in (5, 10))
+    assert evidence._told(f"choose {few} asr seed 0") == f"{few} asr seed 0"
+    assert evidence._told(f"choose {many} asr seed 0") == "p0 and 9 others asr seed 0"

@@ -20,6 +20,7 @@ SHOWN = {  # of metrics, and by what they are multiplied
     "capped_wer": ("WER with the cap", 100), "wer": ("WER", 100), "macro_wer": ("mean of languages", 100),
     "spelled_wer": ("numbers spelled out", 100), "chrf": ("chrF", 1), "bleu": ("BLEU", 1),
 }  # fmt: skip
+FEW = 4  # places that are named beside the first
 CLIPS = {ALL: "all clips", NOVEL: "novel clips"}
 WORDS = {
     inference.HOLDS: "better", inference.FAILS: "worse", inference.EQUIVALENT: "the same, within the margin",
@@ -179,7 +180,14 @@ def trainings(profile: str, experiment: str) -> pd.DataFrame:
             "in rows never read, %": (100 * found["in_unseen_rows"]).round(1),
         }
     )
-    return table.rename(index=lambda name: name.removeprefix("choose ")).sort_index()
+    return table.rename(index=_told).sort_index()
+
+
+def _told(training: str) -> str:
+    """Return the name of a training as a table has room for it: of many places the first, and how many others."""
+    places, *rest = training.removeprefix("choose ").split()
+    first, *others = places.split("+")
+    return " ".join([f"{first} and {len(others)} others" if len(others) > FEW else places, *rest])
 
 
 def seeds(profile: str, experiment: str, *, task: str = "asr") -> pd.DataFrame:
