@@ -135,7 +135,7 @@ def made_up_measures(plan: Plan) -> tuple[list[dict], list[dict]]:
     methods = {(system.system, system.variant): system.method for system in plan.systems}
     single, against = plan.experiment.by_language, plan.experiment.against
     groups = [measures.OWN, *plan.groups, *[measures.OTHERS] * bool(single), *(cell.name for cell in plan.cells)]
-    compared_with = dict.fromkeys((*against, single) if single else against)
+    compared_with = dict.fromkeys(filter(None, (*against, single)))
     places = [
         (task, m)
         for task in plan.experiment.tasks

@@ -111,11 +111,9 @@ def test_older_rows_stand_in_for_what_was_not_measured_again():
     now, found = claims.verdicts("tiny", asked), claims.verdicts("tiny", asked, before="speech")
     assert list(now["verdict"]) == [NOT_RUN, HOLDS, NOT_RUN] and not now["older"].any()
     assert list(found["verdict"]) == [FAILS, HOLDS, NOT_RUN] and list(found["older"]) == [True, False, False]
-    shown = claims.table("tiny", asked, before="speech").frame["verdict"]
+    shown = claims.table(found).frame["verdict"]
     assert list(shown) == [f"{FAILS}\n(older measurement)", HOLDS, NOT_RUN]
-    assert claims.summary("tiny", asked, before="speech").endswith(
-        " 1 of these verdicts rests on an older measurement."
-    )
+    assert claims.counted(found).endswith(" 1 of these verdicts rests on an older measurement.")
 
 
 def test_many_parts_are_counted_and_the_hardest_shown():
@@ -421,7 +419,7 @@ def test_nothing_is_a_percentage_of_a_score_of_zero(made_up_results, tmp_path, m
 def test_the_table_and_its_summary():
     rows("table1", lambda row: 0.3)
     paired("table1", ("Task Arithmetic", "Weight Averaging", "asr", -0.03, 0.01))
-    shown = claims.table("speech", ["L4", "L2"])  # with a heading, three lines
+    shown = claims.table(claims.verdicts("speech", ["L4", "L2"]))  # with a heading, three lines
     page = shown._repr_html_()
     assert list(shown.frame["place"]) == ["L4\nTable 1", "L2\nTable 1"]
     assert (
@@ -429,9 +427,9 @@ def test_the_table_and_its_summary():
         and '<div class="verdict">not run here</div>' in page
         and page.count("<tr") == 3
     )
-    assert claims.summary("speech", ["L4", "L2", "G"]) == (
+    assert claims.counted(claims.verdicts("speech", ["L4", "L2", "G"])) == (
         "Of 6 claims 1 holds, 1 is not testable here and 4 are not run here."
     )
-    assert claims.summary("speech", ["L4"]) == "Of 1 claim 1 holds."
+    assert claims.counted(claims.verdicts("speech", ["L4"])) == "Of 1 claim 1 holds."
     with pytest.raises(StudyError, match="there is no claim 'L99'"):
-        claims.table("speech", ["L99"])
+        claims.verdicts("speech", ["L99"])

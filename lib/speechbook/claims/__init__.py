@@ -191,13 +191,12 @@ def verdicts(
     return table.assign(older=older & (table["verdict"] != NOT_RUN))
 
 
-def table(profile: str, ids: Sequence[str] | None = None, *, before: str | None = None) -> Table:
-    """Return the claims with their verdicts, ready to be read; arguments as for :func:`verdicts`."""
-    found = verdicts(profile, ids, before=before)
-    found["id"] = found["id"] + "\n" + found["place"]
-    found["verdict"] += found["older"].map({True: f"\n({OLDER})", False: ""})
+def table(found: pd.DataFrame) -> Table:
+    """Return lines of :func:`verdicts`, ready to be read."""
+    told = found["verdict"] + found["older"].map({True: f"\n({OLDER})", False: ""})
+    shown = found.assign(id=found["id"] + "\n" + found["place"], verdict=told)
     names = {"id": "place", "claim": "claim", "published": "published", "measured": "measured here (95 % interval)"}
-    return Table(found[[*names, "verdict"]].rename(columns=names))
+    return Table(shown[[*names, "verdict"]].rename(columns=names))
 
 
 def measured(found: pd.DataFrame) -> pd.Series:
@@ -221,14 +220,6 @@ def changes(before: str, after: str) -> Table:
     return Table(shown[list(names)].rename(columns=names))
 
 
-def summary(profile: str, ids: Sequence[str] | None = None, *, before: str | None = None) -> str:
-    """Return a sentence that counts the verdicts; arguments as for :func:`verdicts`."""
-    found = verdicts(profile, ids, before=before)
-    rests = int(found["older"].sum())
-    verb = "rests" if rests == 1 else "rest"
-    return counted(found) + (f" {rests} of these verdicts {verb} on an {OLDER}." if rests else "")
-
-
 def counted(lines: pd.DataFrame) -> str:
     """Return a sentence that counts the verdicts of some lines of :func:`verdicts`."""
     found = Counter(lines["verdict"])
@@ -237,4 +228,7 @@ def counted(lines: pd.DataFrame) -> str:
     other = {OPEN: OPEN, NOT_TESTABLE: NOT_TESTABLE, NOT_RUN: NOT_RUN}
     words |= {name: (f"is {text}", f"are {text}") for name, text in other.items()}
     told = [f"{found[name]} {words[name][found[name] != 1]}" for name in VERDICTS if found[name]]
-    return f"Of {found.total()} claim{'s' * (found.total() != 1)} {joined(told)}."
+    rests = int(lines["older"].sum())
+    verb = "rests" if rests == 1 else "rest"
+    aside = f" {rests} of these verdicts {verb} on an {OLDER}." if rests else ""
+    return f"Of {found.total()} claim{'s' * (found.total() != 1)} {joined(told)}.{aside}"

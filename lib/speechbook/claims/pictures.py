@@ -12,18 +12,16 @@ AGED = "*"  # behind a claim that was not measured again
 PAPERS = {"L": "LoRS-Merging", "B": "many domains", "G": "geometric", "F": "fusing"}  # of claims, by the letter
 
 
-def picture(profile: str, before: str | None = None) -> Figured:
+def picture(found: pd.DataFrame) -> Figured:
     """Return the verdicts on all claims in one figure, a line a paper and a tile a claim.
 
     Args:
-        profile: whose results are asked.
-        before: profile with the rows there were, for claims that the first one has not measured.
+        found: what :func:`speechbook.claims.verdicts` returns.
     """
-    found = verdicts(profile, before=before)
-    found["group"] = found["id"].str[0].map(PAPERS)
-    found["id"] += found["older"].map({True: AGED, False: ""})
+    cases = found["id"] + found["older"].map({True: AGED, False: ""})
     told = f" {AGED}: an {OLDER}." if found["older"].any() else ""
-    return _tiles(found, f"The verdict on every claim, a tile each, a line a paper.{told}")
+    shown = found.assign(id=cases, group=found["id"].str[0].map(PAPERS))
+    return _tiles(shown, f"The verdict on every claim, a tile each, a line a paper.{told}")
 
 
 def changed(before: str, after: str) -> Figured:

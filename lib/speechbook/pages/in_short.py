@@ -65,10 +65,8 @@ def _domains(profile: str) -> str:
     found = evidence.frame(profile, "domains")
     means = results.averages(found)
     inside, outside = (leaders.best(means, group) for group in (claims.INSIDE, claims.OUTSIDE))
-    at_home, abroad = (
-        evidence.verdict(found, best, claims.FULL, place=group)
-        for best, group in ((inside, claims.INSIDE), (outside, claims.OUTSIDE))
-    )
+    at_home = evidence.verdict(found, inside, claims.FULL, place=claims.INSIDE)
+    abroad = evidence.verdict(found, outside, claims.FULL, place=claims.OUTSIDE)
     error = means[means["place"] == claims.INSIDE].set_index("system")["value"]
     return (
         f"On ten voices of a game the pretrained model makes {error[claims.ZERO]:.1f} % word errors, ten experts, each "

@@ -123,12 +123,16 @@ def stamp(profile: str, names: list[str], before: str | None = None) -> Stamp:
     Rows that the profile does not have are those of the profile ``before``, if it is named.
     """
     heading = f"Where the numbers on this page come from (profile {profile})"
-    found = {name: _summary(profile, name) for name in names}
-    lines = {name: _sentence(line) for name, line in found.items()}
-    for name in (name for name, line in found.items() if before and not line["rows"]):
-        if (older := _summary(before, name))["rows"]:
-            lines[name] = f"{_sentence(older)}; profile {before}"
-    return Stamp(heading, tuple(lines.values()))
+    return Stamp(heading, tuple(_line(profile, name, before) for name in names))
+
+
+def _line(profile: str, name: str, before: str | None) -> str:
+    """One experiment's line of a stamp, from the rows of the profile or, if it has none, of the one before."""
+    found = _summary(profile, name)
+    if found["rows"] or before is None:
+        return _sentence(found)
+    older = _summary(before, name)
+    return _sentence(older) + (f"; profile {before}" if older["rows"] else "")
 
 
 def live_stamp() -> Stamp:

@@ -20,9 +20,14 @@ DESCRIBED = 20  # to describe one set of task vectors
 def training(settings: Profile, spec: dict, cells: int) -> float:
     """Return the seconds of a training on so many cells, whose dev clips it hears after every epoch."""
     epochs = min(spec["epochs"], EPOCHS) if spec.get("patience") else spec["epochs"]
-    heard = windows(settings.dev_clips or settings.here.test_clips)
+    heard = windows(dev_clips(settings))
     trained = (spec["minutes"] * 60 / SECONDS_A_WINDOW + heard / FORWARD) * epochs * cells
     return trained / settings.here.train_windows_per_second
+
+
+def dev_clips(settings: Profile) -> int:
+    """Return how many dev clips a cell has, or about so many."""
+    return settings.dev_clips or settings.here.test_clips
 
 
 def windows(clips: int) -> float:
@@ -32,7 +37,7 @@ def windows(clips: int) -> float:
 
 def search(settings: Profile, asked: dict, cells: int) -> float:
     """Return the seconds of a search by dev loss, and of decoding what it found best."""
-    here, clips = settings.here, cells * (settings.dev_clips or settings.here.test_clips)
+    here, clips = settings.here, cells * dev_clips(settings)
     tried = len(asked["values"] or range(EVALUATIONS))
     heard = windows(clips) / (FORWARD * here.train_windows_per_second)
     decoded = (tried if "decoded" in asked else searching.FINALISTS) * clips / here.decode_clips_per_second

@@ -80,19 +80,14 @@ def _candidates(step: Step) -> int:
 def _decoded(plan: Plan, step: Step) -> int:
     """Count the dev clips that a choice decoded: of each point of a grid, or of the best that a search found."""
     if "search" not in step.spec:
-        return len(step.needs) * _clips(plan)
+        return len(step.needs) * estimates.dev_clips(plan.settings)
     models = _candidates(step) if "decoded" in step.spec["search"] else searching.FINALISTS
-    return models * len(step.spec["cells"]) * _clips(plan)
+    return models * len(step.spec["cells"]) * estimates.dev_clips(plan.settings)
 
 
 def _heard(plan: Plan, step: Step) -> float:
     """Count the windows whose loss a search took, with all its candidates."""
-    return _candidates(step) * len(step.spec.get("cells", ())) * estimates.windows(_clips(plan))
-
-
-def _clips(plan: Plan) -> int:
-    """Return how many dev clips a cell has, or about so many."""
-    return plan.settings.dev_clips or plan.settings.here.test_clips
+    return _candidates(step) * len(step.spec.get("cells", ())) * estimates.windows(estimates.dev_clips(plan.settings))
 
 
 def one_more(costs: pd.DataFrame, joint: str, merges: list[str]) -> pd.DataFrame:

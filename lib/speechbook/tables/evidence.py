@@ -54,8 +54,7 @@ def frame(
     measured = store.statistics(profile, f"{experiment}.measures").assign(against=None)
     compared = store.statistics(profile, f"{experiment}.comparisons")
     compared = compared.assign(value=compared["difference"], same=compared["verdict"] == inference.EQUIVALENT)
-    compared["method"] = compared["system"].map(measured.drop_duplicates("system").set_index("system")["method"])
-    found = pd.concat([measured, compared], ignore_index=True)
+    found = results.with_methods(pd.concat([measured, compared], ignore_index=True))
     wanted = found["task"].map({one: primary(one) for one in found["task"].unique()}) if metric is None else metric
     found = found[(found["metric"] == wanted) & (found["clips"] == clips) & (task is None or found["task"] == task)]
     unit = found["metric"].map({name: unit for name, (_, unit) in SHOWN.items()}).astype(float)

@@ -68,8 +68,12 @@ def tidy(
     asked = {_of_groups: groups} if capped else makers
     parts = [make(table) for make, table in asked.items() if table is not None and len(table)]
     found = pd.concat([part.reindex(columns=COLUMNS) for part in parts]) if parts else pd.DataFrame(columns=COLUMNS)
+    return with_methods(found).drop_duplicates(SAME).reset_index(drop=True)
+
+
+def with_methods(found: pd.DataFrame) -> pd.DataFrame:
+    """Tell differences the method of their system, which scores have."""
     methods = found.dropna(subset="method").drop_duplicates("system").set_index("system")["method"]
-    found = found.drop_duplicates(SAME).reset_index(drop=True)
     return found.assign(method=found["method"].fillna(found["system"].map(methods)))
 
 
