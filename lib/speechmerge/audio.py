@@ -1,6 +1,7 @@
 """Units of Whisper's audio front end, written once, and reading of audio into them."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -13,6 +14,7 @@ SAMPLE_RATE = 16_000  # samples a second; everything is mono at this rate
 WINDOW_SECONDS = 30.0  # Whisper's fixed input window; shortening it destroys the model
 WINDOW_SAMPLES = int(WINDOW_SECONDS * SAMPLE_RATE)
 HOP = 160  # samples between mel frames (10 ms)
+OGG_BEGINS = b"OggS\x00\x02"  # the first page of a stream
 ENCODER_FRAME_SECONDS = 2 * HOP / SAMPLE_RATE  # one encoder position covers 20 ms
 
 
@@ -51,23 +53,45 @@ def decode(data: bytes | Path, start: float = 0.0, seconds: float | None = None)
 
 
 def _read(data: bytes | Path, start: float, seconds: float | None) -> tuple[np.ndarray, int]:
-    """Return the channels' mean ``[n]`` and the rate: by libsndfile where it knows the container, else by FFmpeg."""
+    """Return the channels' mean ``[n]`` and the rate: by libsndfile where it reads a file whole, else by FFmpeg."""
     try:
         with soundfile.SoundFile(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
-            if start:
-                file.seek(min(round(start * file.samplerate), file.frames))
-            frames = -1 if seconds is None else round(seconds * file.samplerate)
-            return file.read(frames, always_2d=True).mean(axis=1), file.samplerate
+            if _read_whole(file, data):
+                if start:
+                    file.seek(min(round(start * file.samplerate), file.frames))
+                frames = -1 if seconds is None else round(seconds * file.samplerate)
+                return file.read(frames, always_2d=True).mean(axis=1), file.samplerate
     except soundfile.LibsndfileError:
         pass
     raw = isinstance(data, Path) and data.suffix == ".g722"
-    planar = av.AudioResampler(format="fltp")
     with av.open(io.BytesIO(data) if isinstance(data, bytes) else str(data), format="g722" if raw else None) as file:
-        frames = [part for frame in file.decode(audio=0) for part in planar.resample(frame)]
-        rate = file.streams.audio[0].rate
-    samples = np.concatenate([frame.to_ndarray().mean(axis=0) for frame in frames]) if frames else np.empty(0)
-    end = None if seconds is None else round((start + seconds) * rate)
-    return samples[round(start * rate) : end], rate
+        rate, parts, read = file.streams.audio[0].rate, [np.empty(0)], 0
+        end = None if seconds is None else round((start + seconds) * rate)
+        for part in _parts(file):
+            parts.append(part)
+            read += len(part)
+            if end is not None and read >= end:
+                break
+    return np.concatenate(parts)[round(start * rate) : end], rate
+
+
+def _read_whole(file: soundfile.SoundFile, data: bytes | Path) -> bool:
+    """Tell whether libsndfile reads all of a file.
+
+    Of an MP3 it reads as much as the bit rate at the beginning, or a tag there, lets it expect: too little of a
+    variable rate, and of recordings that were joined. Of joined Ogg streams it reads the first one.
+    """
+    if file.format == "OGG":
+        return (data if isinstance(data, bytes) else data.read_bytes()).count(OGG_BEGINS) == 1
+    return file.format not in ("MP3", "MPEG")
+
+
+def _parts(file: av.container.InputContainer) -> Iterator[np.ndarray]:
+    """Yield the channels' mean piece by piece."""
+    planar = av.AudioResampler(format="fltp")
+    for frame in file.decode(audio=0):
+        for part in planar.resample(frame):
+            yield part.to_ndarray().mean(axis=0)
 
 
 def _resample(samples: np.ndarray, rate: int) -> np.ndarray:

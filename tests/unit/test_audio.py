@@ -1,5 +1,7 @@
 """Reading audio: rates, channels, containers, and the lossless form in which clips are kept."""
 
+import io
+
 import numpy as np
 import pytest
 import soundfile
@@ -38,11 +40,44 @@ def test_another_rate_gives_the_same_sound(tmp_path, rate):
     assert np.corrcoef(samples[middle], wanted[middle])[0, 1] > 0.999
 
 
-@pytest.mark.parametrize(("suffix", "least"), [(".wav", 0.999), (".flac", 0.999), (".ogg", 0.98)])
+@pytest.mark.parametrize(("suffix", "least"), [(".wav", 0.999), (".flac", 0.999), (".ogg", 0.98), (".mp3", 0.98)])
 def test_containers(tmp_path, suffix, least):
     soundfile.write(tmp_path / f"a{suffix}", chirp(0.5), audio.SAMPLE_RATE)
     samples = audio.decode(tmp_path / f"a{suffix}")
     assert np.corrcoef(samples, chirp(0.5)[: len(samples)])[0, 1] > least
+
+
+def _mp3(samples: np.ndarray, *, tag: bool) -> bytes:
+    """An MP3 of variable bit rate, with the tag that says how long it is or, as from a stream, without."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, audio.SAMPLE_RATE, format="MP3", bitrate_mode="VARIABLE")
+    data = buffer.getvalue()
+    return data if tag else data[data.index(data[:2], 4) :]
+
+
+@pytest.mark.parametrize("quiet_first", [False, True])
+def test_an_mp3_that_does_not_say_how_long_it_is_is_read_whole(tmp_path, quiet_first):
+    parts = [np.random.default_rng(0).normal(0, 0.1, 64_000).astype(np.float32), np.zeros(64_000, np.float32), chirp(2)]
+    samples = np.concatenate(parts[::-1] if quiet_first else parts)
+    (tmp_path / "a.mp3").write_bytes(_mp3(samples, tag=False))
+    read = audio.decode(tmp_path / "a.mp3")
+    assert abs(len(read) - len(samples)) < 0.2 * audio.SAMPLE_RATE
+    part = audio.decode(tmp_path / "a.mp3", start=6, seconds=1.5)
+    np.testing.assert_array_equal(part, read[96_000:120_000])
+
+
+@pytest.mark.parametrize("kind", ["mp3", "vorbis", "opus"])
+def test_joined_recordings_are_read_to_the_end_of_the_last(kind):
+    first, second = chirp(1.0), chirp(2.0)[::-1]
+    joined = b""
+    for samples in (first, second):
+        if kind == "mp3":
+            joined += _mp3(samples, tag=True)
+        else:
+            buffer = io.BytesIO()
+            soundfile.write(buffer, samples, audio.SAMPLE_RATE, format="OGG", subtype=kind.upper())
+            joined += buffer.getvalue()
+    assert abs(len(audio.decode(joined)) - 3 * audio.SAMPLE_RATE) < 0.2 * audio.SAMPLE_RATE  # a codec pads
 
 
 def test_opposite_channels_cancel(tmp_path):

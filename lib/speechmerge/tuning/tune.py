@@ -33,9 +33,10 @@ from .updates import Updates
 
 log = logging.getLogger(__name__)
 
-LOADED = 2.2  # sizes of the model in fp32 that are in memory while it hears: itself, and what it is given as it loads
+LOADED = 2.2  # sizes of the model in fp32 that are in memory as it loads: itself, and what it is given
+HEARD, HEARING = 1.25, 3.1e9  # sizes, and bytes besides, while clips are decoded: 3.3 GB with tiny, 4.3 with small
 BAR = "{desc}: {percentage:3.0f}% |{bar}| {n:.1f} of {total:.1f} evaluations{postfix}"
-OVERHEAD = 1.6e9  # bytes of libraries, kept frames and activations
+OVERHEAD = 1.6e9  # bytes of libraries and kept frames
 
 Tell = Callable[[str], None]
 
@@ -152,7 +153,8 @@ def _checked_room(merge: Merge, place: Path) -> tuple[int, str]:
         SpeechMergeError: too little of one of them is free.
     """
     size = 4 * sum(math.prod(shape) for shape in merge.base.shapes.values())
-    memory = int(OVERHEAD + max(LOADED * size, size + _merging_room(merge)))
+    merging = OVERHEAD + max(LOADED * size, size + _merging_room(merge))
+    memory = int(max(merging, HEARING + HEARD * size))
     validation.check_memory(memory)
     others = 4 * size  # the result, and the singular vectors that merges share
     check_writable(place, others + updates.FEWEST * size)
