@@ -47,7 +47,7 @@ def gains(made):
 @pytest.fixture(scope="module")
 def matrix(made):
     found = made["interference"]
-    return transfer.matrix(results.differences(found.frame, "Pretrained"), found.rows)
+    return transfer.matrix(found.frame, found.rows, "Pretrained")
 
 
 @pytest.fixture(scope="module")
@@ -213,9 +213,10 @@ def test_the_matrix_has_every_expert_in_every_language(matrix, made):
     rows = made["interference"].rows
     before = rows[(rows["system"] == "Pretrained") & (rows["language"] == "es")]["wer"].item()
     assert matrix[matrix["column"] == "es"]["before"].unique() == pytest.approx([100 * before])
-    changes = results.differences(made["interference"].frame, "Pretrained")
-    joint = changes[changes["system"] == changes["system"].iloc[0]].assign(system="Joint training")
-    assert transfer.matrix(pd.concat([changes, joint]), rows).equals(matrix)
+    found = made["interference"].frame
+    joint = found[found["system"] == results.differences(found, "Pretrained")["system"].iloc[0]]
+    more = pd.concat([found, joint.assign(system="Joint training")])
+    assert transfer.matrix(more, rows, "Pretrained").equals(matrix)
 
 
 def test_pairs_average_both_directions_relative_to_the_errors_before():

@@ -3,9 +3,11 @@
 import math
 import os
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from speechbook.study import store, table_files
 from speechmerge.errors import ScoringError, StudyError
@@ -197,3 +199,22 @@ def test_without_a_clone_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "__file__", str(tmp_path / "site-packages" / "store.py"))
     with pytest.raises(StudyError, match=r"no experiments/profiles\.yaml above here; run inside a clone"):
         store.project_root()
+
+
+def test_every_data_set_of_the_card_is_read_as_one_table(tmp_path, monkeypatch):
+    monkeypatch.delenv("SPEECHMERGE_RESULTS")
+    card = store.results_folder() / "README.md"
+    configs = yaml.safe_load(card.read_text(encoding="utf-8").split("---")[1])["configs"]
+    for config in configs:
+        files = sorted(card.parent.glob(config["data_files"]))
+        found = datasets.load_dataset("parquet", data_files=list(map(str, files)), split="train", cache_dir=tmp_path)
+        assert len(found) == sum(map(table_files.count, files)) > 0, config
+
+
+def test_tables_of_a_kind_have_the_same_columns_and_types_whatever_they_hold(tmp_path):
+    bare, full = tmp_path / "a" / "comparisons.parquet", tmp_path / "b" / "comparisons.parquet"
+    table_files.write(bare, [{"system": "a", "wide_low": None}])
+    table_files.write(full, [{"system": "a", "wide_low": 0.5, "segments": 3, "z": 0.1, "mapsswe_p": 0.9}])
+    assert table_files.pq.read_schema(bare).equals(table_files.pq.read_schema(full))
+    table_files.write(full, [])
+    assert not full.exists() and table_files.read(full) == []

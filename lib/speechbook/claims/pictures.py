@@ -9,7 +9,7 @@ from . import OLDER, measured, verdicts
 from .parts import LOOKS
 
 AGED = "*"  # behind a claim that was not measured again
-PAPERS = {"L": "LoRS-Merging", "B": "many domains", "G": "geometric", "F": "fusing"}  # of claims, by the letter
+PAPERS = {"L": "LoRS-Merging", "B": "many domains", "G": "a blog post", "F": "fusing"}  # of claims, by the letter
 
 
 def picture(found: pd.DataFrame) -> Figured:

@@ -73,7 +73,7 @@ def _domains(profile: str) -> str:
         f"tested on its own voice, {error[claims.OWN]:.1f} %, and joint training {error[claims.FULL]:.1f} %. Of "
         f"{len(leaders.one_model(means)['system'].unique())} merges the best on these voices is {inside} "
         f"({error[inside]:.1f} %); held against joint training it is {at_home}. The best on voices that nobody trained "
-        f"on is {outside}; there it is {abroad}."
+        f"on is {outside}; held against joint training it is {abroad}."
     )
 
 

@@ -1,7 +1,7 @@
 """Tables of results as parquet files, which pandas and ``datasets`` read as they are.
 
-A column holds numbers, words, or lists of words; what is nested deeper, such as parameters, is JSON text. A column that
-has no value yet is text, and stays one of ``None``.
+A column holds numbers, words, or lists of words; what is nested deeper, such as parameters, is JSON text. Tables of one
+kind have the same columns of the same types in every experiment, so that all of them can be read as one.
 """
 
 import json
@@ -17,6 +17,11 @@ from speechmerge.errors import StudyError
 from speechmerge.files import atomic_file
 
 AS_JSON = {b"json": b"1"}  # mark of a column whose text is JSON
+NUMBERS = ("wer", "cer", "bleu", "chrf", "wide_low", "wide_high", "z", "mapsswe_p")
+COUNTS = ("substitutions", "deletions", "insertions", "segments")
+# Types of columns in which an experiment need not have a value; others without one are text.
+EMPTY = dict.fromkeys(NUMBERS, pa.float64()) | dict.fromkeys(COUNTS, pa.int64()) | {"experts": pa.list_(pa.string())}
+ALSO = {"comparisons": ("segments", "z", "mapsswe_p")}  # columns of a kind of table that some experiments do not fill
 
 
 def read(path: Path, columns: Collection[str] | None = None) -> list[dict[str, Any]]:
@@ -62,16 +67,22 @@ def _intact(path: Path) -> Iterator[None]:
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write a table whole or not at all; columns stand in the order in which rows name them first."""
-    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    """Write a table whole or not at all; columns stand in the order in which rows name them first.
+
+    A table without rows is no file.
+    """
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    names = dict.fromkeys([*(name for row in rows for name in row), *ALSO.get(path.stem, ())])
     arrays, fields = [], []
-    for name, values in columns.items():
+    for name, values in {name: [row.get(name) for row in rows] for name in names}.items():
         nested = any(isinstance(value, dict) or _deep(value) for value in values)
         if nested:
             values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
-        array = pa.array(values, pa.string() if all(value is None for value in values) else None)
-        arrays.append(array)
-        fields.append(pa.field(name, array.type, metadata=AS_JSON if nested else None))
+        empty = all(value is None or value == [] for value in values)
+        arrays.append(pa.array(values, EMPTY.get(name, pa.string()) if empty else None))
+        fields.append(pa.field(name, arrays[-1].type, metadata=AS_JSON if nested else None))
     with atomic_file(path) as file:
         pq.write_table(pa.Table.from_arrays(arrays, schema=pa.schema(fields)), file, compression="zstd")
 

@@ -96,7 +96,8 @@ def plane(means: pd.DataFrame, *, x: str = "in domain") -> Figured:
         curves.legend(fig, panels)
     told = [f"{group}: " + ", ".join(systems) for group, systems in leading.items()]
     alt = f"Scatter of error {x} against error elsewhere, one dot a system. Not beaten on both, by panel. "
-    caption = f"Word error: {x} (across) and elsewhere (up), a dot a system; none beats a numbered one on both."
+    caption = f"Word error: {x} (across) and elsewhere (up), one dot for each system. Lower "
+    caption += "left is better: no other system has fewer errors on both axes than a numbered one."
     return Figured(fig, caption, alt + "; ".join(told) + ".", wide)
 
 

@@ -6,27 +6,28 @@ from scipy import stats
 
 from speechmerge.evaluation.resampling import RESAMPLES, interval
 
-from .results import ordered
+from .results import differences, ordered
 
 FEWEST = 4  # pairs without which a rank correlation says nothing
 
 
-def matrix(changes: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return what every expert changes in every language.
+def matrix(found: pd.DataFrame, rows: pd.DataFrame, against: str) -> pd.DataFrame:
+    """Return what every expert changes in every language, or in every domain.
 
     Args:
-        changes: differences from the pretrained model (:func:`speechbook.tables.results.differences`).
-        rows: of the same experiment, for the languages of the experts and the errors before.
+        found: a frame (:mod:`.results`).
+        rows: of the same experiment, for the languages of the experts.
+        against: the pretrained model's name.
 
     Returns:
         Columns ``row`` (the expert's language), ``column`` (the language tested), ``value, low, high`` in points of
         word error rate against the pretrained model, and ``before``, its rate in per cent.
     """
     trained = {row.system: row.experts[0].split(":")[0] for row in rows.itertuples() if row.method == "fine-tuning"}
-    before = rows[rows["method"] == "none"].set_index("language")["wer"]
+    before = found[found["against"].isna() & (found["system"] == against)].set_index("place")["value"]
+    changes = differences(found, against)
     kept = changes[changes["place"].isin(trained.values()) & changes["system"].isin(trained)]
-    table = kept.assign(row=kept["system"].map(trained), column=kept["place"])
-    table["before"] = 100 * table["column"].map(before).astype(float)
+    table = kept.assign(row=kept["system"].map(trained), column=kept["place"], before=kept["place"].map(before))
     table = ordered(table, row=trained.values(), column=trained.values())
     return table[["row", "column", "value", "low", "high", "before"]]
 
