@@ -236,6 +236,13 @@ def test_narrowed_keeps_a_system_and_what_it_needs(planned):
     assert plans.narrowed(plan, []) is plan
 
 
+def test_narrowed_keeps_what_is_told_of_all_experts_if_they_are_needed_anyway():
+    plan = experiments.plan("rank", "smoke")
+    told = [name for name, step in plan.steps.items() if step.kind == "describe"]
+    merge, base = (plans.narrowed(plan, [name]) for name in ("Procrustes rank_ratio=0.5", "Zero-shot"))
+    assert told and set(told) <= set(merge.steps) and not set(told) & set(base.steps)
+
+
 def test_two_steps_of_one_name_are_refused(planned):
     plan = planned()
     name = plan.add("tune x", "tune", {"grid": []})

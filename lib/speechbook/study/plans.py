@@ -203,6 +203,8 @@ def described(cells: tuple[Cell, ...], **heard: int | None) -> list[dict]:
 def narrowed(made: Plan, systems: Collection[str] = (), seeds: Collection[int] = ()) -> Plan:
     """Keep only some systems, by name, seed of their trainings or both, and the steps they need.
 
+    What is told of an experiment's experts is kept too, if these systems need all of them.
+
     Raises:
         StudyError: a name that is not in the experiment.
     """
@@ -214,6 +216,7 @@ def narrowed(made: Plan, systems: Collection[str] = (), seeds: Collection[int] =
             raise StudyError(f"experiment {made.name!r} has no system {name!r}.{nearest(name, known)}")
     kept = [s for s in made.systems if s.system in (systems or known) and s.seed in (seeds or (s.seed,))]
     wanted = set(ancestors(made, {step for s in kept for step in s.decodes.values()}))
+    wanted |= {name for name, step in made.steps.items() if step.kind == "describe" and wanted.issuperset(step.needs)}
     return replace(made, steps={n: s for n, s in made.steps.items() if n in wanted}, systems=kept, whole=made)
 
 
