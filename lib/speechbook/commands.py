@@ -1,9 +1,9 @@
 """Commands of the study and the book: study, book, students, cards; entry points of the library's command line."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import click
@@ -41,23 +41,31 @@ _study_options = with_options(  # that choose experiments
 )
 
 
-def _plans(names: tuple, profile: str, systems: tuple, seeds: tuple, take: bool = False) -> list:
+def _plans(
+    names: tuple, profile: str, systems: tuple, seeds: tuple, *, take: bool = False, measured: bool = False
+) -> list:
     from .study import experiments, fusion_planning
 
     if systems and not names:
         raise click.UsageError("--system needs --experiment, whose systems it chooses from.")
     planner = fusion_planning if profile in fusion_planning.profiles() else experiments
-    wanted = names or tuple(planner.runnable(profile))
-    return [_plan(planner, name, profile, systems, seeds, take) for name in wanted]
+    wanted, expand = names or tuple(planner.runnable(profile)), planner.plan
+    if measured:
+        from .study.pace import measure  # which brings in what trains and decodes
+
+        if planner is fusion_planning:
+            raise click.UsageError("--measure times the training of Whisper, of which a profile of fusion does none.")
+        expand = partial(expand, pace=measure(expand(wanted[0], profile)))
+    return [_plan(expand, name, profile, systems, seeds, take) for name in wanted]
 
 
-def _plan(planner: ModuleType, name: str, profile: str, systems: tuple, seeds: tuple, take: bool) -> "Plan":
+def _plan(expand: Callable, name: str, profile: str, systems: tuple, seeds: tuple, take: bool) -> "Plan":
     """Plan an experiment, or a part of it; seeds that are not the profile's make a plan of their own."""
     from .study import plans
 
-    made = planner.plan(name, profile)
+    made = expand(name, profile)
     own = set(seeds) <= {system.seed for system in made.systems}
-    made = made if own else planner.plan(name, profile, list(seeds))
+    made = made if own else expand(name, profile, list(seeds))
     if take:
         from .study.study import take_choices  # which brings in what trains and decodes
 
@@ -80,9 +88,12 @@ def _committed(made: "Plan") -> int:
 
 @study.command(epilog=example("speechmerge study plan --experiment table1"))
 @_study_options
-def plan(names: tuple, profile: str, systems: tuple, seeds: tuple) -> None:
+@click.option(
+    "--measure", is_flag=True, help="Train and decode for a minute first, and count with what this machine does."
+)
+def plan(names: tuple, profile: str, systems: tuple, seeds: tuple, measure: bool) -> None:
     """Print what a run would do, how long it would take on the machine the profile describes, and the disk it needs."""
-    made = _plans(names, profile, systems, seeds)
+    made = _plans(names, profile, systems, seeds, measured=measure)
     left = [one.pending() for one in made]
     for one, pending in zip(made, left, strict=True):
         _print_plan(f"{one.name} ({profile})", len(one.steps), pending)
@@ -131,7 +142,7 @@ def study_run(
     from .study.store import measured
     from .study.study import forget, run
 
-    for made in _plans(names, profile, systems, seeds, take_choices):
+    for made in _plans(names, profile, systems, seeds, take=take_choices):
         if recompute:
             forget(made)
         _print_plan(f"{made.name} ({profile})", len(made.steps), made.pending())

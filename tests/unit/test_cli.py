@@ -8,7 +8,7 @@ import pytest
 from cli_calls import Caller
 from click.testing import CliRunner
 
-from speechbook.study import experiments, plans
+from speechbook.study import experiments, pace, plans
 from speechmerge import cli
 from speechmerge.merging.methods import FAMILIES, registry
 from speechmerge.whisper import models
@@ -72,6 +72,7 @@ def test_no_traceback_helpers_are_missing():
             "has no system 'Task arithmetic'. Did you mean 'Task Arithmetic'?",
         ),
         (["study", "plan", "--system", "Pretrained"], "--system needs --experiment"),
+        (["study", "plan", "--profile", "fusion-smoke", "--measure"], "--measure times the training of Whisper"),
         (["fetch", "models", "smoek"], "neither a folder nor the name of a base model. Did you mean 'smoke'?"),
         (["fetch", "corpora", "tone"], "There is no corpus 'tone'. Did you mean 'tones'?"),
         (["fetch", "corpora", "tones:fr"], "Corpus 'tones' has no language 'fr'; it has es, it."),
@@ -183,6 +184,20 @@ def test_plan_and_status_tell_and_do_nothing(run, tmp_path, monkeypatch):
     assert f"together (smoke), shared steps once: 0 of {len(keys)} steps done" in out
     assert "trained models to be kept: 0 GB\ntimes are those of two cores" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_counts_with_the_pace_of_this_machine_if_it_is_measured(run, monkeypatch):
+    monkeypatch.setattr(pace, "SECONDS", 0.1)
+    monkeypatch.setattr(pace, "CLIPS", 2)
+    made = experiments.plan("table1", "smoke")
+    here = pace.measure(made)
+    assert here.machine.startswith("this machine: ") and here.test_clips == made.settings.here.test_clips
+    slower = here.model_copy(update={"train_windows_per_second": here.train_windows_per_second / 10})
+    once, again = (experiments.plan("table1", "smoke", pace=one).steps for one in (here, slower))
+    [name, *_] = [name for name, step in once.items() if step.kind == "train"]
+    assert again[name].seconds == pytest.approx(10 * once[name].seconds)
+    code, out, _ = run("study", "plan", "--profile", "smoke", "--experiment", "table1", "--measure")
+    assert code == 0 and out.endswith(f"times are those of {here.machine}\n")
 
 
 def test_fetching_tells_what_there_is(run):

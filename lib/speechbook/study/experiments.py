@@ -12,7 +12,7 @@ from typing import Any
 from speechmerge.checked import Checked, parse, read
 from speechmerge.errors import StudyError, nearest
 
-from .experiment import Experiment, Profile, Published
+from .experiment import Experiment, Pace, Profile, Published
 from .kinds import KINDS
 from .plans import Cell, Plan
 from .store import project_root
@@ -160,13 +160,14 @@ def _check_profiles(known: dict[str, Profile], tables: dict[str, Experiment], pa
                 raise StudyError(f"{path}: {profile} names an experiment {name!r}.{nearest(name, tables)}")
 
 
-def plan(experiment: str, profile: str, seeds: Sequence[int] | None = None) -> Plan:
+def plan(experiment: str, profile: str, seeds: Sequence[int] | None = None, pace: Pace | None = None) -> Plan:
     """Expand an experiment on a profile into its steps.
 
     Args:
         experiment: name in ``experiments/``.
         profile: name in ``experiments/profiles.yaml``.
         seeds: training seeds; None takes the experiment's, or else the profile's.
+        pace: of the machine; None takes the one that the profile names.
 
     Raises:
         StudyError: unknown experiment, profile, languages or list of values, or a system that cannot be made or
@@ -178,6 +179,7 @@ def plan(experiment: str, profile: str, seeds: Sequence[int] | None = None) -> P
     if not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds or ()):
         raise StudyError(f"seeds are {seeds}; expected whole numbers from 0 up.")
     table, chosen = known[experiment], settings_of(profile, experiment)
+    chosen = chosen if pace is None else chosen.model_copy(update={"here": pace})
     made = Plan(table, profile, chosen, *(_cells(table, profile, chosen, names) for names in _sets(table)[:2]))
     made.groups |= {name: _cells(table, profile, chosen, names) for name, names in table.groups.items()}
     KINDS[table.kind](made, seeds or chosen.seeds)
