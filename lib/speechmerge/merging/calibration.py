@@ -91,15 +91,6 @@ class Statistics(Mapping[str, Tensor]):
         return len(self._stored.shapes) + len(self.record["shared"])
 
 
-def load(folder: Path, expert: Path) -> Statistics:
-    """Open collected statistics.
-
-    Raises:
-        CheckpointError: they are not this expert's.
-    """
-    return _open(folder, {"expert": fingerprint(expert), "version": VERSION})
-
-
 def collect(
     kind: str,
     expert: Path,

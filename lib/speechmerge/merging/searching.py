@@ -15,6 +15,18 @@ NEAR = 0.05  # of ln λ: a vertex closer to a value that was tried is not worth 
 APART = 0.15  # of ln λ: values closer than this are not told apart by decoding
 
 
+def _noted(loss: Callable[[float], float], tried: dict[float, float]) -> Callable[[float], float]:
+    """Return a loss that is evaluated once for each λ and noted in ``tried``; one that is not finite is infinite."""
+
+    def at(value: float) -> float:
+        if value not in tried:
+            found = loss(value)
+            tried[value] = found if math.isfinite(found) else math.inf
+        return tried[value]
+
+    return at
+
+
 def minimum(loss: Callable[[float], float], bracket: Sequence[float] = BRACKET) -> list[tuple[float, float]]:
     """Minimise a loss over λ and return all ``(λ, loss)`` that were tried, the best first.
 
@@ -29,13 +41,7 @@ def minimum(loss: Callable[[float], float], bracket: Sequence[float] = BRACKET) 
         MethodError: no value of the bracket has a finite loss.
     """
     tried: dict[float, float] = {}
-
-    def at(value: float) -> float:
-        if value not in tried:
-            found = loss(value)
-            tried[value] = found if math.isfinite(found) else math.inf
-        return tried[value]
-
+    at = _noted(loss, tried)
     for i, value in enumerate(bracket):
         at(value)
         if i > 1 and tried[bracket[i - 2]] < tried[bracket[i - 1]] < tried[value]:
@@ -81,13 +87,10 @@ def descend(
         worth: told the least loss so far, whether the vertex is to be sought.
     """
     tried: dict[float, float] = {}
+    ask = _noted(loss, tried)
 
     def at(power: int) -> float:
-        value = rounded(start * step**power)
-        if value not in tried:
-            found = loss(value)
-            tried[value] = found if math.isfinite(found) else math.inf
-        return tried[value]
+        return ask(rounded(start * step**power))
 
     here = at(0)
     low = high = best = 0
@@ -101,8 +104,7 @@ def descend(
         vertex = _vertex([(math.log(start) + p * math.log(step), at(p)) for p in (best - 1, best, best + 1)])
         value = rounded(math.exp(vertex))
         if min(abs(math.log(value / other)) for other in tried) >= NEAR:
-            found = loss(value)
-            tried[value] = found if math.isfinite(found) else math.inf
+            ask(value)
     return sorted(tried.items(), key=lambda pair: pair[1])
 
 

@@ -65,14 +65,11 @@ def _counted(names: Sequence[str]) -> str:
     return f"{len(names)} tensor{'' if len(names) == 1 else 's'} ({', '.join(names[:3])}{more})"
 
 
-def check_updates(base: Checkpoint, experts: Sequence[Checkpoint], max_update: float = MAX_UPDATE) -> list[float]:
+def check_updates(base: Checkpoint, experts: Sequence[Checkpoint], max_update: float) -> None:
     """Check on a sample of the tensors that experts are fine-tunes of this base and differ from it and each other.
 
-    Returns:
-        The norm ratio ‖τ_t‖/‖θ0‖ of each expert over the sampled tensors.
-
     Raises:
-        CheckpointError: a ratio above ``max_update`` (wrong base), an expert equal to the base or to another one.
+        CheckpointError: ‖τ_t‖/‖θ0‖ is above ``max_update`` (wrong base), or an expert equals the base or another one.
     """
     names = sample(base)
     models = [base, *experts]
@@ -106,7 +103,6 @@ def check_updates(base: Checkpoint, experts: Sequence[Checkpoint], max_update: f
                 f"{models[j].label} holds the same weights as {models[i].label}{but}; an expert must differ from the "
                 "base and from the other experts. Remove it, or give the model that was meant."
             )
-    return ratios
 
 
 def _rounded(one: Checkpoint, other: Checkpoint, name: str, stop: int) -> bool:
