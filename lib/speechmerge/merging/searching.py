@@ -72,7 +72,7 @@ def descend(
     *,
     step: float = STEP,
     most: int = STEPS,
-    worth: Callable[[float], bool] = lambda least: True,
+    worth: Callable[[], bool] = lambda: True,
 ) -> list[tuple[float, float]]:
     """Minimise a loss over λ from a guess, in few evaluations, and return all ``(λ, loss)`` tried, the best first.
 
@@ -84,7 +84,7 @@ def descend(
         start: above 0.
         step: the factor, above 1.
         most: evaluations before the vertex, at most.
-        worth: told the least loss so far, whether the vertex is to be sought.
+        worth: whether the vertex is to be sought, asked once the loss rises on both sides.
     """
     tried: dict[float, float] = {}
     ask = _noted(loss, tried)
@@ -100,7 +100,7 @@ def descend(
         if at(high if up else low) < here:
             best = high if up else low
             here = at(best)
-    if math.isfinite(here) and low < best < high and worth(here):
+    if math.isfinite(here) and low < best < high and worth():
         vertex = _vertex([(math.log(start) + p * math.log(step), at(p)) for p in (best - 1, best, best + 1)])
         value = rounded(math.exp(vertex))
         if min(abs(math.log(value / other)) for other in tried) >= NEAR:

@@ -118,7 +118,7 @@ class _Race:
             lambda scaling: self._ask(candidate, scaling, fidelity),
             start,
             step=step,
-            worth=lambda _: self._near(self.best[fidelity][candidate], fidelity, BEHIND),
+            worth=lambda: self._near(self.best[fidelity][candidate], fidelity, BEHIND),
         )
 
     def _closer(self, candidate: Candidate) -> None:

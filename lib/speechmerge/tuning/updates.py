@@ -52,12 +52,13 @@ class Candidate:
         return f"{self.method}-{digest([self.method, self.options])[:12]}"
 
     def __str__(self) -> str:
-        told = ", ".join(f"{name}={_short(value)}" for name, value in self.params)
+        told = ", ".join(f"{name}={short(value)}" for name, value in self.params)
         return f"{self.method}({told})" if told else self.method
 
 
-def _short(value: Any) -> str:
-    return "[" + ", ".join(map(_short, value)) + "]" if isinstance(value, tuple) else f"{value}"
+def short(value: Any) -> str:
+    """Return a parameter's value as one writes it, a list without the quotation marks of its words."""
+    return "[" + ", ".join(map(short, value)) + "]" if isinstance(value, list | tuple) else f"{value}"
 
 
 @dataclass(frozen=True)
