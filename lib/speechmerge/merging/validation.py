@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import CheckpointError, MethodError, SpeechMergeError, nearest
-from ..whisper.checkpoints import Checkpoint, fingerprint, read_json
+from ..whisper.checkpoints import Checkpoint, fingerprint
 from ..whisper.configuration import is_whisper, lacking, padded, tokens
 from ..whisper.number_formats import alike
 from ..whisper.parameter_classes import MATRIX, classify
+from ..whisper.tensor_files import read_if_there
 from .methods import MEASURES, STATISTICS, Method
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _about(folder: Path) -> dict[str, object]:
     """What a folder's settings say about its tokens; only what is there."""
     about = {}
     for file, key in (("config.json", "vocab_size"), ("generation_config.json", "is_multilingual")):
-        if (folder / file).is_file() and key in (content := read_json(folder / file)):
+        if key in (content := read_if_there(folder / file)):
             about[key] = content[key]
     return about
 
@@ -182,7 +183,7 @@ def check_companions(folder: Path) -> "Companions | None":
 
         return models.open_model(folder)[1]
     path = folder / "generation_config.json"
-    if missing := lacking(read_json(path) if path.is_file() else {}):
+    if missing := lacking(read_if_there(path)):
         raise CheckpointError(
             f"{path} lacks {', '.join(missing)}, so a merge of this base could not generate; copy the file of the base "
             "model as it was published."
