@@ -40,14 +40,14 @@ _WORDS = {dtype: word for word, dtype in DTYPES.items()}
 Layout = dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]]
 
 
-def layout(base: Checkpoint, dtype: torch.dtype, limit: int = SHARD_BYTES) -> Layout:
+def layout(base: Checkpoint, dtype: torch.dtype) -> Layout:
     """Return which file gets which tensors, ``{file: {name: (shape, dtype)}}``, in the base's order."""
     shards: list[dict] = [{}]
     filled = 0
     for name, shape in base.shapes.items():
         own = dtype if base.dtypes[name].is_floating_point else base.dtypes[name]
         size = math.prod(shape) * own.itemsize
-        if shards[-1] and filled + size > limit:
+        if shards[-1] and filled + size > SHARD_BYTES:
             shards.append({})
             filled = 0
         shards[-1][name] = (shape, own)

@@ -71,7 +71,6 @@ def descend(
     start: float,
     *,
     step: float = STEP,
-    most: int = STEPS,
     worth: Callable[[], bool] = lambda: True,
 ) -> list[tuple[float, float]]:
     """Minimise a loss over λ from a guess, in few evaluations, and return all ``(λ, loss)`` tried, the best first.
@@ -83,7 +82,6 @@ def descend(
         loss: of λ; evaluated once for each value.
         start: above 0.
         step: the factor, above 1.
-        most: evaluations before the vertex, at most.
         worth: whether the vertex is to be sought, asked once the loss rises on both sides.
     """
     tried: dict[float, float] = {}
@@ -94,7 +92,7 @@ def descend(
 
     here = at(0)
     low = high = best = 0
-    while len(tried) < most and (high == best or low == best):
+    while len(tried) < STEPS and (high == best or low == best):
         up = high == best
         high, low = (high + 1, low) if up else (high, low - 1)
         if at(high if up else low) < here:

@@ -217,24 +217,22 @@ def check_extras(method: Method, extras: Mapping[str, Any], experts: int) -> dic
     return dict(extras)
 
 
+MEMINFO = Path("/proc/meminfo")
 IN_BLOCKS = "choose a method that works in blocks (task_arithmetic, ties, ...)"
 
 
-def check_memory(
-    needed: int, meminfo: Path = Path("/proc/meminfo"), *, work: str = "the merge", otherwise: str = IN_BLOCKS
-) -> None:
+def check_memory(needed: int, *, work: str = "the merge", otherwise: str = IN_BLOCKS) -> None:
     """Check before heavy work that ``needed`` bytes of memory are free, where the system tells.
 
     Args:
         needed: bytes.
-        meminfo: where the system tells.
         work: what takes them, and
         otherwise: what takes less, both for the message.
 
     Raises:
         SpeechMergeError: they are not.
     """
-    lines = dict(line.split(":") for line in meminfo.read_text().splitlines()) if meminfo.is_file() else {}
+    lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines()) if MEMINFO.is_file() else {}
     free = int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else needed
     if needed > free:
         raise SpeechMergeError(
