@@ -90,8 +90,7 @@ def open_model(folder: Path) -> tuple[Checkpoint, Companions]:
         CheckpointError: weights are missing, truncated, pickled or do not fit ``config.json``; tokenizer, feature
             extractor or generation settings are missing or another model's.
     """
-    checkpoint = open_weights(folder)
-    return checkpoint, companions.read(folder)
+    return open_weights(folder), companions.read(folder)
 
 
 def load_model(folder: Path) -> WhisperForConditionalGeneration:
