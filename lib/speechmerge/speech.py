@@ -16,8 +16,8 @@ Part = tuple[list[Clip], str, str]  # clips, language, task
 
 def label(source: "Source") -> str:
     """Return how a record that others read names speech: without the place it lies at on this machine."""
-    where, hub = source.corpus, "hub:"
-    if not where.startswith(hub) and where.partition("/")[0] not in corpora.registry():
+    where = source.corpus
+    if not where.startswith(corpora.own.PREFIX) and not corpora.is_registered(where):
         where = Path(where).name
     return ":".join((where, source.language, source.task))
 

@@ -250,11 +250,12 @@ def test_15_a_full_or_read_only_disk_is_found_beforehand(folders, tmp_path, monk
     assert not (tmp_path / "out").exists()
 
 
-def test_16_too_little_memory_is_found_beforehand(tmp_path):
+def test_16_too_little_memory_is_found_beforehand(tmp_path, monkeypatch):
+    monkeypatch.setattr(validation, "MEMINFO", tmp_path / "meminfo")
     (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemAvailable: 50 kB\n")
-    validation.check_memory(50 * 1024, tmp_path / "meminfo")
+    validation.check_memory(50 * 1024)
     with pytest.raises(SpeechMergeError, match="GB are free"):
-        validation.check_memory(50 * 1024 + 1, tmp_path / "meminfo")
+        validation.check_memory(50 * 1024 + 1)
 
 
 def test_17_a_misspelt_method_or_parameter_names_the_nearest(base, experts):

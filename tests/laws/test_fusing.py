@@ -338,13 +338,6 @@ def test_eer_of_perfect_and_of_reversed_scores():
     assert scoring.eer(np.array([1.0, 2, 3, 4, 5]), same) == 1
 
 
-def test_weights_of_trials_count_like_repeated_trials():
-    draw = np.random.default_rng(1)
-    scores, same, times = draw.normal(size=30), draw.random(30) < 0.4, draw.integers(0, 4, 30)
-    repeated = scoring.eer(np.repeat(scores, times), np.repeat(same, times))
-    assert scoring.eer(scores, same, times.astype(float)) == pytest.approx(repeated)
-
-
 def test_cka_knows_rotation_and_scale_and_chance():
     x, y = torch.randn(400, 6), torch.randn(400, 9)
     turn = torch.linalg.qr(torch.randn(6, 6))[0]

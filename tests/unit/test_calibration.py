@@ -215,9 +215,8 @@ def test_statistics_belong_to_their_expert_and_speech(experts, windows, grams, l
     monkeypatch.setitem(calibration.KINDS, "grams", None)  # nothing is collected again
     folder = grams[0].folder
     assert calibration.collect("grams", experts[0], windows[0], folder).record == grams[0].record
-    assert calibration.load(folder, experts[0]).record["windows"] == 2
+    assert grams[0].record["windows"] == 2
     for refused in (
-        lambda: calibration.load(folder, experts[1]),
         lambda: calibration.collect("grams", experts[1], windows[0], folder),
         lambda: calibration.collect("grams", experts[0], windows[0][:1], folder),
         lambda: calibration.collect("fishers", experts[0], windows[0], folder),
@@ -227,10 +226,10 @@ def test_statistics_belong_to_their_expert_and_speech(experts, windows, grams, l
             refused()
 
 
-def test_two_tensors_that_are_merged_at_a_time_are_read_once_each(grams, experts, monkeypatch):
+def test_two_tensors_that_are_merged_at_a_time_are_read_once_each(grams, monkeypatch):
     read, names = [], (SPOKEN[0], SPOKEN[2])
     monkeypatch.setattr(Checkpoint, "read", lambda _, name: read.append(name))
-    statistics = calibration.load(grams[0].folder, experts[0])
+    statistics = calibration.Statistics(grams[0].folder)
     for name in (*names, *names):
         statistics[name]
     assert sorted(read) == sorted(statistics.record["shared"].get(name, name) for name in names)

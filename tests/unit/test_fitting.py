@@ -128,7 +128,7 @@ def test_adamerging_starts_as_task_arithmetic_and_stays_between_zero_and_one(bas
     assert all(torch.allclose(start[n], plain[n], atol=1e-6) for n in base)
     run = fitting.begin(open_merge("adamerging", base, experts, extras=extras, steps=60, rate=0.02))
     assert run.known.weights.min() == 0 and run.known.weights.max() <= 1
-    assert run.parameters["weights"] == run.known.weights.tolist() and "weights" not in run.merge.parameters
+    assert run.known.learnt["weights"] == run.known.weights.tolist() and "weights" not in run.merge.parameters
 
 
 def test_evo_merging_finds_what_to_keep_then_what_it_counts(base, experts):
@@ -146,7 +146,7 @@ def test_evo_merging_finds_what_to_keep_then_what_it_counts(base, experts):
     one, two = (dict(run.stream()) for run in runs)
     assert all(torch.equal(one[n], two[n]) for n in base)  # the same seed
     assert len(losses) <= 2 * (90 + 400)
-    kept, [factors] = runs[0].parameters["density"], runs[0].parameters["weights"]
+    kept, [factors] = runs[0].known.learnt["density"], runs[0].known.learnt["weights"]
     assert kept[1] < 0.5 < kept[0]  # an expert that only disturbs is thinned out
     assert factors[0] > 0.8 and factors[2] < -0.2
     found = loss(one)

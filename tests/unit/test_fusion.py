@@ -148,10 +148,11 @@ def test_one_thread_and_two_agree():
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
 
 
-def test_upstreams_stay_as_they_are():
+def test_upstreams_stay_as_they_are(monkeypatch):
     whisper, task = encoders.whisper("smoke"), tasks.find("tones")
     fold, before = task.folds((2, 1, 1))[0], upstreams.weights_of(whisper.encoder)
-    hearing = systems.hearing_of(["smoke"], fold, whole=False, load=lambda name, window: whisper)
+    monkeypatch.setattr(upstreams, "load", lambda name, window: whisper)
+    hearing = systems.hearing_of(["smoke"], fold, whole=False)
     system = training.train(task, fold, hearing, "ws", QUICK)
     assert upstreams.weights_of(whisper.encoder) == before == whisper.fingerprint
     assert all(p.grad is None and not p.requires_grad for p in whisper.encoder.parameters())
@@ -213,10 +214,11 @@ def test_of_equal_rates_and_evaluations_the_better_trained_is_taken(monkeypatch)
     assert system.weights() == once.weights(), "the last evaluation is kept"
 
 
-def test_two_uses_of_one_model_hear_once():
+def test_two_uses_of_one_model_hear_once(monkeypatch):
     task = tasks.find("tones")
     fold, counted = task.folds((4, 2, 2))[0], Counted()
-    hearing = systems.hearing_of(["random-16", "random-16#2"], fold, whole=False, load=lambda name, window: counted)
+    monkeypatch.setattr(upstreams, "load", lambda name, window: counted)
+    hearing = systems.hearing_of(["random-16", "random-16#2"], fold, whole=False)
     assert counted.heard == len({features.key(one.clip) for one in fold})
     assert hearing.shapes == [(3, 16), (3, 16)]
 

@@ -103,11 +103,11 @@ def test_a_descent_from_a_good_guess_takes_few_evaluations(best, start):
 
 
 def test_a_descent_goes_no_further_than_it_may_and_past_what_is_not_finite():
-    assert len(searching.descend(lambda value: -value, 1.0, most=4)) == 4
+    assert len(searching.descend(lambda value: -value, 1.0)) == searching.STEPS
     tried = searching.descend(lambda value: math.nan if value > 1.2 else (math.log(value / 0.9)) ** 2, 1.0)
     assert tried[0][0] == 1.0 and math.isinf(tried[-1][1])
     calls = []
-    searching.descend(lambda v: calls.append(v) or (math.log(v / 0.9)) ** 2, 1.0, worth=lambda least: False)
+    searching.descend(lambda v: calls.append(v) or (math.log(v / 0.9)) ** 2, 1.0, worth=lambda: False)
     assert len(calls) == 3
 
 

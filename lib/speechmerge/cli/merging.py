@@ -1,7 +1,6 @@
 """Commands that merge: merge, check."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +16,7 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 SAID_BY_RECIPE = {"experts": "EXPERTS", "base": "--base", "scaling": "--scaling", "settings": "--set"}
 SAID_BY_RECIPE |= {"include": "--include", "dtype": "--dtype"}
 SAID_BY_RECIPE |= {"max_growth": "--max-growth", "max_update": "--max-update"}
-HEARD = (
-    "speech",
-    "statistics",
-    "split",
-    "windows",
-    "clips",
-    "seed",
-)  # options of what a method needs beside the models
+HEARD = ("speech", "statistics", "split", "windows", "clips", "seed")  # options of what is given beside the models
 
 
 @click.command(
@@ -306,8 +298,7 @@ def _check_output(output: Path, recipe: "Recipe", overwrite: bool) -> None:
     from ..files import check_output
     from ..merging.output import MARKS
 
-    inputs: Sequence[str] = (recipe.base, *recipe.experts)
-    for name in inputs:
+    for name in (recipe.base, *recipe.experts):
         if Path(name).exists() and Path(name).resolve().is_relative_to(output.resolve()):
             raise click.UsageError(f"OUTPUT {output} is or holds {name}, a model to merge; name another folder.")
     check_output(output, overwrite=overwrite, marks=MARKS)

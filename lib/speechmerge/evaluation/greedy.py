@@ -85,7 +85,10 @@ def follow(
         scores = reader.scores(given).index_fill_(-1, never, -torch.inf)
         if given is prompts:
             scores.index_fill_(-1, at_first, -torch.inf)
-        given = _drawn(scores, temperature) if temperature else scores.argmax(-1, keepdim=True)
+        if temperature:
+            given = torch.multinomial((scores / temperature).softmax(-1), 1)
+        else:
+            given = scores.argmax(-1, keepdim=True)
         for row, token in zip(rows, given[:, 0].tolist(), strict=True):
             if runs(row):
                 found[row].append(token)
@@ -96,8 +99,3 @@ def follow(
             kept = torch.tensor(left, device=device)
             reader.keep(kept)
             rows, given = [rows[i] for i in left], given[kept]
-
-
-def _drawn(scores: Tensor, temperature: float) -> Tensor:
-    """Draw one token a row, ``[rows, 1]``."""
-    return torch.multinomial((scores / temperature).softmax(-1), 1)

@@ -25,15 +25,7 @@ from statistics import NormalDist
 import jiwer
 import numpy as np
 
-from ..corpora import Clip
-from ..errors import ScoringError
-from ..text import normalise
-from .predictions import Prediction
-from .scoring import match
-
 BUFFER = 2  # words that both systems have right part two segments: NIST's value
-LEVEL = 0.05
-FEWEST = 30  # segments below which the normal approximation is not trusted; our choice
 
 
 @dataclass(frozen=True)
@@ -52,21 +44,12 @@ class MatchedPairs:
     z: float
     p_value: float
 
-    @property
-    def verdict(self) -> str:
-        """At 5 %: ``first better``, ``second better``, ``no difference`` or, before a winner, ``too few segments``."""
-        if self.p_value >= LEVEL:
-            return "no difference"
-        if self.segments < FEWEST:
-            return "too few segments"
-        return "first better" if self.difference < 0 else "second better"
-
 
 def mapsswe(errors: np.ndarray) -> MatchedPairs:
     """Test whether two systems differ in errors per segment; with one segment or none there is no evidence, ``p = 1``.
 
     Args:
-        errors: of both systems, shape ``[segments, 2]``, as :func:`paired_errors` counts them; those of several
+        errors: of both systems, shape ``[segments, 2]``, as :func:`segmented` sums them; those of several
             languages are joined for a test over all of them.
     """
     differences = errors[:, 0] - errors[:, 1]
@@ -77,33 +60,6 @@ def mapsswe(errors: np.ndarray) -> MatchedPairs:
     error = float(differences.std(ddof=1)) / math.sqrt(n)
     z = mean / error if error else math.copysign(math.inf, mean)
     return MatchedPairs(n, mean, z, 2 * NormalDist().cdf(-abs(z)))
-
-
-def paired_errors(
-    first: Sequence[Prediction], second: Sequence[Prediction], clips: Sequence[Clip], language: str
-) -> np.ndarray:
-    """Count errors of two systems, shape ``[segments, 2]``, after Whisper's normalisation.
-
-    Raises:
-        ScoringError: a system's predictions do not match the clips one to one.
-    """
-    references = [normalise(clip.text, language) for clip in clips]
-    hypotheses = [[normalise(p.text, language) for p in match(one, clips)] for one in (first, second)]
-    return segment_errors(references, *hypotheses)
-
-
-def segment_errors(references: Sequence[str], first: Sequence[str], second: Sequence[str]) -> np.ndarray:
-    """Count errors of two systems, shape ``[segments, 2]``, in normalised texts.
-
-    Raises:
-        ScoringError: there are not as many hypotheses as references.
-    """
-    if not len(references) == len(first) == len(second):
-        raise ScoringError(
-            f"the systems were not tested on the same utterances: {len(references)} references, {len(first)} and "
-            f"{len(second)} hypotheses; decode the same clips with both."
-        )
-    return segmented(error_places(references, first), error_places(references, second))
 
 
 def error_places(references: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:

@@ -38,10 +38,7 @@ class Errors:
         """Word error rate as a fraction; may exceed 1."""
         return float(self.errors.sum() / max(1, self.words.sum()))
 
-    @property
-    def rate(self) -> float:
-        """The word error rate."""
-        return self.wer
+    rate = wer  # under the name that it has for scores of any kind
 
     @property
     def weight(self) -> int:

@@ -95,17 +95,16 @@ def transcribe(
             recording = Recording(path)
             start = recording.more(WINDOW_SAMPLES + 1)
             spoken = detect(decoder, start) if language == AUTO else language
-            if recording.ended and len(start) <= WINDOW_SAMPLES and not segments:
+            short = recording.ended and len(start) <= WINDOW_SAMPLES and not segments
+            if short:
                 waiting.append((_clip(name, start), spoken))
                 if len(waiting) < decoder.batch:
                     continue
-                yield from _short(decoder, waiting, task)
-                bar.update(len(waiting))
-                waiting = []
-                continue
             yield from _short(decoder, waiting, task)
             bar.update(len(waiting))
             waiting = []
+            if short:
+                continue
             found = tuple(_long(decoder, name, recording, start, spoken, task, progress))
             text = " ".join(segment.text for segment in found)
             ran_away = any(Prediction(name, segment.text).runaway for segment in found)
@@ -159,9 +158,9 @@ def _long(
             found = _segments(decoder, f"{name}|{done}", samples[:part], language, task, heard)
             kept = found if last else [segment for segment in found if segment.start < border]
             yield from (Segment(round(done + s.start, 2), round(done + s.end, 2), s.text) for s in kept if s.text)
-            reached = len(samples) / SAMPLE_RATE if last else max([border, *(segment.end for segment in kept[-1:])])
             if last:
                 return
+            reached = max([border, *(segment.end for segment in kept[-1:])])
             done, samples = done + reached, samples[round(reached * SAMPLE_RATE) :]
 
 

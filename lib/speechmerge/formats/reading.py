@@ -18,7 +18,7 @@ from ..whisper.conversion import GGML_MAGIC, open_ggml
 from ..whisper.ctranslate2 import is_ctranslate2, open_ctranslate2
 from ..whisper.foreign import Foreign
 from ..whisper.generation import settings
-from ..whisper.tensor_files import read_json
+from ..whisper.tensor_files import read_if_there, read_json
 from ..whisper.weight_files import ADAPTER, holds_model
 from ..whisper.whisper_folder import check_shapes, made_companions
 from . import alignment, vocabulary
@@ -154,8 +154,7 @@ def _folder(path: Path, tokenizer: Path | None) -> Model:
         checkpoint, about = models.open_model(path)
         return Model(path, "hf", checkpoint, about, _precision(checkpoint), about.said)
     checkpoint = replace(models.open_weights(path), folder=None)  # the tokenizer there is not to be copied
-    own = path / "generation_config.json"
-    about = _made(read_config(path), tokenizer, read_json(own) if own.is_file() else {}, str(path))
+    about = _made(read_config(path), tokenizer, read_if_there(path / "generation_config.json"), str(path))
     return Model(path, "hf", checkpoint, about, _precision(checkpoint), (f"the tokenizer is that of {tokenizer}",))
 
 

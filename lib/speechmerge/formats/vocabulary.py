@@ -6,12 +6,12 @@ alone; and Whisper's special tokens stand behind it in an order that openai/whis
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from transformers import WhisperTokenizer
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from ..errors import CheckpointError
+from ..whisper.companions import built_tokenizer
 from ..whisper.generation import END_OF_ENGLISH_ONLY, FIRST_TIMESTAMP, TASKS, TIMESTAMPS
 
 END_OF_MULTILINGUAL = 50257  # id of <|endoftext|> behind the tokens of many languages
@@ -105,18 +105,7 @@ def tokenizer(tokens: Sequence[bytes], rows: int, max_length: int, where: str) -
     spelt = {_spelt(token): i for i, token in enumerate(tokens)}
     pairs = [(_spelt(a), _spelt(b)) for a, b in merges({token: i for i, token in enumerate(tokens)})]
     marks = ["endoftext", "startoftranscript", *list(LANGUAGES)[:languages], *MARKS]
-    special: dict[str, Any] = {"additional_special_tokens": [f"<|{mark}|>" for mark in marks]}
-    made = WhisperTokenizer(
-        vocab=spelt,
-        merges=pairs,
-        pad_token="<|endoftext|>",
-        clean_up_tokenization_spaces=False,
-        model_max_length=max_length,
-    )
-    made.add_special_tokens(special)
-    made.add_tokens([f"<|{0.02 * i:.2f}|>" for i in range(TIMESTAMPS)])
-    made.set_prefix_tokens()
-    return made
+    return built_tokenizer(spelt, pairs, marks, max_length)
 
 
 def merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:

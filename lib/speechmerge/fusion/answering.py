@@ -87,8 +87,7 @@ class System:
 
     def weights(self) -> list[list[float]] | None:
         """Return the weights of the layers of each upstream, where the interface has such."""
-        summed = self.interface if isinstance(self.interface, WeightedSum) else None
-        return summed.weights() if summed else None
+        return self.interface.weights() if isinstance(self.interface, WeightedSum) else None
 
     def modules(self) -> nn.ModuleList:
         """Return interface and head."""

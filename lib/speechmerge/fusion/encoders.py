@@ -50,8 +50,7 @@ class WhisperEncoder:
         stem = functional.gelu(self.encoder.conv2(stem)).transpose(1, 2).contiguous()
         found = [stem + self.encoder.embed_positions.weight[:frames]]
         for block in self.encoder.layers:
-            out = block(found[-1], None)
-            found.append(out[0] if isinstance(out, tuple) else out)
+            found.append(block(found[-1], None))
         return [*found[:-1], self.encoder.layer_norm(found[-1])]
 
 

@@ -40,7 +40,6 @@ class Task:
         name: as it is asked for.
         title: for tables.
         kind: ``"classes"``, ``"verification"`` or ``"characters"``.
-        metric: of the error that dev chooses by: ``"error"``, ``"eer"`` or ``"cer"``.
         sizes: most clips of a class in each split, if not told otherwise.
         draw: gives the folds for such sizes.
         caution: what must be said beside its numbers.
@@ -55,7 +54,7 @@ class Task:
 
     @property
     def metric(self) -> str:
-        """Name of the error that dev chooses by."""
+        """The error that dev chooses by: ``"error"``, ``"eer"`` or ``"cer"``."""
         return {"classes": "error", "verification": "eer", "characters": "cer"}[self.kind]
 
     @property

@@ -66,15 +66,11 @@ class Hearing:
             raise MethodError(f"there is no normalisation {kind!r}.{nearest(kind, NORMALISE)}")
         found = []
         if kind == "standard":
-            some = [self.open(clip) for clip in clips[:MEASURED]]
-            for place in range(len(self.features)):
-                parts = [resampled(one.states[place], len(one.states[place]), _rows(one, place)) for one in some]
+            heard = [self.open(clip).states for clip in clips[:MEASURED]]
+            for own in zip(*heard, strict=True):
+                parts = [resampled(states, len(states), spaced(len(states), FRAMES)) for states in own]
                 found.append(moments(torch.cat(parts)))
         return Hearing(self.features, whole=self.whole, normalise=Normaliser(kind, found))
-
-
-def _rows(heard: Heard, place: int) -> np.ndarray:
-    return spaced(len(heard.states[place]), FRAMES)
 
 
 def joined(parts: Sequence[list[Tensor]]) -> list[Tensor]:

@@ -50,7 +50,7 @@ def word_errors(texts: Sequence[str], answers: Sequence[str]) -> list[int]:
     return [Levenshtein.distance(text.split(), answer.split()) for text, answer in zip(texts, answers, strict=True)]
 
 
-def eer(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None) -> float:
+def eer(scores: np.ndarray, same: np.ndarray) -> float:
     """Return the equal error rate: where as many true trials are missed as false ones are accepted.
 
     Between the two scores at which the rates cross, both are taken to be linear.
@@ -58,23 +58,16 @@ def eer(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None)
     Args:
         scores: of trials, higher for the same voice, ``[n]``.
         same: whether the voices are the same, ``[n]``.
-        weights: how often each trial counts; once without it.
 
     Raises:
         ScoringError: there are no trials of one kind.
     """
-    weights = np.ones(len(scores)) if weights is None else weights
-    return _eer(*_sorted(scores, same, weights))
-
-
-def _sorted(scores: np.ndarray, same: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights of true and of false trials at each distinct score, from the lowest up."""
     _, place = np.unique(scores, return_inverse=True)
-    size = int(place.max()) + 1 if len(place) else 0
-    return np.bincount(place, weights * same, size), np.bincount(place, weights * ~same, size)
+    return _eer(np.bincount(place, same), np.bincount(place, ~same))
 
 
 def _eer(true: np.ndarray, false: np.ndarray) -> float:
+    """Return the equal error rate, given the true and the false trials counted by their scores, from the lowest up."""
     if not true.sum() or not false.sum():
         raise ScoringError(
             "an equal error rate needs trials of the same voice and of different voices; one kind lacks."

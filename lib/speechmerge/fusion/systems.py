@@ -1,7 +1,7 @@
 """A trained system on disk, and the upstreams of a set made ready for a task."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,14 +19,7 @@ from .hearing import Hearing
 WEIGHTS, ABOUT = "system.safetensors", "system.json"
 
 
-def hearing_of(
-    names: Sequence[str],
-    examples: Sequence[Example],
-    *,
-    whole: bool,
-    window: str = "full",
-    load: Callable[[str, str], upstreams.Upstream] = upstreams.load,
-) -> Hearing:
+def hearing_of(names: Sequence[str], examples: Sequence[Example], *, whole: bool, window: str = "full") -> Hearing:
     """Let the upstreams of a set hear all examples, unless their stores hold them, and return what they heard.
 
     Args:
@@ -34,7 +27,6 @@ def hearing_of(
         examples: any number.
         whole: whether all frames of a clip are kept.
         window: what Whisper's encoder hears.
-        load: gives an upstream.
 
     Raises:
         SourceError: an upstream cannot be had, or stands twice.
@@ -44,7 +36,7 @@ def hearing_of(
     clips, known = [one.clip for one in examples], {}
     for name in map(upstreams.plain, names):
         if name not in known:
-            known[name] = features.extract(name, load(name, window), clips, whole=whole, window=window)
+            known[name] = features.extract(name, upstreams.load(name, window), clips, whole=whole, window=window)
     return Hearing([known[upstreams.plain(name)] for name in names], whole=whole)
 
 

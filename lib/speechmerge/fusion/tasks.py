@@ -71,8 +71,8 @@ def _asr_en(sizes: Sizes) -> list[Fold]:
     return _speech(_voices(), sizes, lambda one: one.clip.speaker)
 
 
-def _asr(language: str) -> Callable[[Sizes], list[Fold]]:
-    return lambda sizes: _speech(order(corpora.load("asterisk", language)), sizes, lambda one: "all")
+def _asr(corpus: str, language: str) -> Callable[[Sizes], list[Fold]]:
+    return lambda sizes: _speech(order(corpora.load(corpus, language)), sizes, lambda one: "all")
 
 
 def _one_of(clips: Sequence[Clip], splits: dict[str, str]) -> list[Example]:
@@ -127,10 +127,6 @@ def _pitch(clip: Clip) -> float:
     return sum(places) / len(places)
 
 
-def _tone_words(sizes: Sizes) -> list[Fold]:
-    return _speech(order(corpora.load("tones", "es")), sizes, lambda one: "all")
-
-
 def _tone_voices(sizes: Sizes) -> list[Fold]:
     """Voices by the first tone, for tests; no speech."""
     names = sorted({clip.text.split()[0] for clip in corpora.load("tones", "es")})
@@ -148,7 +144,7 @@ _DECLARED = (
     Task("voice-verify", "Same character?", "verification", (20, 20, 20), _voice_verify, VOICES),
     Task("asr-en", "Characters, English", "characters", UTTERANCES, _asr_en, "acted voices, shared between splits"),
     *(
-        Task(f"asr-{code}", f"Characters, {name}", "characters", ALL, _asr(code), PROMPTS)
+        Task(f"asr-{code}", f"Characters, {name}", "characters", ALL, _asr("asterisk", code), PROMPTS)
         for code, name in (("es", "Spanish"), ("fr", "French"), ("it", "Italian"), ("ru", "Russian"))
     ),
     Task("language-id", "Which language", "classes", (60, 20, 30), _language_id, "language, voice and channel are one"),
@@ -157,7 +153,7 @@ _DECLARED = (
     Task("fish", "Which fish", "classes", (300, 60, 60), _fish, "a woman's and a man's voice in each language"),
     Task("tones", "Tones: high or low", "classes", (20, 6, 6), _tones, "for tests, no speech"),
     Task("tone-voices", "Tones: same first", "verification", (6, 4, 4), _tone_voices, "for tests, no speech"),
-    Task("tone-words", "Tones: words", "characters", (20, 6, 6), _tone_words, "for tests, no speech"),
+    Task("tone-words", "Tones: words", "characters", (20, 6, 6), _asr("tones", "es"), "for tests, no speech"),
 )
 TASKS = {task.name: task for task in _DECLARED}
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..errors import CheckpointError
-from ..whisper.checkpoints import Checkpoint, read_json
+from ..whisper.checkpoints import Checkpoint
 from ..whisper.configuration import RECORD
+from ..whisper.tensor_files import read_if_there
 
 _WIDTHS = {"tiny": (384, 4), "base": (512, 6), "small": (768, 12), "medium": (1024, 24), "large": (1280, 32)}
 _NAME = re.compile(
@@ -107,5 +108,4 @@ def _known(base: Checkpoint) -> Iterator[str]:
 
 
 def _json(folder: Path | None, file: str) -> dict:
-    content = read_json(folder / file) if folder and (folder / file).is_file() else {}
-    return content if isinstance(content, dict) else {}
+    return read_if_there(folder / file) if folder else {}

@@ -119,7 +119,7 @@ def read_statement(folder: Path, base: Checkpoint) -> dict[str, Any]:
         CheckpointError: another method of peft, or a field that means more than a low-rank update of this base.
     """
     path, config = folder / CONFIG, read_json(folder / CONFIG)
-    if not isinstance(config, dict) or "peft_type" not in config:
+    if "peft_type" not in config:
         raise CheckpointError(f"{path} does not say its peft_type; copy the file saved with the adapter.")
     given = config.get("base_model_name_or_path")
     named = base.folder or (given if isinstance(given, str) else "BASE")

@@ -5,7 +5,7 @@ What the configuration says is read in :mod:`.adapter_config`, which base it nam
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..whisper.checkpoints import Checkpoint
+from ..whisper.checkpoints import Checkpoint, open_checkpoint
 from ..whisper.number_formats import alike
 from ..whisper.parameter_classes import tied_head
 from ..whisper.tensor_files import Entry
@@ -22,7 +22,7 @@ from ..whisper.weight_files import holds_model
 from . import lora
 from .adapter_base import check_base
 from .adapter_config import CONFIG, read_statement, saved_whole, scale, targeted, token_rows
-from .adapter_file import Stored, read_file
+from .adapter_file import Stored, read_file, refuse_several
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,15 @@ Change = Callable[[Tensor], Tensor]  # from a tensor to what takes its place
 def is_adapter(folder: Path) -> bool:
     """Tell whether a folder holds a peft adapter instead of a model."""
     return (folder / CONFIG).is_file() and not holds_model(folder)
+
+
+def open_expert(base: Checkpoint, source: Path | str | Mapping[str, Tensor], label: str = "expert") -> Checkpoint:
+    """Open an expert of a base: a model, in a folder or in memory, or an adapter."""
+    if not isinstance(source, Mapping):
+        if is_adapter(Path(source)):
+            return open_adapter(Path(source), base)
+        refuse_several(Path(source))
+    return open_checkpoint(source, label)
 
 
 def open_adapter(folder: Path, base: Checkpoint) -> Checkpoint:

@@ -91,22 +91,13 @@ class Statistics(Mapping[str, Tensor]):
         return len(self._stored.shapes) + len(self.record["shared"])
 
 
-def load(folder: Path, expert: Path) -> Statistics:
-    """Open collected statistics.
-
-    Raises:
-        CheckpointError: they are not this expert's.
-    """
-    return _open(folder, {"expert": fingerprint(expert), "version": VERSION})
-
-
 def collect(
     kind: str,
     expert: Path,
     windows: Sequence[Window],
     output: Path | None = None,
     *,
-    write_more: Callable[[Path, Mapping[str, object]], None] | None = None,
+    write_more: Callable[[Path], None] | None = None,
     progress: bool = True,
 ) -> Statistics:
     """Collect statistics of an expert on its own speech into a folder; what is there already is opened.
@@ -121,7 +112,7 @@ def collect(
         expert: folder of the model.
         windows: of its own language and task, see :func:`draw`.
         output: folder to write; by default one of the cache that is named by what it is made from.
-        write_more: gets the folder and the record before the folder takes its name, to write what else belongs in it.
+        write_more: gets the folder, record and all, before it takes its name, to write what else belongs in it.
         progress: show a bar.
 
     Raises:
@@ -140,7 +131,7 @@ def collect(
         with atomic_folder(output) as folder:
             _write(folder, ((stage, [found]) for stage, found in KINDS[kind](expert, windows, progress)), [record])
             if write_more:
-                write_more(folder, record)
+                write_more(folder)
         release_memory()
     return _open(output, record)
 

@@ -113,7 +113,9 @@ def options(
     own = [entry.parameters for entry in models]
     if word in READS and not own_words(shared):
         shared, *own = _read(path, word, method, [shared, *own])
-    _check_weights(path, shared, own, [entry.model for entry in models])
+    if "weight" not in shared:  # one that was forgotten is not filled in, by mergekit neither
+        advice = "give each model one, or one under parameters for those that have none"
+        all_or_none(path, "a weight", [entry.model for entry in models], ["weight" in given for given in own], advice)
     theirs = "mergekit" in method.flavours and "flavour" not in shared
     found = {"flavour": "mergekit"} | DEFAULTS.get(method.name, {}) if theirs else {}
     if word in ("nuslerp", "multislerp"):
@@ -253,15 +255,6 @@ def all_or_none(path: Path, what: str, models: Sequence[str], having: Sequence[b
     given, lacking = ([m for m, has in zip(models, having, strict=True) if has == wanted] for wanted in (True, False))
     if given and lacking:
         raise MethodError(f"{path}: {given[0]} has {what} and {lacking[0]} has none; {advice}.")
-
-
-def _check_weights(
-    path: Path, shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]], models: Sequence[str]
-) -> None:
-    """Check that all models have weights or none does: one that was forgotten is not filled in, by mergekit neither."""
-    if "weight" not in shared:
-        advice = "give each model one, or one under parameters for those that have none"
-        all_or_none(path, "a weight", models, ["weight" in given for given in own], advice)
 
 
 def _position(path: Path, shared: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> float:

@@ -109,9 +109,9 @@ class Given:
             "split": split,
             "seed": self.seed,
         }
-        told |= {} if method.measure == "score" else {"windows": windows}
-        told |= {"clips": sum(len(part[0]) for own in heard for part in own)} if method.measure == "score" else {}
-        return found, told
+        if method.measure == "score":
+            return found, told | {"clips": sum(len(part[0]) for own in heard for part in own)}
+        return found, told | {"windows": windows}
 
     def stand_ins(self, name: str, experts: int) -> dict[str, Any]:
         """Return ``extras`` with nothing in them, with which the models of a merge can be checked before the work."""

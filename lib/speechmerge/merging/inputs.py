@@ -8,6 +8,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from ..devices import usable_device
 from ..whisper import checkpoints
-from ..whisper.checkpoints import BLOCK, Checkpoint, most_precise, open_checkpoint
-from . import adapter_file, adapters, lengths, precision, validation
+from ..whisper.checkpoints import BLOCK, most_precise, open_checkpoint
+from . import adapters, lengths, precision, validation
 
 Source = Path | str | Mapping[str, Tensor]
 
@@ -55,7 +56,7 @@ class Inputs:
         self.base = open_checkpoint(base, "base")
         labels = [f"expert {i}" for i in range(len(experts))]
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # a stored head is compared with its table
-            self.experts = list(pool.map(self._expert, experts, labels))
+            self.experts = list(pool.map(partial(adapters.open_expert, self.base), experts, labels))
         if strict:
             validation.check_tokenizers(self.base, self.experts)
         validation.check_tensors(self.base, self.experts)
@@ -67,14 +68,6 @@ class Inputs:
         self.compute = precise if precise == torch.float64 else torch.float32
         self.seen: dict[str, Any] = {}
         self._here = threading.local()  # memory of each thread, and what it read last
-
-    def _expert(self, source: Source, label: str) -> Checkpoint:
-        """Open an expert: a model, or an adapter of the base."""
-        if not isinstance(source, Mapping):
-            if adapters.is_adapter(Path(source)):
-                return adapters.open_adapter(Path(source), self.base)
-            adapter_file.refuse_several(Path(source))
-        return open_checkpoint(source, label)
 
     def read(self, name: str, start: int, stop: int, *, reuse: bool = False) -> tuple[Tensor, Tensor, list[float]]:
         """Return a range of the base, ``[n]``, of the task vectors, ``[T, n]``, and the squared length of each.

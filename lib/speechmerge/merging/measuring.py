@@ -193,11 +193,10 @@ def extras(
         settings: how to decode where a method scores merged models.
     """
     found = methods.find(method)
-    packed = "fisher" not in found.needs
     _check_clips(found, speech)
-    drawn = [calibration.draw_all(own, windows, seed=seed, packed=packed) for own in speech]
     if found.measure == "score":
         return {"score": scorer(base, [part for own in speech for part in own], settings)}
+    drawn = [calibration.draw_all(own, windows, seed=seed, packed="fisher" not in found.needs) for own in speech]
     if found.measure == "entropy":
         return {"entropy": unsureness(base, drawn)}
     if found.measure == "loss":

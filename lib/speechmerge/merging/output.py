@@ -26,6 +26,7 @@ from .resuming import Journal
 if TYPE_CHECKING:
     from ..whisper.companions import Companions
     from .merge import Merge
+    from .precision import Remaining
     from .run import Run
 
 SHARD_BYTES = 5_000_000_000  # Hugging Face's customary size of one file
@@ -40,14 +41,14 @@ _WORDS = {dtype: word for word, dtype in DTYPES.items()}
 Layout = dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]]
 
 
-def layout(base: Checkpoint, dtype: torch.dtype, limit: int = SHARD_BYTES) -> Layout:
+def layout(base: Checkpoint, dtype: torch.dtype) -> Layout:
     """Return which file gets which tensors, ``{file: {name: (shape, dtype)}}``, in the base's order."""
     shards: list[dict] = [{}]
     filled = 0
     for name, shape in base.shapes.items():
         own = dtype if base.dtypes[name].is_floating_point else base.dtypes[name]
         size = math.prod(shape) * own.itemsize
-        if shards[-1] and filled + size > limit:
+        if shards[-1] and filled + size > SHARD_BYTES:
             shards.append({})
             filled = 0
         shards[-1][name] = (shape, own)
@@ -183,10 +184,7 @@ def write_record(
     }
     if data:
         record["data"] = dict(data)
-    told = [
-        (_label(expert), about) for expert, about in zip(merge.experts, merge.inputs.rounding, strict=True) if about
-    ]
-    if told:
+    if told := _rounding(merge):
         record["rounding"] = [{"expert": label, **asdict(about)} for label, about in told]
     (folder / RECIPE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     (folder / "README.md").write_text(_card(merge, record))
@@ -217,10 +215,15 @@ def identity(merge: "Merge", options: Mapping[str, Any]) -> str | None:
     return digest([recipe(merge, options), inputs, str(merge.device), version("speechmerge")])
 
 
+def _rounding(merge: "Merge") -> list[tuple[str, "Remaining"]]:
+    """Return the experts in which rounding is left, by their labels, and how much."""
+    pairs = zip(merge.experts, merge.inputs.rounding, strict=True)
+    return [(_label(expert), about) for expert, about in pairs if about]
+
+
 def _precision(merge: "Merge") -> str:
     """Return the card's paragraph on what storing models in few digits has left in the merge; mostly none."""
-    pairs = [(expert, about) for expert, about in zip(merge.experts, merge.inputs.rounding, strict=True) if about]
-    lines = [f"- {about.sentence(_label(expert), _label(merge.base))}\n" for expert, about in pairs]
+    lines = [f"- {about.sentence(label, _label(merge.base))}\n" for label, about in _rounding(merge)]
     return "".join(["## Precision\n\n", *lines, "\n"]) if lines else ""
 
 

@@ -9,8 +9,10 @@ from ..whisper.parameter_classes import MATRIX, classify, parts
 from .rules.decompositions import factors
 from .task_vectors import STACKS, Source, deltas
 
+SHARE = 0.1  # of the rank of each matrix: its leading directions; TSV-M keeps 1 / T
 
-def describe(base: Source, experts: Mapping[str, Source], share: float = 0.1) -> list[dict]:
+
+def describe(base: Source, experts: Mapping[str, Source]) -> list[dict]:
     """Compare the leading singular directions of every two experts, averaged over the matrices of each block type.
 
     The overlap of two k-dimensional subspaces with orthonormal bases A and B is ‖AᵀB‖² / k: 1 if they are the same,
@@ -19,7 +21,6 @@ def describe(base: Source, experts: Mapping[str, Source], share: float = 0.1) ->
     Args:
         base: folder or tensors of the base.
         experts: folder or tensors of each expert, by name.
-        share: of the rank of each matrix that counts as its leading directions; TSV-M keeps 1 / T.
 
     Returns:
         Rows of kind ``overlap``: ``stack, block, a, b, reads, writes, chance_reads, chance_writes, matrices``; what a
@@ -31,7 +32,7 @@ def describe(base: Source, experts: Mapping[str, Source], share: float = 0.1) ->
             where = parts(name, start.shape)
             stack = next((part for part in where if part in STACKS), None)
             block = next((part for part in where if part not in STACKS), None)
-            found = _overlaps(change.flatten(2), share)
+            found = _overlaps(change.flatten(2))
             sums[stack, block] = sums.get((stack, block), 0) + torch.cat([found, torch.ones_like(found[:1])])
     rows = []
     for (stack, block), total in sums.items():
@@ -43,10 +44,10 @@ def describe(base: Source, experts: Mapping[str, Source], share: float = 0.1) ->
     return rows
 
 
-def _overlaps(changes: Tensor, share: float) -> Tensor:
+def _overlaps(changes: Tensor) -> Tensor:
     """Return overlaps of right and left subspaces and what chance gives, ``[4, T, T]``, of one matrix ``[T, m, n]``."""
     m, n = changes.shape[-2:]
-    k = max(1, round(share * min(m, n)))
+    k = max(1, round(SHARE * min(m, n)))
     triplets = [factors(change, k) for change in changes]
     found = []
     for vectors in ([v for _, _, v in triplets], [u for u, _, _ in triplets]):

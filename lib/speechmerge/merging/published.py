@@ -82,7 +82,7 @@ def collect(
         "library": f"speechmerge {version('speechmerge')}",
     }
 
-    def write_more(folder: Path, record: Mapping[str, object]) -> None:
+    def write_more(folder: Path) -> None:
         whole = json.loads((folder / RECORD).read_text()) | told
         (folder / RECORD).write_text(json.dumps(whole, indent=1, ensure_ascii=False))
         (folder / "README.md").write_text(_card(whole))

@@ -84,11 +84,6 @@ class Run:
         """Return a run with other learnt weights ``[G, T]``."""
         return Run(self.merge, replace(self.known, weights=weights))
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The method's parameters, with what was learnt."""
-        return {**self.merge.parameters, **self.known.learnt}
-
     def model(self) -> Mapping[str, Tensor]:
         """Return the merged model; each tensor is merged when it is asked for."""
         return OnDemand(self.merge.base.shapes, self.tensor)

@@ -15,6 +15,18 @@ NEAR = 0.05  # of ln λ: a vertex closer to a value that was tried is not worth 
 APART = 0.15  # of ln λ: values closer than this are not told apart by decoding
 
 
+def _noted(loss: Callable[[float], float], tried: dict[float, float]) -> Callable[[float], float]:
+    """Return a loss that is evaluated once for each λ and noted in ``tried``; one that is not finite is infinite."""
+
+    def at(value: float) -> float:
+        if value not in tried:
+            found = loss(value)
+            tried[value] = found if math.isfinite(found) else math.inf
+        return tried[value]
+
+    return at
+
+
 def minimum(loss: Callable[[float], float], bracket: Sequence[float] = BRACKET) -> list[tuple[float, float]]:
     """Minimise a loss over λ and return all ``(λ, loss)`` that were tried, the best first.
 
@@ -29,13 +41,7 @@ def minimum(loss: Callable[[float], float], bracket: Sequence[float] = BRACKET) 
         MethodError: no value of the bracket has a finite loss.
     """
     tried: dict[float, float] = {}
-
-    def at(value: float) -> float:
-        if value not in tried:
-            found = loss(value)
-            tried[value] = found if math.isfinite(found) else math.inf
-        return tried[value]
-
+    at = _noted(loss, tried)
     for i, value in enumerate(bracket):
         at(value)
         if i > 1 and tried[bracket[i - 2]] < tried[bracket[i - 1]] < tried[value]:
@@ -65,8 +71,7 @@ def descend(
     start: float,
     *,
     step: float = STEP,
-    most: int = STEPS,
-    worth: Callable[[float], bool] = lambda least: True,
+    worth: Callable[[], bool] = lambda: True,
 ) -> list[tuple[float, float]]:
     """Minimise a loss over λ from a guess, in few evaluations, and return all ``(λ, loss)`` tried, the best first.
 
@@ -77,32 +82,27 @@ def descend(
         loss: of λ; evaluated once for each value.
         start: above 0.
         step: the factor, above 1.
-        most: evaluations before the vertex, at most.
-        worth: told the least loss so far, whether the vertex is to be sought.
+        worth: whether the vertex is to be sought, asked once the loss rises on both sides.
     """
     tried: dict[float, float] = {}
+    ask = _noted(loss, tried)
 
     def at(power: int) -> float:
-        value = rounded(start * step**power)
-        if value not in tried:
-            found = loss(value)
-            tried[value] = found if math.isfinite(found) else math.inf
-        return tried[value]
+        return ask(rounded(start * step**power))
 
     here = at(0)
     low = high = best = 0
-    while len(tried) < most and (high == best or low == best):
+    while len(tried) < STEPS and (high == best or low == best):
         up = high == best
         high, low = (high + 1, low) if up else (high, low - 1)
         if at(high if up else low) < here:
             best = high if up else low
             here = at(best)
-    if math.isfinite(here) and low < best < high and worth(here):
+    if math.isfinite(here) and low < best < high and worth():
         vertex = _vertex([(math.log(start) + p * math.log(step), at(p)) for p in (best - 1, best, best + 1)])
         value = rounded(math.exp(vertex))
         if min(abs(math.log(value / other)) for other in tried) >= NEAR:
-            found = loss(value)
-            tried[value] = found if math.isfinite(found) else math.inf
+            ask(value)
     return sorted(tried.items(), key=lambda pair: pair[1])
 
 

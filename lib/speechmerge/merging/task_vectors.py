@@ -4,6 +4,7 @@ A task vector is expert minus base. All sums are taken in fp64, tensor by tensor
 more than once.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -124,18 +125,10 @@ def _cosines(names: list[str], products: Mapping[str, Tensor]) -> list[dict]:
     rows = []
     for scope, gram in products.items():
         norms = gram.diagonal().clamp(min=0).sqrt()
-        for i, a in enumerate(names):
-            for j in range(i + 1, len(names)):
-                size = (norms[i] * norms[j]).item()
-                rows.append(
-                    {
-                        "kind": "cosine",
-                        "scope": scope,
-                        "a": a,
-                        "b": names[j],
-                        "cosine": gram[i, j].item() / size if size else 0.0,
-                    }
-                )
+        for (i, a), (j, b) in itertools.combinations(enumerate(names), 2):
+            size = (norms[i] * norms[j]).item()
+            cosine = gram[i, j].item() / size if size else 0.0
+            rows.append({"kind": "cosine", "scope": scope, "a": a, "b": b, "cosine": cosine})
     return rows
 
 
@@ -145,10 +138,9 @@ def _energy(names: list[str], places: Mapping[tuple, Tensor], whole: Tensor, bas
     for i, label in enumerate(names):
         total = whole[i, i].item()
         for (stack, block, index), squares in places.items():
-            place = {"stack": stack, "block": block, "layer": index, "scalars": int(squares[-1])}
-            rows.append(
-                {"kind": "energy", "expert": label, **place, "share": squares[i].item() / total if total else 0.0}
-            )
+            row = {"kind": "energy", "expert": label, "stack": stack, "block": block, "layer": index}
+            share = squares[i].item() / total if total else 0.0
+            rows.append(row | {"scalars": int(squares[-1]), "share": share})
         rows.append({"kind": "total", "expert": label, **_relative(math.sqrt(total), math.sqrt(base_square))})
     return rows
 

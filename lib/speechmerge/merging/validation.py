@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import CheckpointError, MethodError, SpeechMergeError, nearest
-from ..whisper.checkpoints import Checkpoint, fingerprint, read_json
+from ..whisper.checkpoints import Checkpoint, fingerprint
 from ..whisper.configuration import is_whisper, lacking, padded, tokens
 from ..whisper.number_formats import alike
 from ..whisper.parameter_classes import MATRIX, classify
+from ..whisper.tensor_files import read_if_there
 from .methods import MEASURES, STATISTICS, Method
 
 if TYPE_CHECKING:
@@ -65,14 +66,11 @@ def _counted(names: Sequence[str]) -> str:
     return f"{len(names)} tensor{'' if len(names) == 1 else 's'} ({', '.join(names[:3])}{more})"
 
 
-def check_updates(base: Checkpoint, experts: Sequence[Checkpoint], max_update: float = MAX_UPDATE) -> list[float]:
+def check_updates(base: Checkpoint, experts: Sequence[Checkpoint], max_update: float) -> None:
     """Check on a sample of the tensors that experts are fine-tunes of this base and differ from it and each other.
 
-    Returns:
-        The norm ratio ‖τ_t‖/‖θ0‖ of each expert over the sampled tensors.
-
     Raises:
-        CheckpointError: a ratio above ``max_update`` (wrong base), an expert equal to the base or to another one.
+        CheckpointError: ‖τ_t‖/‖θ0‖ is above ``max_update`` (wrong base), or an expert equals the base or another one.
     """
     names = sample(base)
     models = [base, *experts]
@@ -106,7 +104,6 @@ def check_updates(base: Checkpoint, experts: Sequence[Checkpoint], max_update: f
                 f"{models[j].label} holds the same weights as {models[i].label}{but}; an expert must differ from the "
                 "base and from the other experts. Remove it, or give the model that was meant."
             )
-    return ratios
 
 
 def _rounded(one: Checkpoint, other: Checkpoint, name: str, stop: int) -> bool:
@@ -167,7 +164,7 @@ def _about(folder: Path) -> dict[str, object]:
     """What a folder's settings say about its tokens; only what is there."""
     about = {}
     for file, key in (("config.json", "vocab_size"), ("generation_config.json", "is_multilingual")):
-        if (folder / file).is_file() and key in (content := read_json(folder / file)):
+        if key in (content := read_if_there(folder / file)):
             about[key] = content[key]
     return about
 
@@ -186,7 +183,7 @@ def check_companions(folder: Path) -> "Companions | None":
 
         return models.open_model(folder)[1]
     path = folder / "generation_config.json"
-    if missing := lacking(read_json(path) if path.is_file() else {}):
+    if missing := lacking(read_if_there(path)):
         raise CheckpointError(
             f"{path} lacks {', '.join(missing)}, so a merge of this base could not generate; copy the file of the base "
             "model as it was published."
@@ -220,24 +217,22 @@ def check_extras(method: Method, extras: Mapping[str, Any], experts: int) -> dic
     return dict(extras)
 
 
+MEMINFO = Path("/proc/meminfo")
 IN_BLOCKS = "choose a method that works in blocks (task_arithmetic, ties, ...)"
 
 
-def check_memory(
-    needed: int, meminfo: Path = Path("/proc/meminfo"), *, work: str = "the merge", otherwise: str = IN_BLOCKS
-) -> None:
+def check_memory(needed: int, *, work: str = "the merge", otherwise: str = IN_BLOCKS) -> None:
     """Check before heavy work that ``needed`` bytes of memory are free, where the system tells.
 
     Args:
         needed: bytes.
-        meminfo: where the system tells.
         work: what takes them, and
         otherwise: what takes less, both for the message.
 
     Raises:
         SpeechMergeError: they are not.
     """
-    lines = dict(line.split(":") for line in meminfo.read_text().splitlines()) if meminfo.is_file() else {}
+    lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines()) if MEMINFO.is_file() else {}
     free = int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else needed
     if needed > free:
         raise SpeechMergeError(

@@ -79,7 +79,7 @@ def choose(lab: Lab, allowed: Mapping[int, float], most: int, planned: Plan) -> 
     def hear(system: System, trial: Trial | None) -> Heard:
         errors = tuple(lab.errors(system, CHOOSE))
         excess = max((errors[i] - references[i] - loss for i, loss in allowed.items()), default=0.0)
-        return Heard(system, trial, errors, max(excess, 0.0) if not allowed else excess)
+        return Heard(system, trial, errors, excess)
 
     heard = [hear(AVERAGE, next((t for t in lab.trials if t.candidate == methods.AVERAGE), None))]
     needed = planned.per_clip * sum(len(one.choose) for one in lab.speeches) + planned.reporting

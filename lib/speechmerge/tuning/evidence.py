@@ -45,15 +45,10 @@ def table(lab: Lab, heard: Sequence[System], crossed: bool, seed: int) -> tuple[
             one, scores = lab.speeches[i], lab.scores(system, i, REPORT)
             drawn = resampled_rates([scores], seed=seed, places=[i])
             drawn = 1 - drawn if one.task == "st" else drawn
-            samples[system.name, i] = (error(scores, one.task), drawn)
+            rate = error(scores, one.task)
+            samples[system.name, i] = (rate, drawn)
             low, high = interval(drawn)
-            row = {
-                "system": system.name,
-                "speech": one.name,
-                "error": error(scores, one.task),
-                "low": low,
-                "high": high,
-            }
+            row = {"system": system.name, "speech": one.name, "error": rate, "low": low, "high": high}
             predictions = lab.hear(system, i, REPORT)
             whole = scoring.score(predictions, one.report, one.language, one.task)
             row |= {"chrf": whole.chrf / 100, "bleu": whole.bleu / 100} if one.task == "st" else {"wer": whole.wer}
@@ -103,7 +98,7 @@ def paired(samples: dict, lab: Lab, chosen: str, against: dict[str, dict]) -> li
     return rows
 
 
-def worst(lab: Lab, chosen: System, seed: int) -> list[dict[str, Any]]:
+def worst(lab: Lab, chosen: System) -> list[dict[str, Any]]:
     """Return the clips that report on which the chosen merge errs most, with what base and own expert heard."""
     rows = []
     for i, one in enumerate(lab.speeches):
@@ -115,10 +110,11 @@ def worst(lab: Lab, chosen: System, seed: int) -> list[dict[str, Any]]:
         after = {p.id: p for p in lab.hear(chosen, i, REPORT)}
         wrong = {name: _wrong(after[name], clips[name], one) for name in texts}
         for name in sorted(wrong, key=lambda n: (-wrong[n], n))[:WORST]:
-            row = {"speech": one.name, "clip": name, "reference": texts[name], "errors": wrong[name]}
-            row |= {"base": before[name], "expert": expert.get(name), "chosen": after[name].text}
-            rows.append(row | {"runaway": after[name].runaway} if wrong[name] > 0 else row | {"runaway": False})
-    return [row for row in rows if row["errors"] > 0]
+            if wrong[name] > 0:
+                row = {"speech": one.name, "clip": name, "reference": texts[name], "errors": wrong[name]}
+                row |= {"base": before[name], "expert": expert.get(name), "chosen": after[name].text}
+                rows.append(row | {"runaway": after[name].runaway})
+    return rows
 
 
 def _wrong(prediction, clip: Clip, speech) -> float:

@@ -10,7 +10,7 @@ from ..errors import MethodError
 from ..evaluation import scoring
 from ..evaluation.predictions import Prediction, read_predictions, write_predictions
 from ..files import digest
-from ..merging import adapters
+from ..merging.adapters import open_expert
 from ..whisper.checkpoints import Checkpoint, open_checkpoint
 from . import methods
 from .ear import Ear, error, scored
@@ -206,10 +206,7 @@ class Lab:
     def _opened(self, system: System) -> Checkpoint:
         if system.expert is None:
             return open_checkpoint(system.folder) if system.folder else self.updates.opened
-        folder = self.experts[system.expert]
-        if adapters.is_adapter(folder):
-            return adapters.open_adapter(folder, self.updates.opened)
-        return open_checkpoint(folder)
+        return open_expert(self.updates.opened, self.experts[system.expert])
 
     def listen(self, system: System, numbers: Sequence[int], part: str = CHOOSE) -> None:
         """Decode some speeches with a system, those that were not yet."""

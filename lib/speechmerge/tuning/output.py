@@ -114,7 +114,7 @@ def told_in_numbers(told: Told) -> dict[str, Any]:
         "rows": rows,
         "means": evidence.means(samples, groups, names),
         "paired": evidence.paired(samples, lab, CHOSEN, against),
-        "worst": evidence.worst(lab, heard[-1], seed),
+        "worst": evidence.worst(lab, heard[-1]),
         "front": _front(lab, of_experts, to_keep),
         "seconds": _seconds(lab),
     }

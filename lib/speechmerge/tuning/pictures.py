@@ -36,10 +36,6 @@ class Frame:
         low, high = self.ys
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low) / (high - low), 1)
 
-    def holds(self, x: float, y: float) -> bool:
-        """Tell whether a point lies inside."""
-        return self.xs[0] <= x <= self.xs[1] and self.ys[0] <= y <= self.ys[1]
-
     def axes(self, x_label: str, y_label: str) -> str:
         """Return the grid with its numbers and labels."""
         parts = []
@@ -57,9 +53,9 @@ class Frame:
         return "".join(parts)
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Return round values between two ends, about so many."""
-    raw = (high - low) / about
+def ticks(low: float, high: float) -> list[float]:
+    """Return round values between two ends, about five."""
+    raw = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if raw <= step)
     return [round(i * step, 10) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]

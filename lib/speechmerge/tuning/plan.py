@@ -87,9 +87,7 @@ def _timed(request: Request, speeches: Sequence[Speech], pace: float) -> Plan:
     def cost(clips: int, crossed: bool, chosen: bool = False) -> float:
         """Return seconds of decoding: finalists and average on clips that choose, then systems on those that report."""
         sizes = [tuple(min(clips, size) for size in one.sizes()) for one in speeches]
-        own = sum(
-            size for one, size in zip(speeches, sizes, strict=True) for size in [size[1]] if one.expert is not None
-        )
+        own = sum(size[1] for one, size in zip(speeches, sizes, strict=True) if one.expert is not None)
         choose, report = (sum(size[i] for size in sizes) for i in (0, 1))
         heard = 0 if chosen else choose * (request.finalists + 1 + bool(request.keep))
         heard += report * (3 + request.joint)

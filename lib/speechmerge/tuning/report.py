@@ -8,6 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from . import pictures
+from .updates import short
 
 TEMPLATE = "report.html.jinja"
 LABELS = {
@@ -99,9 +100,5 @@ def span(row: Mapping[str, Any], signed: bool = False) -> str:
 
 def setting(merge: Mapping[str, Any]) -> str:
     """Show a merge's parameters."""
-    told = [f"{name} = {_short(value)}" for name, value in merge["params"].items()]
+    told = [f"{name} = {short(value)}" for name, value in merge["params"].items()]
     return ", ".join([*told, f"λ = {merge['scaling']:g}"])
-
-
-def _short(value: Any) -> str:
-    return "[" + ", ".join(map(_short, value)) + "]" if isinstance(value, list) else f"{value}"

@@ -1,6 +1,7 @@
 """What a tuning is asked for, checked as far as it can be before anything is read."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,14 +78,10 @@ def pair(text: str) -> tuple[str, float]:
     Raises:
         MethodError: it is not of that form.
     """
-    name, colon, loss = text.rpartition(":")
-    try:
-        return (name, float(loss)) if colon and name else _no_pair(text)
-    except ValueError:
-        return _no_pair(text)
-
-
-def _no_pair(text: str) -> tuple[str, float]:
+    name, _, loss = text.rpartition(":")
+    with contextlib.suppress(ValueError):
+        if name:
+            return name, float(loss)
     raise MethodError(f"--keep {text!r} is not NAME:LOSS, for example es:0.02 for at most two points.")
 
 
@@ -96,18 +93,15 @@ def kept(keep: Sequence[tuple[str, float]], speeches: Sequence[Speech], experts:
     Raises:
         MethodError: a name stands for no speech that was given, or twice.
     """
-    words: list[Mapping[str, None]] = [
-        dict.fromkeys(
-            [speech.name, speech.language, *speech.sources, *speech.places]
-            + ([] if speech.expert is None else [experts[speech.expert], Path(experts[speech.expert]).name])
-        )
+    words = [
+        [speech.language, *speech.sources, *speech.places]
+        + ([] if speech.expert is None else [experts[speech.expert], Path(experts[speech.expert]).name])
         for speech in speeches
     ]
     found: dict[int, float] = {}
     for name, loss in keep:
-        hits = [i for i, own in enumerate(words) if name == speeches[i].name] or [
-            i for i, own in enumerate(words) if name in own
-        ]
+        hits = [i for i, speech in enumerate(speeches) if name == speech.name]
+        hits = hits or [i for i, own in enumerate(words) if name in own]
         if not hits:
             known = dict.fromkeys(speech.name for speech in speeches)
             raise MethodError(f"--keep names {name!r}, but no such speech was given.{nearest(name, known)}")

@@ -87,7 +87,7 @@ class _Race:
                 guesses[candidate] = searching.rounded(longer * length / norm)
                 self._ask(candidate, guesses[candidate], SOME)
         for candidate in self._ranked(SOME):
-            if self._near(self.best[SOME][candidate], SOME, HOPELESS):
+            if self._near(candidate, SOME, HOPELESS):
                 self._descend(candidate, guesses[candidate], SOME)
         for candidate in self._ranked(SOME)[:FINALISTS]:
             self._closer(candidate)
@@ -97,7 +97,7 @@ class _Race:
             if methods.weighed(candidate):
                 self._weigh(candidate)
         for candidate in self._ranked(SOME)[FINALISTS:]:
-            if self._near(self.best[SOME][candidate], SOME, BEHIND):
+            if self._near(candidate, SOME, BEHIND):
                 self._closer(candidate)
 
     def _ask(self, candidate: Candidate, scaling: float, fidelity: str) -> float:
@@ -110,15 +110,16 @@ class _Race:
         """Return candidates by their best trial so far, the best first."""
         return sorted(self.best[fidelity], key=lambda c: self.best[fidelity][c].score)
 
-    def _near(self, trial: Trial, fidelity: str, behind: float) -> bool:
-        return trial.score <= (1 + behind) * min(t.score for t in self.best[fidelity].values())
+    def _near(self, candidate: Candidate, fidelity: str, behind: float) -> bool:
+        best = self.best[fidelity]
+        return best[candidate].score <= (1 + behind) * min(trial.score for trial in best.values())
 
     def _descend(self, candidate: Candidate, start: float, fidelity: str, step: float = searching.STEP) -> None:
         searching.descend(
             lambda scaling: self._ask(candidate, scaling, fidelity),
             start,
             step=step,
-            worth=lambda _: self._near(self.best[fidelity][candidate], fidelity, BEHIND),
+            worth=lambda: self._near(candidate, fidelity, BEHIND),
         )
 
     def _closer(self, candidate: Candidate) -> None:

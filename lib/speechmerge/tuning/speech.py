@@ -123,9 +123,8 @@ def _speech(sources: Sequence[Source], language: str, task: str, expert: int | N
     reasons = tuple((reason, count) for reason, count in dropped.items() if count)
     both = tuple(parts[CHOOSE]), tuple(parts[REPORT])
     places = tuple(source.corpus for source in sources)
-    parted = " and ".join(dict.fromkeys(how))
-    found = Speech("", told, places, language, task, expert, *both, parted, reasons)
-    return replace(found, training=training, notes=tuple(notes))
+    more = {"dropped": reasons, "training": training, "notes": tuple(notes)}
+    return Speech("", told, places, language, task, expert, *both, " and ".join(dict.fromkeys(how)), **more)
 
 
 class Read(NamedTuple):

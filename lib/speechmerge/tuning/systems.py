@@ -28,6 +28,6 @@ class System:
 BASE, AVERAGE = System("base"), System("average", merge=(methods.AVERAGE, 1.0))
 
 
-def merged(trial: Trial, name: str = "") -> System:
+def merged(trial: Trial) -> System:
     """Return the system of a trial."""
-    return System(name or f"{trial.candidate}, λ={trial.scaling:g}", merge=(trial.candidate, trial.scaling))
+    return System(f"{trial.candidate}, λ={trial.scaling:g}", merge=(trial.candidate, trial.scaling))

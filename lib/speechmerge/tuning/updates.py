@@ -52,12 +52,13 @@ class Candidate:
         return f"{self.method}-{digest([self.method, self.options])[:12]}"
 
     def __str__(self) -> str:
-        told = ", ".join(f"{name}={_short(value)}" for name, value in self.params)
+        told = ", ".join(f"{name}={short(value)}" for name, value in self.params)
         return f"{self.method}({told})" if told else self.method
 
 
-def _short(value: Any) -> str:
-    return "[" + ", ".join(map(_short, value)) + "]" if isinstance(value, tuple) else f"{value}"
+def short(value: Any) -> str:
+    """Return a parameter's value as one writes it, a list without the quotation marks of its words."""
+    return "[" + ", ".join(map(short, value)) + "]" if isinstance(value, list | tuple) else f"{value}"
 
 
 @dataclass(frozen=True)
@@ -113,19 +114,15 @@ class Updates:
         """
         folder = self.folder / candidate.key
         if not folder.is_dir():
-            self._make(candidate, folder)
+            release_memory()  # what the model that hears no longer holds, and afterwards what the merge held
+            self._merge(candidate, folder)
+            release_memory()
         self._used[candidate.key] = self._used.pop(candidate.key, None)
         for old in list(self._used)[: -self.kept]:
             del self._used[old]
             shutil.rmtree(self.folder / old, ignore_errors=True)
         about = json.loads((folder / "about.json").read_text())
         return Update(self.opened, folder / FILE, about["norm"], about["experts"], about["seconds"])
-
-    def _make(self, candidate: Candidate, folder: Path) -> None:
-        """Merge, beside the model that hears: what either needs and no longer holds is given back before the other."""
-        release_memory()
-        self._merge(candidate, folder)
-        release_memory()
 
     def _merge(self, candidate: Candidate, folder: Path) -> None:
         started, squares = time.perf_counter(), []

@@ -123,7 +123,7 @@ def of_choice(choice: Choice, lab: Lab, numbers: Mapping[str, Any]) -> list[str]
             f"{100 * choice.chosen.excess:.1f} points more than allowed on the clips that choose."
         )
     for row in numbers["kept"]:
-        if row["lost_report"] is not None and row["lost_report"] > row["allowed"] and choice.kept:
+        if row["lost_report"] > row["allowed"] and choice.kept:
             said.append(
                 f"On the clips that report, {row['speech']} loses {100 * row['lost_report']:.1f} points, more than the "
                 f"{100 * row['allowed']:.1f} allowed, which held on the clips that choose."

@@ -18,7 +18,7 @@ from ..errors import CheckpointError
 from .configuration import is_whisper
 from .number_formats import alike
 from .parameter_classes import tied_head
-from .tensor_files import DTYPES, Entry, header, read_entry, read_json
+from .tensor_files import DTYPES, Entry, header, read_entry, read_if_there, read_json
 from .weight_files import INDEX, SINGLE, weight_files
 
 BLOCK = 1 << 18  # scalars handled at once where a tensor need not be seen whole; 1 MB in fp32, within a CPU's cache
@@ -200,8 +200,7 @@ def _check_head(label: str, shapes: dict, reader: Callable, head: str, table: st
 
 def _check_config(folder: Path, stored: str) -> None:
     """Raise where the configuration says that head and table are not tied, but only one of them is there."""
-    path = folder / "config.json"
-    if path.is_file() and read_json(path).get("tie_word_embeddings") is False:
+    if read_if_there(folder / "config.json").get("tie_word_embeddings") is False:
         raise CheckpointError(
             f"{folder}: config.json says tie_word_embeddings: false, but of token table and output head only "
             f"{stored!r} is stored, so the other would be random. Set it to true if the model was trained tied, as "

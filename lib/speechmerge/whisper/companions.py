@@ -9,7 +9,7 @@ import functools
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from transformers import WhisperFeatureExtractor, WhisperTokenizer
 from ..errors import CheckpointError
 from ..files import state
 from .configuration import read_config, tokens
-from .generation import POSITIONS_A_SECOND, settings
-from .tensor_files import read_json
+from .generation import POSITIONS_A_SECOND, TIMESTAMPS, settings
+from .tensor_files import read_if_there, read_json
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 NEEDED = ("<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>")
@@ -73,8 +73,8 @@ def _read(folder: Path, _: tuple[tuple[str, int, int], ...]) -> Companions:
             f"{folder}: the feature extractor makes {extractor.feature_size} mel bins, config.json expects "
             f"{config['num_mel_bins']}; copy preprocessor_config.json from this very model."
         )
-    path = folder / "generation_config.json"
-    generation, said = settings(read_json(path) if path.is_file() else {}, tokenizer, config, str(folder))
+    found = read_if_there(folder / "generation_config.json")
+    generation, said = settings(found, tokenizer, config, str(folder))
     config = {key: value for key, value in config.items() if key not in NOT_OF_THE_MODEL}
     config |= {"suppress_tokens": None, "begin_suppress_tokens": None}
     config["tie_word_embeddings"] = True  # whatever is stored, one table is read and written for both
@@ -106,6 +106,30 @@ def load_tokenizer(folder: Path) -> WhisperTokenizer:
     if not whole:  # older files leave open which of the added tokens are special
         marks = sorted((name for name in tokenizer.get_added_vocab() if _MARK.fullmatch(name)), key=known.get)
         tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    return tokenizer
+
+
+def built_tokenizer(
+    vocabulary: dict[str, int], merges: list[tuple[str, str]], marks: Iterable[str], max_length: int
+) -> WhisperTokenizer:
+    """Build a tokenizer of ordinary tokens, with special ones behind them: marks in their order, then timestamps.
+
+    Args:
+        vocabulary: ids of the ordinary tokens.
+        merges: of pairs of them, first to last.
+        marks: names of the special tokens, ``"endoftext"`` the first.
+        max_length: tokens of a whole output.
+    """
+    tokenizer = WhisperTokenizer(
+        vocab=vocabulary,
+        merges=merges,
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+        model_max_length=max_length,
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<|{mark}|>" for mark in marks]})
+    tokenizer.add_tokens([f"<|{0.02 * i:.2f}|>" for i in range(TIMESTAMPS)])
+    tokenizer.set_prefix_tokens()
     return tokenizer
 
 

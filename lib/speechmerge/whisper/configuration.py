@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .tensor_files import read_json
+from .tensor_files import read_if_there, read_json
 
 SIZES = (
     "vocab_size",
@@ -48,7 +48,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def is_whisper(folder: Path) -> bool:
     """Tell whether ``config.json`` describes a Whisper with all its sizes."""
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = read_if_there(folder / "config.json")
     return config.get("model_type") == "whisper" and all(key in config for key in SIZES)
 
 
@@ -66,7 +66,7 @@ def padded(rows: int, named: int) -> bool:
 def tokens(folder: Path) -> dict[int, str]:
     """Return the tokens of a folder's tokenizer by id, under their newest names; none where it has no tokenizer."""
     whole, added = folder / "tokenizer.json", folder / "added_tokens.json"
-    known = read_json(folder / "vocab.json") if not whole.is_file() and (folder / "vocab.json").is_file() else {}
+    known = {} if whole.is_file() else read_if_there(folder / "vocab.json")
     if whole.is_file():
         content = read_json(whole)
         try:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import SourceError
 from .conversion import Reader
 from .foreign import Foreign, Source, checkpoint, precision
-from .tensor_files import Entry, read_entry, read_json
+from .tensor_files import Entry, read_entry, read_if_there
 
 VERSIONS = (5, 6)  # of the file's layout
 KIND = b"WhisperSpec\0"
@@ -41,8 +41,6 @@ NAMES = [  # CTranslate2's names and Hugging Face's, applied in this order
     (r"/", "."),
 ]
 HEAD = "decoder/projection/weight"  # the token table once more
-
-
 TABLE = "decoder/embeddings/weight"
 SCALE = "_scale"  # ends the name of the scales of a matrix
 
@@ -93,12 +91,8 @@ def open_ctranslate2(folder: Path) -> Foreign:
     halves = "_float16" if any(entry.dtype == torch.float16 for entry in parts.values()) else ""
     stored = f"int8{halves}" if scales else precision(dtypes)
     heads = {side: numbers.get(f"{side}/num_heads") for side in ("encoder", "decoder")}
-    return Foreign(_sizes(shapes, heads), model, stored, alignment_heads=_alignment(Path(folder)))
-
-
-def _alignment(folder: Path) -> list[list[int]] | None:
-    config = folder / "config.json"
-    return read_json(config).get("alignment_heads") if config.is_file() else None
+    alignment = read_if_there(path.with_name("config.json")).get("alignment_heads")
+    return Foreign(_sizes(shapes, heads), model, stored, alignment_heads=alignment)
 
 
 def _arrays(path: Path) -> tuple[dict[str, Entry], dict[str, int]]:

@@ -45,7 +45,6 @@ __all__ = [
     "load_tokenizer",
     "open_model",
     "open_weights",
-    "verify",
 ]
 
 log = logging.getLogger(__name__)
@@ -84,22 +83,6 @@ def base_model(name: str | Path) -> Path:
     raise SourceError(f"{str(name)!r} is neither a folder nor the name of a base model.{nearest(str(name), known)}")
 
 
-def verify(folder: Path) -> str:
-    """Compute the fingerprint of a folder's weights and compare it with the one recorded when it was made.
-
-    Raises:
-        CheckpointError: the weights changed since, or there is no record.
-    """
-    recorded = _record(folder)["fingerprint"]
-    found = fingerprint(folder)
-    if found != recorded:
-        raise CheckpointError(
-            f"{folder}: the weights have the fingerprint {found}, but {recorded} was recorded when the folder was "
-            "made; delete the folder and ask for the model again."
-        )
-    return found
-
-
 def open_model(folder: Path) -> tuple[Checkpoint, Companions]:
     """Open a Whisper folder for whatever use, without reading its weights, and check that all in it is one model.
 
@@ -107,8 +90,7 @@ def open_model(folder: Path) -> tuple[Checkpoint, Companions]:
         CheckpointError: weights are missing, truncated, pickled or do not fit ``config.json``; tokenizer, feature
             extractor or generation settings are missing or another model's.
     """
-    checkpoint = open_weights(folder)
-    return checkpoint, companions.read(folder)
+    return open_weights(folder), companions.read(folder)
 
 
 def load_model(folder: Path) -> WhisperForConditionalGeneration:

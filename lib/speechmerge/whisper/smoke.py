@@ -12,7 +12,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import WhisperTokenizer
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-from .generation import TASKS, TIMESTAMPS
+from .companions import built_tokenizer
+from .generation import TASKS
 from .whisper_folder import made_companions, model_shapes, write_folder
 
 SEED = 0
@@ -35,20 +36,10 @@ SIZES = {
 
 def byte_tokenizer() -> WhisperTokenizer:
     """Return a tokenizer of 256 byte symbols, no merges, and Whisper's special tokens in Whisper's order."""
-    codes = list(LANGUAGES)[:N_LANGUAGES]
-    marks = [*TASKS, "startoflm", "startofprev", "nocaptions", "notimestamps"]
-    special = [f"<|{name}|>" for name in ["endoftext", "startoftranscript", *codes, *marks]]
-    tokenizer = WhisperTokenizer(
-        vocab={symbol: i for i, symbol in enumerate(sorted(ByteLevel.alphabet()))},
-        merges=[],
-        pad_token="<|endoftext|>",
-        clean_up_tokenization_spaces=False,
-        model_max_length=SIZES["max_target_positions"],
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": special})
-    tokenizer.add_tokens([f"<|{0.02 * i:.2f}|>" for i in range(TIMESTAMPS)])
-    tokenizer.set_prefix_tokens()
-    return tokenizer
+    symbols = {symbol: i for i, symbol in enumerate(sorted(ByteLevel.alphabet()))}
+    marks = ["endoftext", "startoftranscript", *list(LANGUAGES)[:N_LANGUAGES], *TASKS]
+    marks += ["startoflm", "startofprev", "nocaptions", "notimestamps"]
+    return built_tokenizer(symbols, [], marks, SIZES["max_target_positions"])
 
 
 def sinusoids(positions: int, channels: int) -> np.ndarray:

@@ -48,6 +48,11 @@ def read_json(path: Path) -> dict:
     return found
 
 
+def read_if_there(path: Path) -> dict:
+    """Read a JSON file of a model folder; where it is not there, it says nothing."""
+    return read_json(path) if path.is_file() else {}
+
+
 def header(file: Path) -> list[Entry]:
     """Read the header of a safetensors file.
 

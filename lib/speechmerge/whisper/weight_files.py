@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..files import state
-from .tensor_files import read_json
+from .tensor_files import read_if_there, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -72,7 +72,7 @@ def _check_one_reading(folder: Path) -> None:
             f"{folder} holds two models, {own} and the shards of {rivals[0]}; delete the older one, with its index."
         )
     config = folder / "config.json"
-    about = read_json(config) if config.is_file() else {}
+    about = read_if_there(config)
     if about.get("quantization_config"):
         raise CheckpointError(
             f"{config} has a quantization_config; de-quantise the model and save it again in floats, or remove that "

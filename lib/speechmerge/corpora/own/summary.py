@@ -40,11 +40,9 @@ def remarks(clips: Iterable[Clip]) -> list[str]:
     texts = [clip.text for clip in clips]
     cased = [text for text in texts if text.lower() != text.upper()]
     found = []
-    if not cased:
-        pass
-    elif all(text == text.upper() for text in cased):
+    if cased and all(text == text.upper() for text in cased):
         found.append("all texts are in capitals, and a model trained on them writes so")
-    elif all(text == text.lower() for text in cased):
+    elif cased and all(text == text.lower() for text in cased):
         found.append("no text has a capital letter, and a model trained on them writes none")
     if len(texts) > 1 and len(set(texts)) <= len(texts) / 2:
         found.append(f"{len(texts)} clips have {len(set(texts))} different texts")

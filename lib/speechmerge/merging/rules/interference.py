@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..methods import Choice, Range, method
 from .decompositions import factors
+from .primitives import adam_step
 
 Steps = Annotated[int, Range(0, 100_000, "steps of the optimiser")]
 Rate = Annotated[float, Range(0, 1, "learning rate, in units of the largest entry where scaled", open_low=True)]
@@ -25,11 +26,8 @@ def _descend(start: Tensor, grams: Tensor, products: Tensor, *, steps: int, rate
         if optimiser == "sgd":  # with momentum 0.9
             first = 0.9 * first + gradient
             x = x - rate * first
-            continue
-        first = first.lerp(gradient, 0.1)
-        second = second.lerp(gradient.square(), 0.001)
-        size = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
-        x = x.addcdiv(first, size, value=-rate / (1 - 0.9**step))
+        else:
+            adam_step(x, first, second, gradient, step=step, rate=rate)
     return x
 
 

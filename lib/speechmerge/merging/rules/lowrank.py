@@ -63,7 +63,7 @@ def mp(deltas: Tensor, *, density: Density = 0.4) -> Tensor:
     Returns:
         Pruned deltas, shape ``[T, ..., m, n]``.
     """
-    return torch.stack([prune(d, p, dims=2) for d, p in zip(deltas, per_expert(density, len(deltas)), strict=True)])
+    return torch.stack([prune(d, p) for d, p in zip(deltas, per_expert(density, len(deltas)), strict=True)])
 
 
 @method(
@@ -141,4 +141,4 @@ def lors(
     """
     parts = _low(deltas, rank_ratio, rank_mode, vectors)
     pruned = zip(deltas, parts, per_expert(density, len(deltas)), strict=True)  # in fp64: near the edge digits decide
-    return torch.stack([(low + prune(delta - low, p, dims=2)).to(deltas.dtype) for delta, low, p in pruned])
+    return torch.stack([(low + prune(delta - low, p)).to(deltas.dtype) for delta, low, p in pruned])

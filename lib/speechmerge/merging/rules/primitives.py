@@ -1,4 +1,4 @@
-"""What rules share: one value for each expert, and the election of signs."""
+"""What rules share: one value for each expert, the election of signs, a step of Adam."""
 
 from collections.abc import Callable, Sequence
 
@@ -66,3 +66,11 @@ def elect(
     votes = flags(torch.gt, agree, 0)
     share = votes.sum(0) if weights is None else votes.mul_(along(weights, edited)).sum(0)
     return merged.div_(share.add_(flags(torch.eq, share, 0)))
+
+
+def adam_step(values: Tensor, first: Tensor, second: Tensor, gradient: Tensor, *, step: int, rate: float) -> None:
+    """Take one step of Adam (arXiv 1412.6980), counted from 1, on values and moments; ``gradient`` is overwritten."""
+    first.lerp_(gradient, 0.1)
+    second.lerp_(gradient.square_(), 0.001)
+    length = torch.div(second, 1 - 0.999**step, out=gradient).sqrt_().add_(1e-8)
+    values.addcdiv_(first, length, value=-rate / (1 - 0.9**step))

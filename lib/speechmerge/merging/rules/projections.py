@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..methods import Choice, Range, method
 from .decompositions import factors, svd
-from .primitives import flags
+from .primitives import adam_step, flags
 from .sparse import Count, Density, above, whole_model_thresholds
 from .streams import Stream
 
@@ -166,8 +166,5 @@ def _corrected(deltas: Tensor, scale: Tensor, shared: Tensor, steps: int, rate: 
         for gap, delta in zip(gaps, deltas, strict=True):
             gradient.addcmul_(gap, delta)
         gradient -= shared @ (shared.mT @ gradient)
-        first.lerp_(gradient, 0.1)
-        second.lerp_(gradient.square_(), 0.001)
-        length = torch.div(second, 1 - 0.999**step, out=gradient).sqrt_().add_(1e-8)
-        found.addcdiv_(first, length, value=-rate / (1 - 0.9**step))
+        adam_step(found, first, second, gradient, step=step, rate=rate)
     return found

@@ -123,8 +123,8 @@ def ranks(rows: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(-1, order, places.expand_as(order))
 
 
-def prune(values: Tensor, density: float, *, dims: int) -> Tensor:
-    """Zero all but the ⌈density · n⌉ largest magnitudes, ranked over the last ``dims`` dimensions together."""
-    flat = values.flatten(-dims)
+def prune(matrix: Tensor, density: float) -> Tensor:
+    """Zero all but the ⌈density · m · n⌉ largest magnitudes of each matrix ``[..., m, n]``."""
+    flat = matrix.flatten(-2)
     count = keep_count(density, flat.shape[-1])
-    return keep_largest(flat, count).reshape(values.shape)
+    return keep_largest(flat, count).reshape(matrix.shape)
