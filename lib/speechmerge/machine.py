@@ -36,16 +36,21 @@ def _processor() -> str:
 
 @functools.cache
 def commit() -> str | None:
-    """Return the short hash of the commit this library stands at, ``+`` if files differ from it; None if unknown."""
-    folder = Path(__file__).parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], cwd=folder, capture_output=True, text=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "."], cwd=folder, capture_output=True, text=True)
-    except OSError:
-        return None
-    if head.returncode or changed.returncode:
-        return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    """Return the short hash of the commit this library stands at, ``+`` if files differ from it; None if unknown.
+
+    A library that is installed inside another project's repository has no commit there.
+    """
+    here, said = Path(__file__), []
+    for asked in ("rev-parse --short=10 HEAD", "status --porcelain .", f"ls-files --error-unmatch {here.name}"):
+        try:
+            found = subprocess.run(["git", *asked.split()], cwd=here.parent, capture_output=True, text=True)
+        except OSError:
+            return None
+        if found.returncode:
+            return None
+        said.append(found.stdout.strip())
+    head, changed, _ = said
+    return head + ("+" if changed else "")
 
 
 def library() -> str:

@@ -165,6 +165,7 @@ def test_a_class_of_two_recordings(make_clip):
     [
         (lambda: build("hconv", [(2, 8)]), MethodError, "at least 3 layers, found 2"),
         (lambda: build("hconv", [(5, 8), (5, 8)]), MethodError, "takes one upstream, found 2"),
+        (lambda: build("last", [(5, 8), (5, 8)]), MethodError, "'last' takes one upstream, found 2"),
         (lambda: build("hkonv", [(5, 8)]), MethodError, "Did you mean 'hconv'"),
         (lambda: build("layer:5", [(5, 8)]), MethodError, "layer:0 to layer:4"),
         (lambda: build("ws:1", [(5, 8)]), MethodError, "only 'layer' takes a number"),

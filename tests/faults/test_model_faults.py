@@ -148,6 +148,15 @@ def test_11_a_damaged_copy_in_the_cache_is_not_used():
         models.base_model("smoke")
 
 
+def test_11_changed_weights_are_noticed_by_verify():
+    path = models.base_model("smoke") / "model.safetensors"
+    state = load_file(path)
+    state["model.decoder.layer_norm.bias"][0] += 1e-6
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"the weights have the fingerprint \w{64}, but \w{64} was recorded"):
+        models.verify(path.parent)
+
+
 def test_11_a_file_of_another_hash_is_refused(package):
     package.write_bytes(struct.pack("<I", 0x67676D6C))
     with pytest.raises(SourceError, match=r"whisper-tiny\.bin has SHA-256 \w{64}, expected be07e048"):

@@ -135,12 +135,13 @@ def test_sources_are_read_from_their_end(text, parts):
     assert Source.parse(str(source)) == source
 
 
-def test_a_path_may_hold_colons_if_it_exists(tmp_path):
+def test_a_path_may_hold_colons_if_it_exists_and_commas(tmp_path):
     folder = tmp_path / "8:30:es"
     own_speech.audiofolder(folder, recordings())
     assert Source.parse(f"{folder}:es") == Source(str(folder), "es")
     assert own.parse(str(folder)) == (str(folder), None)
     assert own.parse(f"{folder}:es") == (str(folder), "es")
+    assert Source.parse_all("./a,b:es:st, tones:it") == (Source("./a,b", "es", "st"), Source("tones", "it"))
 
 
 def test_only_a_corpus_of_the_registry_has_a_domain():

@@ -5,6 +5,7 @@ import math
 import re
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,10 +15,10 @@ from safetensors.torch import save_file
 
 from speechmerge import corpora
 from speechmerge.corpora import Clip
-from speechmerge.errors import SpeechMergeError, TrainingError
+from speechmerge.errors import MethodError, SpeechMergeError, TrainingError
 from speechmerge.evaluation.decoding_settings import Decoding
 from speechmerge.finetuning.training_recipe import Source
-from speechmerge.merging import recipe
+from speechmerge.merging import precision, recipe
 from speechmerge.merging.merge import open_merge
 from speechmerge.tuning import choosing, lab, plan, rival, speech, worries
 from speechmerge.tuning.request import Request
@@ -309,6 +310,18 @@ def test_more_minutes_give_more_clips_and_time_for_experts_on_the_speech_of_othe
     assert [one.crossed for one in found] == [False, True, True]
     for one, minutes in zip(found, (3.0, 6.0, 12.0), strict=True):
         assert one.reserve - plan.WRITING <= plan.DECODING * 60 * minutes
+    few = plan._timed(Request("smoke", given, minutes=3.0, clips=2), heard, 0.1)  # fewer than a plan would choose
+    assert few.clips == 2
+    with pytest.raises(MethodError, match="too little to decode even 2 clips of each speech"):
+        plan._timed(Request("smoke", given, minutes=0.01, clips=2), heard, 0.1)
+
+
+def test_what_rounding_left_is_said_of_an_expert_by_its_own_name():
+    about = {"relative": {"ES-Tuned": 0.002}, "cosines": []}
+    merge = SimpleNamespace(inputs=SimpleNamespace(rounding=[precision.Remaining("expert", "float16", 1e-4, 2e-3)]))
+    hall = SimpleNamespace(names=["ES-Tuned"], experts=["ES-Tuned"], speeches=[])
+    [said] = worries.of_models(about, merge, hall)
+    assert said.startswith("The expert ES-Tuned is rounded to float16")
 
 
 def test_the_rival_is_trained_on_all_training_speech_and_heard_beside_the_merge(experts, tmp_path, monkeypatch):

@@ -26,7 +26,9 @@ def fetch_models(names: tuple[str, ...]) -> None:
             found = upstreams.load(name)
             click.echo(f"{name}: {found.layers} layers of {found.width}")
         else:
-            click.echo(f"{name}: {models.base_model(name)}")
+            folder = models.base_model(name)
+            models.verify(folder)
+            click.echo(f"{name}: {folder}")
 
 
 @fetch.command("corpora", epilog=example("speechmerge fetch corpora asterisk:es stamps"))

@@ -257,12 +257,13 @@ def given(recipe: "Recipe", **options: object) -> "Given":
     Raises:
         MethodError: it lacks them, or has no use for them.
     """
-    from ..merging.given import Given, parse
+    from ..finetuning.training_recipe import Source
+    from ..merging.given import Given
 
     for name in ("speech", "statistics"):
         if getattr(recipe, name) and (options.get("speech") or options.get("statistics")):
             raise click.UsageError(f"the recipe names its own {name}; leave out --speech and --statistics.")
-    speech = tuple(parse(text) for text in (*recipe.speech, *options.pop("speech", ())))
+    speech = tuple(Source.parse_all(text) for text in (*recipe.speech, *options.pop("speech", ())))
     statistics = tuple(Path(folder) for folder in (*recipe.statistics, *options.pop("statistics", ())))
     if idle := [f"--{name}" for name in ("split", "windows", "clips") if options.get(name) and not speech]:
         raise click.UsageError(f"{', '.join(idle)} tell how speech is heard, but there is none; give --speech too.")

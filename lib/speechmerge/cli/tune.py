@@ -70,13 +70,10 @@ def asked(options: dict) -> "object":
     from ..finetuning.training_recipe import Source
     from ..tuning.request import Request, pair
 
-    def sources(text: str) -> tuple[Source, ...]:
-        return tuple(Source.parse(one.strip()) for one in text.split(",") if one.strip())
-
     found = dict(options)
-    found["experts"] = tuple((folder, sources(text)) for folder, text in options["experts"])
-    found["also"] = tuple(map(sources, options["also"]))
-    found["train"] = tuple(source for text in options["train"] for source in sources(text))
+    found["experts"] = tuple((folder, Source.parse_all(text)) for folder, text in options["experts"])
+    found["also"] = tuple(map(Source.parse_all, options["also"]))
+    found["train"] = tuple(source for text in options["train"] for source in Source.parse_all(text))
     found["keep"] = tuple(map(pair, options["keep"]))
     found["methods"] = tuple(options["methods"].split(",")) if options["methods"] else None
     if options["evaluations"]:

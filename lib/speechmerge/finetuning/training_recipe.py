@@ -14,6 +14,7 @@ from ..precisions import PRECISIONS
 from ..whisper.prompts import TASK_NAMES
 
 FULL_SECONDS = 28.0  # speech in a window that is packed full; the rest stays silent
+_BETWEEN = re.compile(r"(?<=:[a-z]{2}),\s*|(?<=:[a-z]{3}),\s*")  # a path may hold commas, a language or task does not
 UNSEEN_ROWS = ("trained", "kept")
 # Raise when a change alters trained weights, so that stored experts are not mistaken for new ones. Version 2 takes the
 # same steps as version 1; its dev losses in bf16 are rounded otherwise, which may choose another epoch.
@@ -52,6 +53,11 @@ class Source:
                 "by its path or hub id, as in ./clips:es or hub:OWNER/NAME:es."
             )
         return cls(where, *last)
+
+    @classmethod
+    def parse_all(cls, text: str) -> tuple["Source", ...]:
+        """Read several sources, joined with commas."""
+        return tuple(map(cls.parse, _BETWEEN.split(text.strip())))
 
     def __str__(self) -> str:
         return f"{self.corpus}:{self.language}:{self.task}"

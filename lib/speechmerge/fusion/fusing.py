@@ -23,9 +23,9 @@ def only(name: str, shapes: Shapes) -> tuple[int, int]:
 class Layer(nn.Module):
     """One layer of one upstream: nothing is trained."""
 
-    def __init__(self, shapes: Shapes, place: int) -> None:
+    def __init__(self, shapes: Shapes, place: int, name: str = "layer") -> None:
         super().__init__()
-        _, self.out = only("layer", shapes)
+        _, self.out = only(name, shapes)
         self.place = place
 
     def forward(self, states: list[Tensor]) -> Tensor:

@@ -94,7 +94,7 @@ def _perceptron(shapes: Shapes, width: int) -> nn.Module:
 
 
 _DECLARED = (
-    Declared("last", "Last layer", "y = H_L", "", 1e-2, lambda shapes, width: Layer(shapes, shapes[0][0] - 1)),
+    Declared("last", "Last layer", "y = H_L", "", 1e-2, lambda shapes, width: Layer(shapes, shapes[0][0] - 1, "last")),
     Declared("layer", "One layer", "y = H_k", "", 1e-2, Layer),  # of which the name says the number
     Declared(
         "ws",

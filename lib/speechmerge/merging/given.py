@@ -1,6 +1,5 @@
 """What a merge is given beside the models: speech to hear, or statistics that were published with the experts."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +14,6 @@ from ..whisper import companions
 from ..whisper.checkpoints import fingerprint, open_checkpoint
 from ..whisper.whisper_folder import write_folder
 from . import adapters, measuring, methods, published
-
-_BETWEEN = re.compile(r"(?<=:[a-z]{2}),|(?<=:[a-z]{3}),")  # a path may hold commas, a language or task does not
-
-
-def parse(text: str) -> tuple[Source, ...]:
-    """Read the speech of one expert: ``WHERE:LANGUAGE[:TASK]``, several joined with commas.
-
-    Raises:
-        TrainingError: it is not in that form.
-    """
-    return tuple(Source.parse(part) for part in _BETWEEN.split(text))
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,9 @@ class Frame:
             parts.append(_text(x, HEIGHT - BOTTOM + 18, f"{value:g}", "tick middle"))
         for value in ticks(*self.ys):
             y = self.y(value)
-            parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
+            parts.append(f'<line class="grid" x1="{LEFT}" x2="{self.width - RIGHT}" y1="{y}" y2="{y}"/>')
             parts.append(_text(LEFT - 8, y + 4, f"{value:g}", "tick end"))
-        parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, x_label, "label middle"))
+        parts.append(_text((LEFT + self.width - RIGHT) / 2, HEIGHT - 10, x_label, "label middle"))
         turned = f'transform="rotate(-90 16 {(TOP + HEIGHT - BOTTOM) / 2})"'
         parts.append(_text(16, (TOP + HEIGHT - BOTTOM) / 2, y_label, "label middle", turned))
         return "".join(parts)

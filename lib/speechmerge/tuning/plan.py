@@ -83,6 +83,7 @@ def _timed(request: Request, speeches: Sequence[Speech], pace: float) -> Plan:
     """Choose how many clips are heard, so that decoding takes its share of the minutes at most."""
     seconds = DECODING * 60 * request.minutes
     most = min(request.clips or MOST, max(max(one.sizes()) for one in speeches))
+    fewest = min(speech.FEWEST, most)
 
     def cost(clips: int, crossed: bool, chosen: bool = False) -> float:
         """Return seconds of decoding: finalists and average on clips that choose, then systems on those that report."""
@@ -93,14 +94,14 @@ def _timed(request: Request, speeches: Sequence[Speech], pace: float) -> Plan:
         heard += report * (3 + request.joint)
         return pace * (heard + (len(request.experts) * report if crossed else own))
 
-    if cost(speech.FEWEST, False) > seconds:
+    if cost(fewest, False) > seconds:
         raise MethodError(
-            f"{request.minutes:g} minutes are too little to decode even {speech.FEWEST} clips of each speech with the "
-            f"merges to compare; give about {_minutes(cost(speech.FEWEST, False) / DECODING)}."
+            f"{request.minutes:g} minutes are too little to decode even {fewest} clips of each speech with the "
+            f"merges to compare; give about {_minutes(cost(fewest, False) / DECODING)}."
         )
     enough = min(most, FEW)
     crossed = cost(enough, True) <= seconds
-    clips = max(n for n in range(speech.FEWEST, most + 1) if cost(n, crossed) <= seconds or n == speech.FEWEST)
+    clips = max(n for n in range(fewest, most + 1) if cost(n, crossed) <= seconds or n == fewest)
     return Plan(clips, crossed, pace, cost(clips, crossed) + WRITING, cost(clips, False, chosen=True) + WRITING)
 
 

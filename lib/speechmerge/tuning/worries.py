@@ -78,11 +78,10 @@ def of_models(about: Mapping[str, Any], merge: Merge, lab: Lab) -> list[str]:
                     f"{lab.references[i]:.3f} against {lab.of_base[i]:.3f}): wrong base, wrong speech, or a failed "
                     "training."
                 )
-    said += [
-        rounding.sentence(name, "the base").capitalize()
-        for name, rounding in zip(lab.names, merge.inputs.rounding, strict=True)
-        if rounding
-    ]
+    for name, rounding in zip(lab.names, merge.inputs.rounding, strict=True):
+        if rounding:
+            told = rounding.sentence(f"the expert {name}", "the base")
+            said.append(told[0].upper() + told[1:])
     return said
 
 

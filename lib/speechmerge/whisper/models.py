@@ -45,6 +45,7 @@ __all__ = [
     "load_tokenizer",
     "open_model",
     "open_weights",
+    "verify",
 ]
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,22 @@ def base_model(name: str | Path) -> Path:
     if isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         return _cached(name.replace("/", "--"), partial(_make_from_hub, name))
     raise SourceError(f"{str(name)!r} is neither a folder nor the name of a base model.{nearest(str(name), known)}")
+
+
+def verify(folder: Path) -> str:
+    """Compute the fingerprint of a folder's weights and compare it with the one recorded when it was made.
+
+    Raises:
+        CheckpointError: the weights changed since, or there is no record.
+    """
+    recorded = _record(folder)["fingerprint"]
+    found = fingerprint(folder)
+    if found != recorded:
+        raise CheckpointError(
+            f"{folder}: the weights have the fingerprint {found}, but {recorded} was recorded when the folder was "
+            "made; delete the folder and ask for the model again."
+        )
+    return found
 
 
 def open_model(folder: Path) -> tuple[Checkpoint, Companions]:
