@@ -22,7 +22,8 @@ def of_systems(rows: pd.DataFrame) -> pd.DataFrame:
         seconds of those that were kept (each was done once for every learning rate that was tried); ``merging``
         seconds of the final merge; ``clips`` of dev speech decoded to choose its parameters; ``pruning`` and
         ``scaling``, the seconds of choosing what is kept of each expert and how much of the sum is added, estimated
-        from the speed on test clips, that of training, of which hearing takes a part, and one merge a candidate.
+        from the speed on test clips of the system that was decoded fastest (other work slows single ones down), from
+        that of training, of which hearing takes a part, and one merge a candidate.
 
     Raises:
         StudyError: the rows are of a version that did not note the seconds of merging.
@@ -35,10 +36,11 @@ def of_systems(rows: pd.DataFrame) -> pd.DataFrame:
         )
     plan = experiments.plan(experiment, profile)
     planned = {(s.system, s.seed): s for s in plan.systems}
-    lines = {}
-    for row in rows[rows["language"] == AVERAGE[task]].itertuples():
+    lines, averages = {}, rows[rows["language"] == AVERAGE[task]]
+    pace = float((averages["seconds"] / averages["n_utterances"]).min())
+    for row in averages.itertuples():
         trainings = logs(rows[rows["system"] == row.system])
-        pace, merging = row.seconds / row.n_utterances, float(row.merge_seconds)
+        merging = float(row.merge_seconds)
         windows, seconds = (sum(log[key] for log in trainings.values()) for key in ("windows", "seconds"))
         hearing = seconds / windows / estimates.FORWARD if windows else 0.0
         (alone, pruned, listened), (merged, scaled, heard) = _choosing(plan, planned[row.system, row.seed])
