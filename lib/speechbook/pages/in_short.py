@@ -38,15 +38,15 @@ def sentences(profile: str = PROFILE) -> dict[str, str]:
     everywhere, novel = (evidence.verdict(found, TA, JOINT) for found in frames)
     return {
         "kept": f"On five languages the pretrained model makes {error[BASE]:.1f} % word errors, and five experts, each "
-        f"tested on its own language, together {error[EXPERT]:.1f} %. One model made by adding up what the five have "
-        f"learnt, task arithmetic, makes {error[TA]:.1f} %: it keeps {share[TA]:.0f} % of what the experts gained. One "
-        f"model trained on all five languages, joint training, makes {error[JOINT]:.1f} % and keeps "
-        f"{share[JOINT]:.0f} %.",
-        "joint": f"Held against joint training, sentence by sentence, the merge is {everywhere}. On the test sentences "
-        f"that resemble no training sentence it is {novel}.",
-        "methods": f"Five ways to merge lie between {min(merged):.1f} and {max(merged):.1f} %. Held against task "
-        f"arithmetic, {_sorted(frames[0])}.",
-        "claims": f"{claims.counted(tested)[:-1]}, tested by the rules of this book so far.",
+        f"on its own language, {error[EXPERT]:.1f} % over all five. One model made by adding to the base a scaled sum "
+        f"of what fine-tuning changed in their weights, task arithmetic, makes {error[TA]:.1f} %: it keeps "
+        f"{share[TA]:.0f} % of what the experts gained. One model trained on all five languages, joint training, makes "
+        f"{error[JOINT]:.1f} % and keeps {share[JOINT]:.0f} %.",
+        "joint": f"Held against joint training, sentence by sentence, task arithmetic is {everywhere}. On the test "
+        f"sentences that resemble no training sentence it is {novel}.",
+        "methods": f"Five ways to merge, task arithmetic among them, make {min(merged):.1f} to {max(merged):.1f} % "
+        f"word errors. Held against task arithmetic, {_sorted(frames[0])}.",
+        "claims": claims.counted(tested).replace("claims", "published claims tested by the protocol so far", 1),
         "domains": _domains(profile),
     }
 
@@ -67,13 +67,16 @@ def _domains(profile: str) -> str:
     inside, outside = (leaders.best(means, group) for group in (claims.INSIDE, claims.OUTSIDE))
     at_home = evidence.verdict(found, inside, claims.FULL, place=claims.INSIDE)
     abroad = evidence.verdict(found, outside, claims.FULL, place=claims.OUTSIDE)
-    error = means[means["place"] == claims.INSIDE].set_index("system")["value"]
+    error, far = (
+        means[means["place"] == group].set_index("system")["value"] for group in (claims.INSIDE, claims.OUTSIDE)
+    )
     return (
         f"On ten voices of a game the pretrained model makes {error[claims.ZERO]:.1f} % word errors, ten experts, each "
         f"tested on its own voice, {error[claims.OWN]:.1f} %, and joint training {error[claims.FULL]:.1f} %. Of "
         f"{len(leaders.one_model(means)['system'].unique())} merges the best on these voices is {inside} "
-        f"({error[inside]:.1f} %); held against joint training it is {at_home}. The best on voices that nobody trained "
-        f"on is {outside}; held against joint training it is {abroad}."
+        f"({error[inside]:.1f} %); held against joint training it is {at_home}. On voices that nobody trained on, "
+        f"where joint training makes {far[claims.FULL]:.1f} %, the best is {outside} ({far[outside]:.1f} %); held "
+        f"against joint training it is {abroad}."
     )
 
 
