@@ -47,7 +47,9 @@ def atomic_folder(path: Path, *, overwrite: bool = False, marks: Sequence[str] =
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)
+        for one in (temporary, *temporary.rglob("*")):  # some libraries write for the owner's eyes alone
+            if not one.is_symlink():
+                one.chmod(0o755 if one.is_dir() else 0o644)
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             path.rename(old / path.name)

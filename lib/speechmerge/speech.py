@@ -43,7 +43,7 @@ def pooled_clips(
         cap: most clips.
         kept_apart: which sentences stand in one split only (:func:`speechmerge.corpora.load`).
     """
-    clips = [clip for name in names for clip in corpora.load(name, language, split, kept_apart=kept_apart)]
+    clips = corpora.together([(name, corpora.load(name, language, split, kept_apart=kept_apart)) for name in names])
     clips = [clip for clip in clips if task == "asr" or clip.translation]
     if cap is None or len(clips) <= cap:
         return clips

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import json
 
 import pytest
 
@@ -86,6 +87,20 @@ def kept(tmp_path):
     return tmp_path / "p.jsonl.gz"
 
 
+@pytest.mark.parametrize("text", [None, 123, ["uno"]])
+def test_a_text_that_is_none_is_named_with_its_line(tmp_path, text):
+    rows = [{"id": "a", "text": "uno"}, {"id": "b", "text": text}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ScoringError, match=r"p\.jsonl, line 2: text is .*; expected a string"):
+        read_predictions(tmp_path / "p.jsonl")
+
+
+def test_predictions_of_other_programs_are_read(tmp_path):
+    lines = ['{"id": "a", "text": "uno", "duration": 3.5}', "", '{"id": "b", "text": ""}', ""]
+    (tmp_path / "p.jsonl").write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert read_predictions(tmp_path / "p.jsonl") == [Prediction("a", "uno"), Prediction("b", "")]
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -102,7 +117,7 @@ def kept(tmp_path):
 )
 def test_damaged_predictions_are_named(kept, damage):
     kept.write_bytes(damage(kept.read_bytes()))
-    with pytest.raises(ScoringError, match=r"p\.jsonl\.gz: not a predictions file \(.*expected JSON lines"):
+    with pytest.raises(ScoringError, match=r"p\.jsonl\.gz(, line \d)?: (not a prediction|id is|text is).*expected"):
         read_predictions(kept)
 
 

@@ -7,6 +7,8 @@ import pytest
 import soundfile
 
 from speechmerge import audio
+from speechmerge.errors import CorpusError
+from speechmerge.evaluation.recordings import Recording
 
 
 def chirp(seconds: float, rate: int = audio.SAMPLE_RATE) -> np.ndarray:
@@ -66,18 +68,52 @@ def test_an_mp3_that_does_not_say_how_long_it_is_is_read_whole(tmp_path, quiet_f
     np.testing.assert_array_equal(part, read[96_000:120_000])
 
 
-@pytest.mark.parametrize("kind", ["mp3", "vorbis", "opus"])
+@pytest.mark.parametrize("kind", ["mp3", "vorbis", "opus", "flac"])
 def test_joined_recordings_are_read_to_the_end_of_the_last(kind):
     first, second = chirp(1.0), chirp(2.0)[::-1]
     joined = b""
     for samples in (first, second):
         if kind == "mp3":
             joined += _mp3(samples, tag=True)
+        elif kind == "flac":
+            joined += audio.encode_flac(samples)
         else:
             buffer = io.BytesIO()
             soundfile.write(buffer, samples, audio.SAMPLE_RATE, format="OGG", subtype=kind.upper())
             joined += buffer.getvalue()
     assert abs(len(audio.decode(joined)) - 3 * audio.SAMPLE_RATE) < 0.2 * audio.SAMPLE_RATE  # a codec pads
+
+
+@pytest.mark.parametrize("rates", [(44_100, 16_000), (16_000, 44_100)])
+def test_recordings_of_other_rates_and_channels_that_were_joined_keep_their_speed(tmp_path, rates):
+    for place, rate in enumerate(rates):
+        samples = 0.4 * np.sin(2 * np.pi * 500 * np.arange(4 * rate) / rate)
+        channels = np.stack([samples] * (1 + place), axis=1)
+        soundfile.write(tmp_path / f"{place}.mp3", channels, rate, format="MP3")
+    (tmp_path / "both.mp3").write_bytes(b"".join((tmp_path / f"{place}.mp3").read_bytes() for place in (0, 1)))
+    whole, piecewise = audio.decode(tmp_path / "both.mp3"), Recording(tmp_path / "both.mp3").more(10**9)
+    for read in (whole, piecewise):
+        assert abs(len(read) - 8 * audio.SAMPLE_RATE) < 0.4 * audio.SAMPLE_RATE
+        for start in (1, 6):  # one second of each: as many zero crossings as a tone of 500 Hz has
+            second = read[start * audio.SAMPLE_RATE : (start + 1) * audio.SAMPLE_RATE]
+            assert abs(np.count_nonzero(np.diff(np.sign(second))) - 1000) < 20
+
+
+def test_wavs_of_telephones_and_of_recorders_that_stopped_are_read(tmp_path):
+    soundfile.write(tmp_path / "gsm.wav", chirp(1.0, 8_000), 8_000, subtype="GSM610")
+    soundfile.write(tmp_path / "open.wav", chirp(1.0), audio.SAMPLE_RATE, subtype="PCM_16")
+    data = bytearray((tmp_path / "open.wav").read_bytes())
+    place = data.index(b"data") + 4
+    data[4:8] = data[place : place + 4] = bytes(4)  # the sizes that are filled in at the end
+    (tmp_path / "open.wav").write_bytes(data)
+    for name in ("gsm.wav", "open.wav"):
+        assert abs(len(audio.decode(tmp_path / name)) - audio.SAMPLE_RATE) < 0.05 * audio.SAMPLE_RATE
+
+
+def test_a_part_behind_the_end_is_named(tmp_path):
+    soundfile.write(tmp_path / "a.wav", chirp(1.0), audio.SAMPLE_RATE)
+    with pytest.raises(CorpusError, match=r"a\.wav: it ends before 70\.5 s, where the clip is said to begin"):
+        audio.decode(tmp_path / "a.wav", start=70.5)
 
 
 def test_opposite_channels_cancel(tmp_path):

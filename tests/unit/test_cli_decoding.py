@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from cli_calls import Caller
 
 from speechmerge import corpora
 from speechmerge.audio import SAMPLE_RATE
-from speechmerge.errors import ScoringError
+from speechmerge.errors import CorpusError, ScoringError
 from speechmerge.evaluation import references, transcription
 from speechmerge.evaluation.decoding import Decoder
 from speechmerge.evaluation.predictions import Prediction, read_predictions, write_predictions
+from speechmerge.evaluation.recordings import Recording
 from speechmerge.evaluation.transcription import Segment
 
 
@@ -97,6 +99,25 @@ def test_a_folder_becomes_json_lines_or_a_folder(run, talks, tmp_path):
     texts.write_text("".join(json.dumps({"id": name, "text": "uno dos"}) + "\n" for name in ("sub/b.flac", "a.wav")))
     code, out, _ = run("score", tmp_path / "timed.jsonl", "--references", texts, "--language", "es")
     assert code == 0 and out.startswith("WER 0.00%") and "2 clips, 4 words" in out
+
+
+@pytest.mark.parametrize("form", ["jsonl", "srt"])
+def test_a_recording_that_breaks_off_is_named_and_the_others_are_kept(run, talks, tmp_path, monkeypatch, form):
+    def breaks(self, frames):
+        if self.path.name == "b.flac":
+            raise CorpusError(f"{self.path}: a sample is not finite; the file is damaged.")
+        return resampled(self, frames)
+
+    resampled = Recording._resampled
+    monkeypatch.setattr(Recording, "_resampled", breaks)
+    monkeypatch.setattr("speechmerge.evaluation.recordings.check", lambda found: None)  # what lies further in
+    output = tmp_path / ("all.jsonl" if form == "jsonl" else "out")
+    words = ("decode", "smoke", output, talks, "--language", "es", "--no-guard", "--format", form)
+    code, out, err = run(*words)
+    assert code == 1 and out == f"{output}: 1 recording\n"
+    assert "1 of 2 recordings are not transcribed" in err and "b.flac: a sample is not finite" in " ".join(err.split())
+    kept = [json.loads(line)["id"] for line in output.read_text().splitlines()] if form == "jsonl" else output.iterdir()
+    assert [Path(one).stem for one in kept] == ["a"]
 
 
 def test_the_guard_stands_for_recordings_and_not_for_test_sets(run, talks, tmp_path, monkeypatch):
@@ -210,6 +231,7 @@ TEXTS = [
     ("texts.csv", "id,text\na,uno\nb,x\nb,y\n", "an id stands twice"),
     ("texts.csv", "id,sentence\na,uno\n", "reference 1 has no 'text' as text. Known: id, sentence."),
     ("texts.csv", "id,txt\na,uno\n", "reference 1 has no 'text' as text. Did you mean 'txt'?"),
+    ("texts.CSV", "ID ; Text\na;uno\nb;x\nc;y\n", "3 references, 1 missing (for example 'c')"),
     ("texts.csv", "id,text\n", "there are no references in it"),
     ("texts.jsonl", '{"id": "a", "text": 3}\n', "reference 1 has no 'text' as text"),
     ("texts.jsonl", "[1]\n", "reference 1 has no 'id' as text."),

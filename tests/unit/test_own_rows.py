@@ -1,5 +1,9 @@
 """Rows of speech of one's own: languages, tables, ids, places, parts of files, and texts that can be said."""
 
+import json
+import math
+import unicodedata
+
 import numpy as np
 import own_speech
 import pytest
@@ -64,6 +68,38 @@ def test_texts_and_ids_that_look_like_numbers_stay_as_they_are(tmp_path):
     clips = own.read(own_speech.table(tmp_path / "speech.csv", rows), "es").clips
     assert sorted(clip.text for clip in clips) == ["007", "NA", "null"]
     assert any(clip.id.endswith("007") for clip in clips)
+
+
+def test_cells_of_other_types_are_read_as_they_were_meant(tmp_path):
+    texts = {"nan": math.nan, "true": True, "list": ["a"], "number": 11.0, "text": "nan"}
+    rows = [
+        {"audio": str(write(tmp_path / f"{n}.flac", sound(300 + 9 * i))), "text": t}
+        for i, (n, t) in enumerate(texts.items())
+    ]
+    (tmp_path / "speech.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = own.read(tmp_path / "speech.jsonl", "es")
+    assert {clip.id: clip.text for clip in found.clips} == {"number": "11", "text": "nan"}
+    assert {one.id: one.kind for one in found.dropped}.keys() == {"nan", "true", "list"}
+
+
+def test_a_name_is_found_however_its_accents_are_stored(tmp_path):
+    write(tmp_path / unicodedata.normalize("NFD", "Müller.flac"), sound(300))
+    table = own_speech.table(
+        tmp_path / "speech.csv", [{"path": unicodedata.normalize("NFC", "Müller.flac"), "text": "uno"}]
+    )
+    assert [clip.text for clip in own.read(table, "es").clips] == ["uno"]
+
+
+@pytest.mark.parametrize("name", ["speech.PARQUET", "Metadata.CSV"])
+def test_endings_in_capitals_are_endings(tmp_path, name):
+    if name.endswith("PARQUET"):
+        own_speech.parquet(tmp_path / "a", recordings()).rename(tmp_path / "b")
+        [file, *_] = sorted((tmp_path / "b").rglob("*.parquet"))
+        place = file.rename(tmp_path / name)
+    else:
+        place = own_speech.audiofolder(tmp_path / "a", recordings())
+        (place / "metadata.csv").rename(place / name)
+    assert own.read(place, "es").clips
 
 
 def test_a_sign_that_parts_lines_elsewhere_stays_in_its_text(tmp_path):

@@ -7,8 +7,9 @@ import own_speech
 import pytest
 from own_speech import many, recordings, write
 
-from speechmerge import corpora
+from speechmerge import corpora, speech
 from speechmerge.corpora import own
+from speechmerge.finetuning import training_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +108,21 @@ def test_near_equal_sentences_are_kept_apart_when_asked(tmp_path, given):
     else:
         assert len(both) == len(pairs)
         assert corpora.load(str(where), "es", kept_apart="near") == found.clips
+
+
+def test_folders_of_equal_names_are_told_apart_and_no_sentence_of_dev_is_trained_on(tmp_path):
+    some = recordings()
+    turned = [
+        replace(one, samples=one.samples[::-1], split=other.split) for one, other in zip(some, some[::-1], strict=True)
+    ]
+    places = [
+        str(own_speech.audiofolder(tmp_path / who / "es" / "clips", own_some))
+        for who, own_some in (("alice", some), ("bob", turned))
+    ]
+    pooled = speech.pooled_clips(places, "es", split="test")
+    assert len({clip.id for clip in pooled}) == len(pooled) == 6
+    recipe = training_recipe.Recipe("smoke", tuple(training_recipe.Source(place, "es") for place in places))
+    [(train, _, _)], [(dev, _, _)] = training_recipe.load(recipe)
+    said = [{clip.text for clip in part} for part in (train, dev)]
+    assert said[0].isdisjoint(said[1]) and len(dev) == 6 and 0 < len(train) < 16
+    assert len({clip.id for clip in train}) == len(train)

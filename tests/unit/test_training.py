@@ -68,6 +68,9 @@ def test_the_record_says_what_was_trained_and_nothing_is_left_behind(finished):
     assert record["recipe"]["learning_rate"] == RECIPE.learning_rate and record["log"] == dataclasses.asdict(log)
     assert [path.name for path in folder.parent.iterdir()] == ["es"]
     assert not (folder / "speechmerge.json").exists()
+    assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {
+        0o644
+    }  # others may read it
 
 
 def test_a_finished_training_is_returned_at_once(finished, monkeypatch):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import CorpusError
 from .groups import example
 from .merging import full_model, is_recipe, model_folder
 from .models import clips_of_test_set, with_test_set
@@ -92,7 +93,7 @@ def decode(
         return Decoder(full_model(model, base), settings)
 
     if names:
-        if form not in (None, "jsonl") or segments or output.suffix in (".tsv", ".srt", ".vtt", ".txt"):
+        if form not in (None, "jsonl") or segments or output.suffix.lower() in (".tsv", ".srt", ".vtt", ".txt"):
             raise click.UsageError("the hypotheses of a test set are JSON lines without times; name OUTPUT .jsonl.gz.")
         _test_set(decoder, output, overwrite, names, language, split, task)
     else:
@@ -148,26 +149,35 @@ def _recordings(
     form = transcripts.format_of(output, form)
     found = recordings.find(inputs)
     many = form != "jsonl" and (len(inputs) > 1 or inputs[0].is_dir())
-    if many and output.suffix[1:] == form:
+    if many and output.suffix[1:].lower() == form:
         raise click.UsageError(f"each recording has its own .{form}: name a folder as OUTPUT, and --format {form}.")
     if output.exists() and (many or output.is_dir()):
         raise click.UsageError(f"OUTPUT {output} is there already; name another.")
     check_output(output, overwrite=overwrite, inputs=found.values())
     own = transcripts.names(found, form) if many else None
     recordings.check(found)
-    heard = _told(decoder(True), found, language, task, segments or form in transcripts.TIMED)
-    count = transcripts.write(heard, output, form, own)
-    click.echo(f"{output}: {count} recording{'' if count == 1 else 's'}")
+    failed: dict[str, CorpusError] | None = {} if len(found) > 1 else None
+    heard = _told(decoder(True), found, language, task, segments or form in transcripts.TIMED, failed)
+    if count := transcripts.write(heard, output, form, own):
+        click.echo(f"{output}: {count} recording{'' if count == 1 else 's'}")
+    if failed:
+        told = " ".join(str(error) for error in failed.values())
+        raise CorpusError(f"{len(failed)} of {len(found)} recordings are not transcribed. {told}")
 
 
 def _told(
-    decoder: "Decoder", found: dict[str, Path], language: str, task: str, segments: bool
+    decoder: "Decoder",
+    found: dict[str, Path],
+    language: str,
+    task: str,
+    segments: bool,
+    failed: dict[str, CorpusError] | None,
 ) -> Iterator["Transcript"]:
     """Yield transcripts, and say which languages were detected."""
     from ..evaluation.transcription import AUTO, transcribe
 
     spoken: dict[str, list[str]] = {}
-    for one in transcribe(decoder, found, language, task, segments=segments):
+    for one in transcribe(decoder, found, language, task, segments=segments, failed=failed):
         spoken.setdefault(one.language, []).append(one.prediction.id)
         yield one
     if language == AUTO:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..errors import CorpusError, nearest
 from . import asterisk, camoes, covost2, festvox_ru, fillets, fleurs, nearness, open_asr, own, stamps, tones, uqm
-from .base import SPLITS, Clip, Corpus, Item, assign_split, check, fingerprint, transcript_key
+from .base import SPLITS, Clip, Corpus, Item, assign_split, check, fingerprint, together, transcript_key
 from .building import domains, noncommercial_accepted, read, skipped, stored
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "registry",
     "skipped",
     "stored",
+    "together",
     "transcript_key",
 ]
 

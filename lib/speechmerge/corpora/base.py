@@ -6,8 +6,9 @@ stored :class:`Clip` objects, the same way for every corpus.
 
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -191,8 +192,20 @@ def check(clips: Iterable[Clip]) -> None:
         if first.split != clip.split:
             raise CorpusError(
                 f"{where} ({clip.split}) has the same transcript as {first.id!r} of {first.source} ({first.split}), "
-                f"{clip.text!r}; a sentence may stand in one split only, so take splits from assign_split()."
+                f"{clip.text!r}; a sentence may stand in one split only, so remove one of them or name other splits."
             )
+
+
+def together(parts: Sequence[tuple[str, Sequence[Clip]]]) -> list[Clip]:
+    """Put clips of several sources behind each other; an id that stands in more than one gets its source's name.
+
+    Args:
+        parts: where each source lies, and its clips.
+    """
+    count = Counter(clip.id for _, own in parts for clip in own)
+    return [
+        clip if count[clip.id] == 1 else replace(clip, id=f"{where}/{clip.id}") for where, own in parts for clip in own
+    ]
 
 
 def fingerprint(clips: Iterable[Clip]) -> str:

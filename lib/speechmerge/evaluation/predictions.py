@@ -11,7 +11,6 @@ from ..errors import ScoringError
 from ..files import atomic_file
 
 COMPRESSION_LIMIT = 2.4  # Whisper's own threshold for a repetitive hypothesis
-BESIDES = ("language", "segments")  # of a transcript of a recording, beside the fields of a prediction
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,9 @@ class Prediction:
         return self.cut or (not self.long and len(data) > COMPRESSION_LIMIT * len(zlib.compress(data)))
 
 
+FIELDS = tuple(Prediction.__dataclass_fields__)
+
+
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
     """Write predictions as JSON lines, the same bytes for the same ones; gzipped if the name ends in ``.gz``."""
     write_lines([fields(prediction) for prediction in predictions], path)
@@ -55,15 +57,31 @@ def write_lines(rows: Sequence[Mapping[str, object]], path: Path) -> None:
 def read_predictions(path: Path) -> list[Prediction]:
     """Read what :func:`write_predictions` wrote (gzipped, or plain if the name does not end in ``.gz``).
 
-    What transcripts of recordings say besides, their language and segments, is left out.
+    What a line says besides, such as language and segments of a transcript, is left out.
+
+    Raises:
+        ScoringError: the file is not there or not in that form; the line is named.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        rows = [json.loads(line) for line in data.decode().split("\n") if line]
-        return [Prediction(**{key: value for key, value in row.items() if key not in BESIDES}) for row in rows]
+        lines = data.decode("utf-8-sig").split("\n")
     except FileNotFoundError:
         raise ScoringError(f"{path}: there are no predictions; decode first.") from None
-    except (OSError, EOFError, zlib.error, ValueError, TypeError, AttributeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise ScoringError(
             f"{path}: not a predictions file ({error}); expected JSON lines with id and text."
         ) from error
+    return [_prediction(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _prediction(line: str, where: str) -> Prediction:
+    """Read one line."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ScoringError(f"{where}: not a prediction ({error}); expected a JSON object with id and text.") from error
+    for field in ("id", "text"):
+        value = row.get(field) if isinstance(row, dict) else row
+        if not isinstance(value, str):
+            raise ScoringError(f"{where}: {field} is {value!r}; expected a string, empty where nothing was heard.")
+    return Prediction(**{field: row[field] for field in FIELDS if field in row})

@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ..audio import SAMPLE_RATE
+from ..audio import SAMPLE_RATE, as_frame, mixed_down
 from ..errors import CorpusError
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".mp4", ".webm", ".mkv", ".mka", ".wma")
@@ -92,7 +92,7 @@ class Recording:
         return self._waiting is None
 
     def _read(self) -> Iterator[np.ndarray]:
-        raw = "g722" if self.path.suffix == ".g722" else None
+        raw = "g722" if self.path.suffix.lower() == ".g722" else None
         try:
             with av.open(str(self.path), format=raw) as file:
                 stream = file.streams.audio[0]
@@ -104,14 +104,15 @@ class Recording:
             raise CorpusError(f"{self.path}: not readable as audio ({reason}); expected speech.") from error
 
     def _resampled(self, frames: Iterator[av.AudioFrame]) -> Iterator[np.ndarray]:
-        planar, mono = av.AudioResampler(format="fltp"), None
-        for frame in frames:
-            for part in planar.resample(frame):
-                mean = part.to_ndarray().mean(axis=0)
-                if not np.isfinite(mean).all():
-                    raise CorpusError(f"{self.path}: a sample is not finite; the file is damaged.")
-                mono = mono or av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
-                yield from self._pieces(mono, _frame(mean, part.sample_rate))
+        mono, known = None, None
+        for mean, rate in mixed_down(frames):
+            if not np.isfinite(mean).all():
+                raise CorpusError(f"{self.path}: a sample is not finite; the file is damaged.")
+            if rate != known:
+                if mono:
+                    yield from self._pieces(mono, None)
+                mono, known = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE), rate
+            yield from self._pieces(mono, as_frame(mean, rate))
         if mono:
             yield from self._pieces(mono, None)
 
@@ -120,9 +121,3 @@ class Recording:
         for part in resampler.resample(frame):
             if part.samples:
                 yield np.clip(part.to_ndarray()[0], -1.0, 1.0)
-
-
-def _frame(samples: np.ndarray, rate: int) -> av.AudioFrame:
-    frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
-    frame.sample_rate = rate
-    return frame

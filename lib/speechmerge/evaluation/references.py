@@ -1,13 +1,12 @@
 """References of one's own: a file with ids and texts, and the table that shows each clip's errors beside them."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ScoringError, nearest
+from ..corpora.own import table
+from ..errors import CorpusError, ScoringError, nearest
 from ..files import atomic_file
 from .predictions import Prediction
 from .scoring import Errors, Scores, bleu, match
@@ -31,12 +30,12 @@ def read(path: Path, task: str = "asr") -> list[Reference]:
         ScoringError: the file is not there or not in that form, holds nothing, or lacks a field; line and field are
             named.
     """
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise ScoringError(f"{path}: references are read from {', '.join(SUFFIXES)}, not from {path.suffix or 'this'}.")
     try:
-        content = path.read_text(encoding="utf-8-sig")
-        rows = _rows(path.suffix, content)
-    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
+        rows = _lines(path) if suffix == ".jsonl" else _table(path)
+    except (OSError, CorpusError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ScoringError(f"{path}: not readable as references ({reason}); expected id and text in UTF-8.") from error
     if not rows:
@@ -50,11 +49,15 @@ def read(path: Path, task: str = "asr") -> list[Reference]:
     return [Reference(row["id"], row.get("text") or "", row.get("translation")) for row in rows]
 
 
-def _rows(suffix: str, content: str) -> list:
-    if suffix == ".jsonl":
-        return [json.loads(line) for line in content.split("\n") if line.strip()]
-    options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if suffix == ".tsv" else {}
-    return list(csv.DictReader(io.StringIO(content, newline=""), strict=True, **options))
+def _lines(path: Path) -> list:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    """Read a table as speech of one's own is read, whatever parts its columns."""
+    names, lines = table.delimited(path, quoted=False)
+    known = [name.strip().lower() for name in names]
+    return [dict(zip(known, cells, strict=False)) for _, cells in lines]
 
 
 def write_table(

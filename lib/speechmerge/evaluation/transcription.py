@@ -5,6 +5,7 @@ the model's own times. It is given ten minutes at a time; what it finds in the l
 what follows, so nothing is cut at that border.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from ..audio import HOP, SAMPLE_RATE, WINDOW_SAMPLES, WINDOW_SECONDS, encode_flac
 from ..corpora import Clip
-from ..errors import CheckpointError, nearest
+from ..errors import CheckpointError, CorpusError, nearest
 from ..whisper.prompts import TASK_NAMES
 from .decoding import TEMPERATURES, Decoder, seed_of
 from .decoding_settings import MAX_TOKENS
@@ -73,6 +74,7 @@ def transcribe(
     *,
     segments: bool = False,
     progress: bool = True,
+    failed: dict[str, CorpusError] | None = None,
 ) -> Iterator[Transcript]:
     """Yield the transcript of each recording, in order.
 
@@ -83,6 +85,8 @@ def transcribe(
         task: ``"asr"`` or ``"st"``.
         segments: search for times in short recordings too; long ones always have them.
         progress: show bars.
+        failed: takes up the recordings that cannot be read to their end, and why; the others are transcribed. None: the
+            first one ends the work.
 
     Raises:
         CorpusError: a file is not readable as audio.
@@ -92,8 +96,13 @@ def transcribe(
     waiting: list[tuple[Clip, str]] = []  # short ones, decoded together
     with tqdm(total=len(recordings), unit="file", desc="decode", disable=not progress, leave=False) as bar:
         for name, path in recordings.items():
-            recording = Recording(path)
-            start = recording.more(WINDOW_SAMPLES + 1)
+            recording, start = None, np.empty(0)
+            with _noted(name, failed):
+                recording = Recording(path)
+                start = recording.more(WINDOW_SAMPLES + 1)
+            if not len(start):
+                bar.update()
+                continue
             spoken = detect(decoder, start) if language == AUTO else language
             short = recording.ended and len(start) <= WINDOW_SAMPLES and not segments
             if short:
@@ -105,13 +114,28 @@ def transcribe(
             waiting = []
             if short:
                 continue
-            found = tuple(_long(decoder, name, recording, start, spoken, task, progress))
+            found = None
+            with _noted(name, failed):
+                found = tuple(_long(decoder, name, recording, start, spoken, task, progress))
+            bar.update()
+            if found is None:
+                continue
             text = " ".join(segment.text for segment in found)
             ran_away = any(Prediction(name, segment.text).runaway for segment in found)
             yield Transcript(Prediction(name, text, ran_away, long=True), spoken, found)
-            bar.update()
         yield from _short(decoder, waiting, task)
         bar.update(len(waiting))
+
+
+@contextlib.contextmanager
+def _noted(name: str, failed: dict[str, CorpusError] | None) -> Iterator[None]:
+    """Note that a recording cannot be read, or raise where nobody takes it up."""
+    try:
+        yield
+    except CorpusError as error:
+        if failed is None:
+            raise
+        failed[name] = error
 
 
 def detect(decoder: Decoder, samples: np.ndarray) -> str:

@@ -3,6 +3,7 @@
 Times are seconds in JSON lines, whole milliseconds in TSV, clock times in SRT and WebVTT.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
@@ -51,7 +52,7 @@ def names(recordings: Iterable[str], form: str) -> dict[str, str]:
 
 
 def write(transcripts: Iterable[Transcript], output: Path, form: str, files: Mapping[str, str] | None = None) -> int:
-    """Write transcripts as they come, and return how many there were.
+    """Write transcripts as they come, and return how many there were; of none nothing is written.
 
     Args:
         transcripts: of recordings, by id.
@@ -62,6 +63,10 @@ def write(transcripts: Iterable[Transcript], output: Path, form: str, files: Map
     Raises:
         SpeechMergeError: the folder exists.
     """
+    transcripts = iter(transcripts)
+    if (first := next(transcripts, None)) is None:
+        return 0
+    transcripts = itertools.chain([first], transcripts)
     if form == "jsonl":
         rows = [row(one) for one in transcripts]
         write_lines(rows, output)
@@ -71,12 +76,14 @@ def write(transcripts: Iterable[Transcript], output: Path, form: str, files: Map
         with atomic_file(output) as file:
             file.write_text(text(one, form), encoding="utf-8")
         return 1
+    count = 0
     with atomic_folder(output) as folder:
         for one in transcripts:
             file = folder / files[one.prediction.id]
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text(one, form), encoding="utf-8")
-    return len(files)
+            count += 1
+    return count
 
 
 def row(transcript: Transcript) -> dict[str, object]:

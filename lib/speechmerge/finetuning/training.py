@@ -205,7 +205,8 @@ class _Run:
             losses.append(loss.item())
             windows += len(batch["labels"]) * self.accelerator.num_processes
             bar.update(len(batch["labels"]) * self.accelerator.num_processes)
-            bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", dev=f"{(self.log.dev_loss or [np.nan])[-1]:.3f}")
+            told = {"dev": f"{self.log.dev_loss[-1]:.3f}"} if self.log.dev_loss else {}
+            bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", **told)
             if self.budget.spent() >= 1:
                 break
         self.log.steps += len(losses)

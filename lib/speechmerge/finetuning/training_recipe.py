@@ -1,5 +1,6 @@
 """What a training is made of: its recipe, the speech it reads, and the log it leaves."""
 
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from ..errors import TrainingError, nearest
 from ..files import digest
 from ..precisions import PRECISIONS
 from ..whisper.prompts import TASK_NAMES
+
+log = logging.getLogger(__name__)
 
 FULL_SECONDS = 28.0  # speech in a window that is packed full; the rest stays silent
 _BETWEEN = re.compile(r"(?<=:[a-z]{2}),\s*|(?<=:[a-z]{3}),\s*")  # a path may hold commas, a language or task does not
@@ -168,22 +171,36 @@ def load(recipe: Recipe) -> tuple[DataSets, DataSets]:
     train_sets, dev_sets = [], []
     for language, task, domain in dict.fromkeys((s.language, s.task, s.domain) for s in recipe.sources):
         named = [s.corpus for s in recipe.sources if (s.language, s.task, s.domain) == (language, task, domain)]
-        for split, sets in (("train", train_sets), ("dev", dev_sets)):
-            clips = [clip for corpus in named for clip in _clips(recipe, corpus, language, split)]
-            clips = [clip for clip in clips if task == "asr" or clip.translation]
-            if split == "train" and recipe.minutes is not None:
-                clips = draw_minutes(clips, recipe.minutes, recipe.seed)
-            if not clips:
-                raise TrainingError(
-                    f"{'+'.join(named)} has no {split} clips for {language} {task}; choose other sources."
-                )
-            sets.append((clips, language, task))
-        corpora.check([*train_sets[-1][0], *dev_sets[-1][0]])
+        train, dev = (_clips(recipe, named, language, task, split) for split in ("train", "dev"))
+        train = _held_out(train, dev) if len(named) > 1 else train
+        if recipe.minutes is not None:
+            train = draw_minutes(train, recipe.minutes, recipe.seed)
+        train_sets.append((train, language, task))
+        dev_sets.append((dev, language, task))
+        corpora.check([*train, *dev])
     return train_sets, dev_sets
 
 
-def _clips(recipe: Recipe, corpus: str, language: str, split: str) -> list[corpora.Clip]:
-    return corpora.load(corpus, language, split, kept_apart=recipe.kept_apart)
+def _clips(recipe: Recipe, named: Sequence[str], language: str, task: str, split: str) -> list[corpora.Clip]:
+    """Return the clips of a split of several sources; an id that stands in more than one gets its source's name."""
+    found = corpora.together([(one, corpora.load(one, language, split, kept_apart=recipe.kept_apart)) for one in named])
+    clips = [clip for clip in found if task == "asr" or clip.translation]
+    if not clips:
+        why = f"; none of its {len(found)} has a translation" if found else ""
+        more = " or give more clips, for dev gets a part of the sentences" if split == "dev" else ""
+        raise TrainingError(
+            f"{'+'.join(named)} has no {split} clips for {language} {task}{why}; choose other sources{more}."
+        )
+    return clips
+
+
+def _held_out(train: list[corpora.Clip], dev: Sequence[corpora.Clip]) -> list[corpora.Clip]:
+    """Leave out of training the sentences by which another source's epochs are chosen, and say how many."""
+    held = {corpora.transcript_key(clip.text) for clip in dev}
+    kept = [clip for clip in train if corpora.transcript_key(clip.text) not in held]
+    if len(kept) < len(train):
+        log.info("%d train clips say a sentence that another source has in dev; left out", len(train) - len(kept))
+    return kept
 
 
 def draw_minutes(clips: Sequence[corpora.Clip], minutes: float, seed: int) -> list[corpora.Clip]:

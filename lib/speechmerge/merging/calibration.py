@@ -223,7 +223,6 @@ def _write(folder: Path, stages: Iterator[tuple[str, list[dict[str, Tensor]]]], 
             folders[t].mkdir(exist_ok=True)
             file = folders[t] / f"{stage}.safetensors"
             save_file({n: tensors[n].cpu().contiguous() for n in owners.values()}, file)
-            file.chmod(0o644)  # it may be published
             files[t] |= {name: f"{stage}.safetensors" for name in owners.values()}
     for t, record in enumerate(records):
         index = {"metadata": {}, "weight_map": files[t]}

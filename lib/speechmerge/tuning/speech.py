@@ -98,7 +98,7 @@ def load(experts: Sequence[Sequence[Source]], also: Sequence[Sequence[Source]]) 
 def _speech(sources: Sequence[Source], language: str, task: str, expert: int | None) -> Speech:
     """Read one speech and part it."""
     dropped: Counter[str] = Counter()
-    parts: dict[str, list[Clip]] = {CHOOSE: [], REPORT: []}
+    own: dict[str, list[tuple[str, list[Clip]]]] = {CHOOSE: [], REPORT: []}
     how, notes, training = [], [], False
     for source in sources:
         clips, reasons, splits_given, said = read(source)
@@ -109,9 +109,10 @@ def _speech(sources: Sequence[Source], language: str, task: str, expert: int | N
             clips = [clip for clip in clips if clip.translation]
         training |= splits_given and all(clip.split == "train" for clip in clips)
         choose, report, parted = _parted(clips, splits_given)
-        parts[CHOOSE] += choose
-        parts[REPORT] += report
+        own[CHOOSE].append((source.corpus, choose))
+        own[REPORT].append((source.corpus, report))
         how.append(parted)
+    parts = {part: corpora.together(some) for part, some in own.items()}
     told = tuple(f"{s.corpus}:{s.language}" + (":st" if s.task == "st" else "") for s in sources)
     for part, clips in parts.items():
         if len(clips) < FEWEST:

@@ -87,5 +87,4 @@ def write_folder(folder: Path, tensors: Mapping[str, np.ndarray], about: Compani
             )
     weights = folder / "model.safetensors"
     save_file(dict(tensors), weights, metadata={"format": "pt"})
-    weights.chmod(0o644)
     companions.write(folder, about, "float32")

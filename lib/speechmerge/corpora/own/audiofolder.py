@@ -10,15 +10,19 @@ METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 
 def found(path: Path) -> bool:
     """Tell whether a folder, or one below it, holds metadata; or whether this is the metadata itself."""
-    return path.name in METADATA if path.is_file() else bool(below(path, *METADATA))
+    return bool(_metadata(path))
+
+
+def _metadata(path: Path) -> list[Path]:
+    return [file for file in ([path] if path.is_file() else below(path, "*")) if file.name.lower() in METADATA]
 
 
 def rows(path: Path) -> Listing:
     """Read all metadata; sounds that none of them names are told."""
     root = path.parent if path.is_file() else path
     listed, notes = [], []
-    for file in [path] if path.is_file() else below(path, *METADATA):
-        read = manifest.lines if file.suffix == ".jsonl" else table.table
+    for file in _metadata(path):
+        read = manifest.lines if file.suffix.lower() == ".jsonl" else table.table
         listed += read(file, root, notes, split=split_above(file, root))
     named = {one.audio for one in listed}
     strange = [file for file in below(root, "*") if file.suffix.lower() in SOUNDS and file not in named]

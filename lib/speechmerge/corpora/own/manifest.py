@@ -25,7 +25,7 @@ def rows(path: Path) -> Listing:
 
 def _manifests(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES)
-    return [path for path in files if path.suffix != ".json" or "manifest" in path.stem or split_of(path.stem)]
+    return [path for path in files if path.suffix.lower() != ".json" or "manifest" in path.stem or split_of(path.stem)]
 
 
 def lines(path: Path, root: Path, notes: list[str], split: str | None = None) -> list[Row]:

@@ -10,12 +10,16 @@ from .rows import Layout, Listing, Row, below, columns, row, split_above, split_
 
 def found(path: Path) -> bool:
     """Tell whether this is a parquet file, or a folder with some."""
-    return path.suffix == ".parquet" if path.is_file() else bool(below(path, "*.parquet"))
+    return bool(_files(path))
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file in ([path] if path.is_file() else below(path, "*")) if file.suffix.lower() == ".parquet"]
 
 
 def rows(path: Path) -> Listing:
     """Read the files one row group at a time; their names or folders tell the split."""
-    files = [path] if path.is_file() else below(path, "*.parquet")
+    files = _files(path)
     root = path.parent if path.is_file() else path
     found = {file: columns(parquet.opened(file).schema_arrow.names, file) for file in files}
     notes = [told(known) for known in found.values() if set(known) - set(known.values())]

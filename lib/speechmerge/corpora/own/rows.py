@@ -1,7 +1,9 @@
 """What every layout yields, and the words by which people name columns and splits."""
 
+import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("dev", "development", "valid", "validation", "val"), "dev"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+NO_TEXT = (list, dict, bytes, bool)
 SOUNDS = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".webm", ".aiff", ".sph", ".g722", ".wma"}
 DEPTH = 4  # folders below the one that is named in which files are looked for
 
@@ -146,7 +149,8 @@ def row(record: Mapping[str, object], found: Mapping[str, str], folder: Path | N
     """
     values = {field: record.get(column) for field, column in found.items()}
     audio, name, problem = sound(values.pop("audio"), folder)
-    odd = [f"{field} is no text: {value}" for field, value in values.items() if isinstance(value, list | dict | bytes)]
+    values = {field: _plain(value) for field, value in values.items()}
+    odd = [f"{field} is no text: {value}" for field, value in values.items() if isinstance(value, NO_TEXT)]
     text = {field: " ".join(str(value).split()) for field, value in values.items() if value is not None}
     start, seconds, wrong = _cut(text.pop("start", ""), text.pop("seconds", ""))
     place = known.pop("split", None)
@@ -159,6 +163,13 @@ def row(record: Mapping[str, object], found: Mapping[str, str], folder: Path | N
         | fields
         | {"problem": problem or wrong or (odd[0] if odd else None)}
     )
+
+
+def _plain(value: object) -> object:
+    """Return a cell as it was meant: "not a number" where a value is missing, 7.0 for 7 in a column of floats."""
+    if not isinstance(value, float):
+        return value
+    return None if math.isnan(value) else int(value) if value.is_integer() else value
 
 
 def _cut(start: str, seconds: str) -> tuple[float | None, float | None, str | None]:
@@ -188,9 +199,15 @@ def sound(value: object, folder: Path | None) -> tuple[Path | bytes | None, str,
     label = _label(name)
     if not path.is_absolute() and (folder is None or not full.is_relative_to(folder)):
         return None, label, f"path leaves the folder: {path}"
-    if not os.path.isfile(full):
-        return None, label, f"audio file is missing: {name}"
-    return full, label, None
+    if there := next((p for p in _spellings(full) if os.path.isfile(p)), None):
+        return there, label, None
+    hint = "; write / between folders" if "\\" in str(name) else ""
+    return None, label, f"audio file is missing: {name}{hint}"
+
+
+def _spellings(path: Path) -> list[Path]:
+    """Return a path as it is, and with its accents as letters of their own or not: systems store names differently."""
+    return [path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))]
 
 
 def _label(path: Path) -> str:
