@@ -153,7 +153,7 @@ WRONG = [
     (["out.srt", "talks/a.wav", "--format", "tsv"], "ends in .srt, but the form asked for is tsv"),
     (["talks", "talks", "--format", "srt"], "OUTPUT talks is there already; name another."),
     (["talks/a.wav", "talks/a.wav", "--format", "txt"], "is read here, so it is not written; name another output."),
-    (["out.srt", "talks/a.wav", "--language", "spanish"], "knows no language 'spanish'."),
+    (["out.srt", "talks/a.wav", "--language", "spanish"], "knows no language 'spanish'. Did you mean 'es'?"),
     (["out.srt", "broken.wav"], "broken.wav: not readable as audio"),
     (["new/out.jsonl", "talks", "broken.wav"], "broken.wav: not readable as audio"),
     (["out", "talks", "broken.wav", "--format", "txt"], "broken.wav: not readable as audio"),

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..audio import HOP, SAMPLE_RATE, WINDOW_SAMPLES, WINDOW_SECONDS, encode_flac
 from ..corpora import Clip
+from ..corpora.own import languages
 from ..errors import CheckpointError, CorpusError, nearest
 from ..whisper.prompts import TASK_NAMES
 from .decoding import TEMPERATURES, Decoder, seed_of
@@ -63,7 +64,9 @@ def check_language(decoder: Decoder, language: str, task: str) -> None:
         return
     known = [code.strip("<|>") for code in decoder.model.generation_config.lang_to_id]
     if language != AUTO and language not in known:
-        raise CheckpointError(f"{decoder.folder} knows no language {language!r}.{nearest(language, [AUTO, *known])}")
+        code = languages.code(language)
+        close = f" Did you mean {code!r}?" if code in known else nearest(language, [AUTO, *known])
+        raise CheckpointError(f"{decoder.folder} knows no language {language!r}.{close}")
 
 
 def transcribe(
