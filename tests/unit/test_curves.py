@@ -230,7 +230,8 @@ def test_pairs_average_both_directions_relative_to_the_errors_before():
 
 
 def test_labels_of_ticks_do_not_run_into_each_other():
-    table = pd.DataFrame({"panel": "", "system": "TIES", "method": "ties", "x": [0.15, 0.2, 0.25, 0.3, 0.4, 0.45, 2.5]})
+    values = [0.15, 0.2, 0.25, 0.3, 0.4, 0.45, 0.849056, 1.155009, 1.162735, 2.5]
+    table = pd.DataFrame({"panel": "", "system": "TIES", "method": "ties", "x": values})
     table = table.assign(value=1.0, low=float("nan"), high=float("nan"))
     [axes] = curves.lines(table, x="λ", y="WER", caption="One line.", logarithmic=True).fig.axes
     axes.figure.draw_without_rendering()

@@ -21,6 +21,7 @@ from .numbers import change, interval, level, signed
 
 MOST_WIDE = 6  # columns of a heat map whose cells are as wide as an interval
 CROWDED = 0.085  # of the axis: labels of ticks that are closer run into each other
+LONG = 5  # characters of the label of a tick
 DODGE = 0.022  # of the axis: how far apart systems stand that share an x
 SIDES = [  # where the name of a point may stand: right, up, and the end that lies there
     (4, 4, "left"), (4, -10, "left"), (-4, 4, "right"), (-4, -10, "right"), (4, 12, "left"), (4, -18, "left"),
@@ -131,7 +132,8 @@ def lines(
                 told.mark(drawn[0], [f"{system}, {x} {row.x:g}: {level(row)}" for row in own.itertuples()])
             if logarithmic:
                 axes.set_xscale("log")
-            shown = _apart(ticks, CROWDED * width, scale)
+            short = [tick for tick in ticks if len(f"{tick:g}") <= LONG]  # values that a search came to are longer
+            shown = _apart(short or ticks, CROWDED * width, scale)
             axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
             axes.minorticks_off()
             axes.set(xlabel=x, ylabel=labels[name] if not shared or number % columns == 0 else "")

@@ -1,14 +1,16 @@
-"""Tables of the chapter about directions: effective rank by part of the network, overlaps, λ against rank."""
+"""Tables of the chapter about directions: effective rank by part of the network, overlaps, dev loss against λ."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from ..study import store
 from .results import ordered
 from .vector_tables import BLOCKS
 
 EXPERTS = "one expert"  # the mean over all of them
+LONGEST = 2.0  # λ that is drawn; at longer ones the loss of every merge is so high that it hides the rest
 
 
 def pooled(spectrum: pd.DataFrame, merges: Sequence[str]) -> pd.DataFrame:
@@ -51,23 +53,39 @@ def overlaps(found: pd.DataFrame) -> pd.DataFrame:
     return (100 * inside.groupby(part, sort=False)[list(columns)].mean()).rename(columns=columns)
 
 
-def by_scaling(chosen: pd.DataFrame, methods: dict[str, str]) -> pd.DataFrame:
-    """Return the dev error of sweeps at every λ that was tried, as :func:`speechbook.figures.curves.lines` draws it.
+def by_scaling(profile: str, experiment: str, methods: Mapping[str, str]) -> pd.DataFrame:
+    """Return the dev loss of sweeps at every λ tried, as :func:`speechbook.figures.curves.lines` draws it.
 
     Args:
-        chosen: statistics ``NAME.chosen`` of an experiment that sweeps a parameter and tunes λ.
+        profile: whose results.
+        experiment: that sweeps a share of the rank and searches λ by loss.
         methods: merge method of each swept system.
 
     Returns:
-        Columns ``panel, system, method, x, value, low, high``: a panel a λ, a line a swept system; no intervals.
+        Columns ``panel, system, method, x`` (λ), ``value`` (nats a token) and ``low, high``, which are empty: a panel a
+        share, a line a swept system.
     """
     lines = []
-    for row in chosen[chosen["kind"] == "tune"].to_dict("records"):
-        step = re.match(r"tune (?P<system>.+) \w+=(?P<x>[\d.e+-]+) ", row["step"])
-        if step and step["system"] in methods:
-            place = {"system": step["system"], "method": methods[step["system"]], "x": float(step["x"])}
-            for tried in row["tried"]:
-                lines.append(place | {"scaling": tried["scaling"], "value": 100 * tried["error"]})
-    table = pd.DataFrame(lines).sort_values(["scaling", "system", "x"], ascending=[True, False, True], kind="stable")
-    table["panel"] = table.pop("scaling").map("λ = {:g}".format)
-    return table.assign(low=float("nan"), high=float("nan")).reset_index(drop=True)
+    for step, tried in store.choices(profile, experiment).items():
+        swept = re.match(r"tune (?P<system>.+) \w+=(?P<share>[\d.e+-]+) ", step)
+        if swept and swept["system"] in methods:
+            line = {"system": swept["system"], "method": methods[swept["system"]], "share": float(swept["share"])}
+            lines += [line | {"x": one["scaling"], "value": one["loss"]} for one in tried if one["scaling"] <= LONGEST]
+    table = pd.DataFrame(lines).sort_values("x")
+    table = ordered(table, share=sorted(table["share"]), system=list(methods))
+    return table.assign(
+        panel=table.pop("share").map(lambda share: f"{100 * share:g} % of the rank"),
+        low=float("nan"),
+        high=float("nan"),
+    )
+
+
+def apart(tried: pd.DataFrame) -> pd.Series:
+    """Return how far the least loss of the first system lies above that of the second, a line a share.
+
+    Args:
+        tried: what :func:`by_scaling` returns of two systems.
+    """
+    first, second = dict.fromkeys(tried["system"])
+    least = tried.groupby(["panel", "system"], sort=False)["value"].min().unstack()
+    return least[first] - least[second]
