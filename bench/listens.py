@@ -15,8 +15,8 @@ from speechmerge.dynamic import systems
 from speechmerge.dynamic.choosing import Models
 from speechmerge.evaluation.decoding import Decoder
 from speechmerge.evaluation.decoding_settings import Decoding
+from speechmerge.finetuning.training_recipe import Source
 from speechmerge.merging import engine
-from speechmerge.merging.given import parse
 from speechmerge.whisper import models
 
 SETTINGS = Decoding(guard=True)  # one beam; what runs away is decoded again, as the protocol says
@@ -46,7 +46,7 @@ def main() -> None:
     clips = [
         (clip, language, expert)
         for expert, words in enumerate(job["speech"])
-        for own, language, _ in speech.heard(parse(words), "test", job["clips"])
+        for own, language, _ in speech.heard(Source.parse_all(words), "test", job["clips"])
         for clip in own
     ]
     started = time.perf_counter()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from speechmerge import corpora, speech
 from speechmerge.errors import CheckpointError, MethodError
 from speechmerge.finetuning.training_recipe import Source
-from speechmerge.merging import calibration, given, methods, published
+from speechmerge.merging import calibration, methods, published
 from speechmerge.whisper import models
 from speechmerge.whisper.checkpoints import fingerprint
 
@@ -283,8 +283,8 @@ def test_speech_that_is_not_there_is_said(run, experts, tmp_path, monkeypatch):
 
 
 def test_speech_is_parted_at_commas_behind_a_language_or_task():
-    assert given.parse("tones:es") == (Source("tones", "es"),)
-    assert given.parse("a:es,b:yue:st,./c, d:it") == (
+    assert Source.parse_all("tones:es") == (Source("tones", "es"),)
+    assert Source.parse_all("a:es,b:yue:st,./c, d:it") == (
         Source("a", "es"),
         Source("b", "yue", "st"),
         Source("./c, d", "it"),
@@ -299,7 +299,7 @@ def test_records_do_not_tell_where_speech_lies():
 
 @pytest.mark.parametrize("kind", ["grams", "fishers"])
 def test_a_large_number_of_windows_is_all_of_the_training_speech_and_no_other(kind):
-    [source] = given.parse("tones:es")
+    [source] = Source.parse_all("tones:es")
     drawn = published.drawn_for(kind, [source], "train", 10_000)
     heard = sorted(clip.id for window in drawn for clip in window.clips)
     assert heard == sorted(clip.id for clip in corpora.load("tones", "es", "train"))

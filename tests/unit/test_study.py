@@ -264,9 +264,10 @@ def test_forgetting_takes_interrupted_trainings_too(plan, tmp_path, monkeypatch)
 
 def test_dev_caps_keep_all_corpora(monkeypatch):
     counts = {"a": 30, "b": 10}
-    monkeypatch.setattr(corpora, "load", lambda name, *_, **__: [f"{name}{i}" for i in range(counts[name])])
+    load = lambda name, *_, **__: [types.SimpleNamespace(id=f"{name}{i}") for i in range(counts[name])]  # noqa: E731
+    monkeypatch.setattr(corpora, "load", load)
     clips = pooled_clips(["a", "b"], "es", "asr", "dev", 8)
-    assert clips == ["a0", "a5", "a10", "a15", "a20", "a25", "b0", "b5"]
+    assert [clip.id for clip in clips] == ["a0", "a5", "a10", "a15", "a20", "a25", "b0", "b5"]
     assert len(pooled_clips(["a", "b"], "es", "asr", "dev", 100)) == 40
 
 

@@ -21,6 +21,7 @@ from .. import speech
 from ..errors import MethodError, nearest
 from ..evaluation.decoding import Decoder
 from ..evaluation.decoding_settings import Decoding
+from ..finetuning.training_recipe import Source
 from ..merging.parameters import Choice, Parameter, PerExpert, Range, checked, parameters_of
 from ..merging.recipe import Recipe
 from ..merging.rules.primitives import per_expert
@@ -180,6 +181,4 @@ def from_recipe(recipe: Recipe, settings: Decoding | None = None, *, resolve: Ca
 
 def spoken(named: Sequence[str]) -> list[list[speech.Part]]:
     """Return each expert's own speech, given as ``WHERE:LANGUAGE[:TASK]``: some of its training clips."""
-    from ..merging.given import parse  # which brings in transformers, for whoever only checks a system
-
-    return [speech.heard(parse(text), "train", CLIPS) for text in named]
+    return [speech.heard(Source.parse_all(text), "train", CLIPS) for text in named]
