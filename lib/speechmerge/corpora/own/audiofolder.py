@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from . import manifest, table
-from .rows import SOUNDS, Layout, Listing, below, split_above
+from .rows import SOUNDS, Layout, Listing, below, named, split_above
 
 METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 
@@ -14,7 +14,7 @@ def found(path: Path) -> bool:
 
 
 def _metadata(path: Path) -> list[Path]:
-    return [file for file in ([path] if path.is_file() else below(path, "*")) if file.name.lower() in METADATA]
+    return [file for file in named(path) if file.name.lower() in METADATA]
 
 
 def rows(path: Path) -> Listing:
@@ -24,8 +24,8 @@ def rows(path: Path) -> Listing:
     for file in _metadata(path):
         read = manifest.lines if file.suffix.lower() == ".jsonl" else table.table
         listed += read(file, root, notes, split=split_above(file, root))
-    named = {one.audio for one in listed}
-    strange = [file for file in below(root, "*") if file.suffix.lower() in SOUNDS and file not in named]
+    told = {one.audio for one in listed}
+    strange = [file for file in below(root, "*") if file.suffix.lower() in SOUNDS and file not in told]
     if strange:
         notes.append(f"{len(strange)} sounds have no row in the metadata (first: {strange[0].relative_to(root)})")
     return Listing(listed, list(dict.fromkeys(notes)))

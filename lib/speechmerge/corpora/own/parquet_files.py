@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .. import parquet
-from .rows import Layout, Listing, Row, below, columns, row, split_above, split_of, told
+from .rows import Layout, Listing, Row, columns, named, row, split_above, split_of, told
 
 
 def found(path: Path) -> bool:
@@ -14,7 +14,7 @@ def found(path: Path) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    return [file for file in ([path] if path.is_file() else below(path, "*")) if file.suffix.lower() == ".parquet"]
+    return [file for file in named(path) if file.suffix.lower() == ".parquet"]
 
 
 def rows(path: Path) -> Listing:

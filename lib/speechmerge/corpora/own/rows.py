@@ -99,6 +99,11 @@ def below(folder: Path, *patterns: str, depth: int = DEPTH) -> list[Path]:
     return sorted(p for p in found if p.is_file() and not any(x.startswith(".") for x in p.relative_to(folder).parts))
 
 
+def named(path: Path) -> list[Path]:
+    """Return the file that was named, or the files of a folder and of those below it."""
+    return [path] if path.is_file() else below(path, "*")
+
+
 def columns(names: Iterable[str], where: object) -> dict[str, str]:
     """Return the column of each field that is there.
 
