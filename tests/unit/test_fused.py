@@ -70,14 +70,17 @@ def test_the_layer_that_dev_takes_is_told_beside_the_last():
 
 
 def test_rates_are_compared_at_one_for_both_and_at_each_ones_best():
-    tried = {"hconv": [(1e-3, 0.2), (1e-2, 0.3)], "ws": [(1e-3, 0.5), (1e-2, 0.1)]}
+    tried = {
+        "hconv": (1e-3, [(3e-4, 0.4), (1e-3, 0.2), (1e-2, 0.3)]),
+        "ws": (1e-2, [(1e-3, 0.5), (1e-2, 0.1), (3e-2, 0.1)]),
+    }
     lines = [
-        {"step": f"rate voice-id {name}", "kind": "fuse_rate", "tried": [{"rate": x, "dev": y} for x, y in values]}
-        for name, values in tried.items()
+        {"step": f"rate voice-id {name}", "rate": best, "tried": [{"rate": x, "dev": y} for x, y in values]}
+        for name, (best, values) in tried.items()
     ]
-    varied = {"step": "rate voice-id ws [window=clip]", "kind": "fuse_rate", "tried": [{"rate": 1e-3, "dev": 0.9}]}
+    varied = {"step": "rate voice-id ws [window=clip]", "rate": 1e-3, "tried": [{"rate": 1e-3, "dev": 0.9}]}
     store.write_statistics("fusion", "fusion_layers.chosen", [*lines, varied], identity=("step",))
-    found = fused.at_one_rate(fused.rates("tiny", "fusion_layers"), 1e-3, "hconv", "ws")
+    found = fused.at_one_rate(fused.rates("tiny", "fusion_layers"), "hconv", "ws")
     assert found.round(6).to_dict("index") == {
         "Which character": {"same": -30.0, "own": 10.0, "first": 0.001, "second": 0.01}
     }

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from speechmerge.cli import cli
+from speechmerge.errors import TrainingError
 from speechmerge.fusion import answering, encoders, features, interfaces, scoring, systems, tasks, training, upstreams
 from speechmerge.fusion.examples import Example, capped, split_recordings
 from speechmerge.fusion.hearing import Hearing
@@ -203,10 +205,36 @@ def test_dev_chooses_the_rate():
     assert system.dev == min(one["dev"] for one in tried)
 
 
+@pytest.mark.parametrize(
+    ("errors", "rates", "best"),
+    [
+        ({1e-3: 0.5, 3e-3: 0.4, 1e-2: 0.45}, [1e-3, 3e-3, 1e-2], 3e-3),
+        ({1e-3: 0.5, 3e-3: 0.4, 1e-2: 0.3, 3e-2: 0.2, 9e-2: 0.3}, [1e-3, 3e-3, 1e-2, 3e-2, 9e-2], 3e-2),
+        ({1e-3: 0.4, 3e-3: 0.5, 1e-2: 0.6, 3e-4: 0.3, 9e-5: 0.35}, [9e-5, 3e-4, 1e-3, 3e-3, 1e-2], 3e-4),
+        ({1e-3: 0.5, 3e-3: 0.4, 1e-2: 0.3, 3e-2: None}, [1e-3, 3e-3, 1e-2], 1e-2),
+        (
+            {1e-3: 0.9, 3e-3: 0.8, 1e-2: 0.7, 3e-2: 0.6, 9e-2: 0.5, 0.3: 0.4, 1.0: 0.3},
+            [1e-3, 3e-3, 1e-2, 3e-2, 9e-2, 0.3],
+            0.3,
+        ),
+    ],
+)
+def test_rates_beyond_the_best_are_tried_until_it_lies_between_two(monkeypatch, errors, rates, best):
+    def trained(task, fold, hearing, interface, options):
+        if errors[options.rate] is None:
+            raise TrainingError("the loss is nan")
+        return SimpleNamespace(rate=options.rate, dev=errors[options.rate], tried=[errors[options.rate]])
+
+    monkeypatch.setattr(training, "train", trained)
+    system, tried = training.tuned(tasks.find("tones"), [], None, "ws", QUICK, rates[-3:] if best < 1e-3 else rates[:3])
+    assert [one["rate"] for one in tried] == rates
+    assert system.rate == best
+
+
 def test_of_equal_rates_and_evaluations_the_better_trained_is_taken(monkeypatch):
     task, fold, hearing = heard("tones")
     monkeypatch.setattr(answering.System, "error", lambda self, fold: 0.0)
-    system, _ = training.tuned(task, fold, hearing, "ws", QUICK, (1e-3, 1e-2, 1e-1))
+    system, _ = training.tuned(task, fold, hearing, "ws", QUICK, (1e-3, 1e-2, 1e-1), 0)
     assert system.rate == interfaces.find("ws").rate
     start = training.prepare(task, fold, hearing, "ws", QUICK)
     assert system.weights() != start.weights()

@@ -15,7 +15,7 @@ import torch
 from speechmerge import corpora
 from speechmerge.checked import parse, read
 from speechmerge.errors import StudyError, nearest
-from speechmerge.fusion import interfaces, planning, tasks
+from speechmerge.fusion import interfaces, planning, tasks, training
 from speechmerge.fusion.convolution import FEWEST
 from speechmerge.fusion.upstreams import MADE_OF, described
 
@@ -241,9 +241,9 @@ class _Table:
     def _common(self, task: str, letters: str, interface: str, variant: dict[str, str]) -> dict:
         """Return what a training's specification holds besides rate and seed."""
         windows = [variant.get("window", self.settings.windows.get(letter, "full")) for letter in letters]
-        training = self.settings.training.model_dump() | {k: v for k, v in variant.items() if k == "normalise"}
+        options = self.settings.training.model_dump() | {k: v for k, v in variant.items() if k == "normalise"}
         spec = {"task": task, "sizes": self._sizes(task), "upstreams": names_of(self.settings, letters)}
-        return spec | {"windows": windows, "interface": interface, "training": training, "version": VERSION}
+        return spec | {"windows": windows, "interface": interface, "training": options, "version": VERSION}
 
     def _fused(self, task: str, letters: str, interface: str, seed: int, variant: dict[str, str]) -> str:
         """Add the training of one system, at the rate of its family."""
@@ -258,7 +258,8 @@ class _Table:
         name = interfaces.find(interface).name
         family = (JOINT if joint else FAMILIES).get(name, name)
         letters = self.settings.joint_rates_on if joint else self.settings.rates_on
-        spec = self._common(task, letters, family, variant) | {"rates": list(self.settings.rates)}
+        spec = self._common(task, letters, family, variant)
+        spec |= {"rates": list(self.settings.rates), "beyond": training.BEYOND}
         needs = tuple(self._hears(task, letter, variant) for letter in dict.fromkeys(letters))
         seconds = len(self.settings.rates) * self._seconds(task, letters, family)
         title = f"rate {task} {family}{' joint' if joint else ''}{_told(variant)}"
@@ -266,15 +267,15 @@ class _Table:
 
     def _seconds(self, task: str, letters: str, interface: str) -> float:
         """Return about how long a training takes."""
-        amount, training = self.settings.here.amounts[task], self.settings.training
+        amount, settings = self.settings.here.amounts[task], self.settings.training
         shapes = tuple(self._shape(letter) for letter in letters)
-        parameters = _parameters(interface, shapes, training.width)
+        parameters = _parameters(interface, shapes, settings.width)
         if tasks.TASKS[task].whole:
-            learnt = training.epochs * amount.clips[0] * amount.seconds * 50
-            tested = (training.evaluations * amount.clips[1] + amount.clips[2]) * amount.seconds * 50
+            learnt = settings.epochs * amount.clips[0] * amount.seconds * 50
+            tested = (settings.evaluations * amount.clips[1] + amount.clips[2]) * amount.seconds * 50
         else:
-            learnt = training.steps * training.batch * training.frames
-            tested = (training.evaluations * amount.clips[1] + amount.clips[2]) * 64
+            learnt = settings.steps * settings.batch * settings.frames
+            tested = (settings.evaluations * amount.clips[1] + amount.clips[2]) * 64
         frames = amount.folds * (learnt + tested / PASSES)
         numbers = sum(layers * width for layers, width in shapes)
         return planning.training_seconds(numbers, parameters, round(frames)) / self.settings.here.speed

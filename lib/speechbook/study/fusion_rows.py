@@ -49,7 +49,7 @@ def collect(plan: Plan) -> list[dict]:
     if alike := [_alike(step) | stamp for step in plan.steps.values() if step.kind == "alike"]:
         store.write_statistics(plan.profile, f"{plan.name}.alike", alike, identity=("task", "pair"))
     tuned = [step for step in plan.steps.values() if step.kind == "fuse_rate"]
-    chosen = [{"step": step.name, "kind": step.kind, "tried": result(step.folder)["tried"]} | stamp for step in tuned]
+    chosen = [{"step": step.name, "kind": step.kind} | result(step.folder) | stamp for step in tuned]
     store.write_statistics(plan.profile, f"{plan.name}.chosen", chosen, identity=("step",))
     return rows
 

@@ -84,11 +84,11 @@ def _fuse_rate(spec: dict, inputs: Inputs, folder: Path) -> None:
     """
     task, hearing = tasks.find(spec["task"]), _hearing(spec, inputs)
     fold = folds_of(spec["task"], tuple(spec["sizes"]))[0]
-    system, tried = training.tuned(task, fold, hearing, spec["interface"], _options(spec), spec["rates"])
+    grid = spec["rates"], spec["beyond"]
+    system, tried = training.tuned(task, fold, hearing, spec["interface"], _options(spec), *grid)
     if not np.isfinite(system.dev):
         raise StudyError(f"{spec['task']} {spec['interface']}: no rate of {spec['rates']} gave an error on dev.")
-    edge = system.rate in (min(spec["rates"]), max(spec["rates"]))
-    write(folder, {"rate": system.rate, "tried": tried, "at_the_edge": edge})
+    write(folder, {"rate": system.rate, "tried": tried})
 
 
 def _options(spec: dict, **more: object) -> training.Options:

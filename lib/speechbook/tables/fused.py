@@ -158,19 +158,20 @@ def rates(profile: str, experiment: str) -> pd.DataFrame:
     name, lines = beside(profile), []
     for row in store.statistics(name, f"{experiment}.chosen").itertuples():
         _, task, interface, *varied = row.step.split(" ")  # joint rates, of several upstreams, are varied ones too
-        best = min(row.tried, key=lambda one: one["dev"])["rate"]
         for one in () if varied else row.tried:
             place = {"task": task, "panel": tasks.find(task).title, "interface": interface, "system": title(interface)}
-            lines.append(place | {"x": one["rate"], "value": 100 * one["dev"], "chosen": one["rate"] == best})
+            lines.append(place | {"x": one["rate"], "value": 100 * one["dev"], "chosen": one["rate"] == row.rate})
     return pd.DataFrame(lines)
 
 
-def at_one_rate(tried: pd.DataFrame, rate: float, first: str, second: str) -> pd.DataFrame:
-    """Return two interfaces' errors on dev at one rate for both and at the best of each, a line a task.
+def at_one_rate(tried: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """Return two interfaces' errors on dev at the lowest rate that all tried and at the best of each, a line a task.
 
     Returns:
         Index ``panel``; ``same`` and ``own``: first minus second, in points; ``first`` and ``second``: their own rates.
     """
+    shared = tried.groupby("x").size()
+    rate = shared.index[shared == shared.max()].min()
     both = {name: tried[tried["interface"] == name].set_index("panel") for name in (first, second)}
     same = {name: table[table["x"] == rate]["value"] for name, table in both.items()}
     best = {name: table[table["chosen"]] for name, table in both.items()}

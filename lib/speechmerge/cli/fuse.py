@@ -133,7 +133,8 @@ def fuse_train(
 ) -> None:
     """Train an interface and a head on a task, test once, and write the system into OUTPUT.
 
-    The learning rate is chosen on dev from those given, or from four. Of several folds the first is written.
+    The learning rate is chosen on dev: from those given, or from four and what lies beyond the best of them. Of several
+    folds the first is written.
     """
     from ..files import check_output
     from ..fusion import answering, interfaces, scoring, systems, training
@@ -145,7 +146,8 @@ def fuse_train(
     heard = systems.hearing_of(names, [one for fold in folds for one in fold], whole=found.whole, window=window)
     asked, tests, answers, made = training.Options(**options), [], [], None
     for fold in folds:
-        system, tried = training.tuned(found, fold, heard, interface, asked, rates or training.RATES)
+        grid = (rates, 0) if rates else (training.RATES, training.BEYOND)
+        system, tried = training.tuned(found, fold, heard, interface, asked, *grid)
         tests.append([one for one in fold if one.split == "test"])
         answers.append(answering.said(system, system.answers(tests[-1])))
         click.echo("; ".join(f"rate {one['rate']:g}: dev {found.metric} {one['dev']:.1%}" for one in tried), err=True)

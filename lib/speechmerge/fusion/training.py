@@ -26,6 +26,7 @@ from .hearing import Hearing
 log = logging.getLogger(__name__)
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)  # that dev chooses from
+BEYOND = 3  # further ones that are tried where the best is the lowest or the highest
 
 
 def prepare(task: Task, fold: Fold, hearing: Hearing, interface: str, options: Options) -> System:
@@ -135,17 +136,46 @@ def _batches(system: System, train: Fold, draw: np.random.Generator) -> Iterator
 
 
 def tuned(
-    task: Task, fold: Fold, hearing: Hearing, interface: str, options: Options, rates: Sequence[float] = RATES
+    task: Task,
+    fold: Fold,
+    hearing: Hearing,
+    interface: str,
+    options: Options,
+    rates: Sequence[float] = RATES,
+    beyond: int = BEYOND,
 ) -> tuple[System, list[dict]]:
     """Train at several rates and return the system with the lowest error on dev, and what was tried.
 
     Of rates that end alike, as they may on a small dev set, the one that was better on the way is taken, and then the
-    one nearest to the interface's own. It is said where the best rate is the lowest or the highest: a better one may
-    lie beyond.
+    one nearest to the interface's own. Where the best of more than two is the lowest or the highest, a better one may
+    lie beyond: the next is tried, and so on until the best lies between two others or ``beyond`` more were tried.
+
+    Raises:
+        TrainingError: the loss is not finite at one of ``rates``; beyond them, the search ends there.
     """
     known = math.log(interfaces.find(interface).rate)
     found = [train(task, fold, hearing, interface, replace(options, rate=rate)) for rate in rates]
-    best = min(found, key=lambda one: (one.dev, np.mean(one.tried), abs(math.log(one.rate) - known)))
-    if len(rates) > 2 and best.rate in (min(rates), max(rates)):
-        log.warning("%s, %s: the best rate, %g, is at the end of those tried.", task.name, interface, best.rate)
-    return best, [{"rate": one.rate, "dev": one.dev} for one in found]
+    while True:
+        best = min(found, key=lambda one: (one.dev, np.mean(one.tried), abs(math.log(one.rate) - known)))
+        further = next_rate([one.rate for one in found], best.rate)
+        if further is None:
+            break
+        if len(found) - len(rates) == beyond:
+            log.warning("%s, %s: the best rate, %g, is at the end of those tried.", task.name, interface, best.rate)
+            break
+        try:
+            found.append(train(task, fold, hearing, interface, replace(options, rate=further)))
+        except TrainingError as exc:
+            log.warning("%s", exc)
+            break
+    tried = sorted(found, key=lambda one: one.rate)
+    return best, [{"rate": one.rate, "dev": one.dev} for one in tried]
+
+
+def next_rate(tried: Sequence[float], best: float) -> float | None:
+    """Return the rate beyond the end at which the best of more than two lies, as far as its neighbour is; else None."""
+    ordered = sorted(tried)
+    if len(ordered) < 3 or ordered[0] < best < ordered[-1]:
+        return None
+    neighbour = ordered[1] if best == ordered[0] else ordered[-2]
+    return float(f"{best**2 / neighbour:.0e}")  # to one digit, as the others: 0.3 beyond 0.03 and 0.09
