@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from speechmerge.cli import cli
-from speechmerge.errors import TrainingError
+from speechmerge.errors import CorpusError, TrainingError
 from speechmerge.fusion import answering, encoders, features, interfaces, scoring, systems, tasks, training, upstreams
 from speechmerge.fusion.examples import Example, capped, split_recordings
 from speechmerge.fusion.hearing import Hearing
@@ -314,6 +314,30 @@ def test_train_and_score_on_clips_of_ones_own(tmp_path, own_labelled):
     assert "2 classes" in planned.output and "MB" in planned.output
     listed = run(cli, ["fuse", "list"]).output
     assert all(name in listed for name in (*upstreams.UPSTREAMS, *interfaces.INTERFACES, *tasks.TASKS))
+
+
+def test_folders_of_sounds_need_no_text_to_be_told_apart(tmp_path, own_labelled):
+    (own_labelled / "table.csv").unlink()
+    quick = ["--interface", "ws", "--rate", "0.01", "--steps", "25", "--upstream", "fbank", "--upstream", "random-16"]
+    done = CliRunner().invoke(cli, ["fuse", "train", str(tmp_path / "made"), "--speech", str(own_labelled), *quick])
+    assert done.exit_code == 0, done.output
+    assert "error 0.0% [" in done.output and "2 classes" in done.output
+    fold = tasks.own(str(own_labelled)).folds()[0]
+    assert {one.label for one in fold} == {"low", "high"} and {one.clip.text for one in fold} == {""}
+    for label, told in (("speaker", "all 20 clips have the speaker 'unknown'"), ("text", "no transcripts")):
+        with pytest.raises(CorpusError, match=told):
+            tasks.own(str(own_labelled), label)
+
+
+def test_folders_named_after_splits_keep_them(tmp_path, own_labelled):
+    (own_labelled / "table.csv").unlink()
+    for kind in ("low", "high"):
+        for number, file in enumerate(sorted((own_labelled / kind).iterdir())):
+            split = ("train", "dev", "test")[number % 3]
+            (tmp_path / "parted" / split / kind).mkdir(parents=True, exist_ok=True)
+            file.rename(tmp_path / "parted" / split / kind / file.name)
+    [fold] = tasks.own(str(tmp_path / "parted")).folds()
+    assert all(one.clip.id.startswith(f"{one.split}/{one.label}/") for one in fold) and len(fold) == 20
 
 
 @pytest.fixture

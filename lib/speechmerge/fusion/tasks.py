@@ -177,7 +177,8 @@ def own(where: str, label: str = "folder") -> Task:
 
     Args:
         where: speech as ``corpora.own`` reads it, ``WHERE[:LANGUAGE]``.
-        label: what names a clip's class: its speaker, its text, the folder it lies in, or its language.
+        label: what names a clip's class: its speaker, its text, the folder it lies in, or its language. Where it is
+            not the text, nothing needs to say what is said, and folders of sounds will do.
 
     Splits are those of the source where it names all three; else each class is split here, by a hash of the ids.
 
@@ -186,7 +187,7 @@ def own(where: str, label: str = "folder") -> Task:
     """
     if label not in LABELS:
         raise CorpusError(f"clips have no label {label!r}.{nearest(label, LABELS)}")
-    found = corpora.own.read(*corpora.own.parse(where))
+    found = corpora.own.read(*corpora.own.parse(where), texts=label == "text")
     examples = [Example(c, _label(c, label), c.split, f"{c.language} {c.id}") for c in order(found.clips)]
     classes = Counter(one.label for one in examples)
     if len(classes) < 2:

@@ -30,8 +30,8 @@ def text_problem(text: str) -> str | None:
     return None
 
 
-def audio_problem(samples: np.ndarray, text: str) -> str | None:
-    """Say why a recording (float32, shape ``[n]``, 16 kHz) is not kept, or return ``None``."""
+def audio_problem(samples: np.ndarray, text: str | None) -> str | None:
+    """Say why a recording (float32, shape ``[n]``, 16 kHz) is not kept, or return ``None``; ``text`` may be unknown."""
     seconds = len(samples) / SAMPLE_RATE
     if seconds < SHORTEST:
         return f"shorter than {SHORTEST} s: {seconds:.2f} s"
@@ -39,6 +39,8 @@ def audio_problem(samples: np.ndarray, text: str) -> str | None:
         return f"longer than {LONGEST:g} s: {seconds:.1f} s"
     if np.abs(samples).max() < SILENT:
         return "silent"
+    if text is None:
+        return None
     shortest, longest = speaking_time(text)
     if seconds < shortest:
         return f"text too long for its recording: {len(text)} characters in {seconds:.1f} s"

@@ -4,15 +4,19 @@ import os
 from pathlib import Path
 
 from ...errors import CorpusError
-from . import audiofolder, common_voice, hub, kaldi, librispeech, manifest, parquet_files, saved, table
+from . import audiofolder, common_voice, hub, kaldi, librispeech, manifest, parquet_files, saved, table, untold
 from .rows import SOUNDS, Listing, below
 
 # A new layout is one file with a LAYOUT, named here; a folder that looks like several has the first.
 MODULES = (saved, audiofolder, kaldi, common_voice, librispeech, parquet_files, manifest, table)
 
 
-def listed(where: str) -> tuple[str, Listing]:
+def listed(where: str, *, texts: bool = True) -> tuple[str, Listing]:
     """Return the title of the layout and the rows of a path or hub id.
+
+    Args:
+        where: one of them.
+        texts: whether it is wanted what is said; folders of sounds alone will do without.
 
     Raises:
         CorpusError: nothing is there, or it has none of the layouts.
@@ -23,7 +27,7 @@ def listed(where: str) -> tuple[str, Listing]:
     path = Path(os.path.expanduser(where)).absolute()
     if not os.path.exists(path):
         raise CorpusError(f"{where}: there is no such file or folder; expected speech with its transcripts.")
-    for module in MODULES:
+    for module in MODULES if texts else (*MODULES, untold):
         if module.LAYOUT.found(path):
             return module.LAYOUT.title, module.LAYOUT.rows(path)
     raise CorpusError(f"{where}: {_holds(path)}; expected one of: {', '.join(m.LAYOUT.title for m in MODULES)}.")

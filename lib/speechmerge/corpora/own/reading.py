@@ -13,7 +13,7 @@ from . import hub, languages
 from .states import place
 from .storing import Kept, stored
 
-LICENCE = "unknown"
+LICENCE = "unknown"  # of recordings and texts
 ID_REPEATS = 0.1  # share of repeated values above which a column is none of ids, as FLEURS' ids of sentences
 LARGEST = 0.05  # share of all clips: a group of near-equal sentences that is larger goes to train
 
@@ -63,14 +63,14 @@ def name_of(where: str) -> str:
     return "/".join(Path(place(where)).parts[-2:]).lstrip("/")
 
 
-def read(where: str | Path, language: str | None, *, kept_apart: str = "equal", licence: str = LICENCE) -> Found:
+def read(where: str | Path, language: str | None, *, kept_apart: str = "equal", texts: bool = True) -> Found:
     """Read speech of one's own; it is decoded at the first use, and again after a file of it has changed.
 
     Args:
         where: a path or ``hub:OWNER/NAME[:CONFIG]``.
         language: whose clips are wanted, as Whisper's code; ``None``: of all languages that the source names.
         kept_apart: ``"equal"`` or ``"near"``: sentences that never stand in two splits.
-        licence: of the recordings and texts, for nobody else knows it.
+        texts: whether it is wanted what is said; without, folders of sounds are read too, whose clips have no text.
 
     Raises:
         CorpusError: there is no speech of a known layout, or none that can be used.
@@ -78,7 +78,7 @@ def read(where: str | Path, language: str | None, *, kept_apart: str = "equal", 
     """
     where = str(where)
     language = languages.checked(language) if language else None
-    store = stored(where)
+    store = stored(where, texts=texts)
     rows, notes = _named(store.rows)
     dropped: list[Dropped] = []
     rows = _sifted(rows, dropped, lambda row: row.reason)
@@ -86,7 +86,7 @@ def read(where: str | Path, language: str | None, *, kept_apart: str = "equal", 
     rows = [replace(row, language=codes.get(row.language, language or "")) for row in rows]
     rows = _sifted(rows, dropped, lambda row: _foreign(row, language))
     rows = _once(rows, dropped)
-    clips, given, told = _split([_clip(row, name_of(where), licence) for row in rows], dropped, kept_apart)
+    clips, given, told = _split([_clip(row, name_of(where)) for row in rows], dropped, kept_apart)
     found = Found(
         where=where,
         layout=store.layout,
@@ -141,7 +141,7 @@ def _once(rows: list[Kept], dropped: list[Dropped]) -> list[Kept]:
         heard[row.hash].append(row)
     for same in heard.values():
         first = min(same, key=_rank)
-        others = sorted({transcript_key(row.text) for row in same})
+        others = sorted({transcript_key(row.text or "") for row in same})
         if len(others) > 1:
             told = " / ".join(sorted({row.text for row in same}))
             dropped += [Dropped(row.id, f"one recording under several texts: {told}") for row in same]
@@ -151,21 +151,23 @@ def _once(rows: list[Kept], dropped: list[Dropped]) -> list[Kept]:
     kept = []
     for same in named.values():
         first = min(same, key=_rank)
-        dropped += [Dropped(row.id, f"repeated id: also of {first.text}") for row in same if row is not first]
+        dropped += [
+            Dropped(row.id, f"repeated id: also of {first.text or first.name}") for row in same if row is not first
+        ]
         kept.append(first)
     return kept
 
 
 def _rank(row: Kept) -> tuple:
     held = SPLITS[::-1].index(row.split) if row.split else len(SPLITS)
-    return held, row.id, row.text, row.hash
+    return held, row.id, row.text or "", row.hash
 
 
-def _clip(row: Kept, source: str, licence: str) -> Clip:
+def _clip(row: Kept, source: str) -> Clip:
     return Clip(
         id=row.id,
         flac=row.flac,
-        text=row.text,
+        text=row.text or "",
         translation=row.translation or None if row.language != "en" else None,
         language=row.language,
         domain="own",
@@ -173,7 +175,7 @@ def _clip(row: Kept, source: str, licence: str) -> Clip:
         seconds=row.seconds,
         split=row.split or "",
         source=source,
-        licence=licence,
+        licence=LICENCE,
     )
 
 
@@ -210,10 +212,10 @@ def _drawn(clips: list[Clip], *, near: bool) -> dict[tuple[str, str], str]:
     """Return a split for each clip, by id and language: equal (or near-equal) sentences have the same."""
     found = {}
     for group in _groups(clips, near=near):
-        first = min(group, key=lambda clip: transcript_key(clip.text))
+        first = min(group, key=_said)
         english = min((clip.translation for clip in group if clip.translation), default=None)
-        split = assign_split(first.text, first.language, english=english)
-        if near and len({transcript_key(clip.text) for clip in group}) > 1 and len(group) > LARGEST * len(clips):
+        split = assign_split(first.text or first.id, first.language, english=english)
+        if near and len({_said(clip) for clip in group}) > 1 and len(group) > LARGEST * len(clips):
             split = "train"
         found |= {(clip.id, clip.language): split for clip in group}
     return found
@@ -224,8 +226,13 @@ def _groups(clips: list[Clip], *, near: bool) -> list[list[Clip]]:
         return nearness.components(clips) if clips else []
     groups = defaultdict(list)
     for clip in clips:
-        groups[clip.language, transcript_key(clip.text)].append(clip)
+        groups[clip.language, _said(clip)].append(clip)
     return list(groups.values())
+
+
+def _said(clip: Clip) -> str:
+    """Return what tells a sentence from others: its words, or the clip's id where nobody has written them down."""
+    return transcript_key(clip.text) or clip.id
 
 
 def _held_out_once(clips: list[Clip], dropped: list[Dropped], *, near: bool) -> list[Clip]:

@@ -44,7 +44,7 @@ class Row:
 
     Attributes:
         audio: a file, an encoded sound, or ``None`` where there is neither.
-        text: as the source writes it.
+        text: as the source writes it; ``None`` where nobody has written it down.
         name: what the clip is called where the source gives no id.
         id: the source's own id.
         language: as the source names it; empty where it does not.
@@ -57,7 +57,7 @@ class Row:
     """
 
     audio: Path | bytes | None
-    text: str
+    text: str | None
     name: str
     id: str = ""
     language: str = ""

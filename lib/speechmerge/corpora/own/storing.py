@@ -39,7 +39,7 @@ class Kept:
 
     id: str
     name: str
-    text: str
+    text: str | None
     translation: str
     language: str
     speaker: str
@@ -63,14 +63,18 @@ TYPES = {"seconds": pa.float64(), "flac": pa.binary()}
 COLUMNS = pa.schema([(one.name, TYPES.get(one.name, pa.string())) for one in fields(Kept)])
 
 
-def stored(where: str) -> Store:
+def stored(where: str, *, texts: bool = True) -> Store:
     """Return the decoded rows of a path or hub id, from the cache where nothing has changed since.
+
+    Args:
+        where: one of them.
+        texts: whether recordings without a text are unusable.
 
     Raises:
         CorpusError: there is no speech of a known layout, or most of its rows cannot be read.
         SourceError: the hub does not answer.
     """
-    folder = cache_folder() / "own" / digest(place(where))[:24]
+    folder = cache_folder() / "own" / digest(place(where) if texts else [place(where), "untold"])[:24]
     about = folder / "about.json"
     if about.is_file():
         try:
@@ -80,7 +84,7 @@ def stored(where: str) -> Store:
             log.info("%s has changed; it is read again", where)
         except (OSError, pa.ArrowException, TypeError, KeyError, ValueError) as error:
             log.info("%s: what was kept of %s is damaged (%s); it is read again", folder, where, error)
-    _fill(folder, where)
+    _fill(folder, where, texts)
     return _opened(folder)
 
 
@@ -90,10 +94,10 @@ def _opened(folder: Path) -> Store:
     return Store(known["layout"], tuple(known["notes"]), [Kept(**row) for row in rows])
 
 
-def _fill(folder: Path, where: str) -> None:
+def _fill(folder: Path, where: str, texts: bool) -> None:
     """Decode all rows of a source into a folder of the cache, under the state its files had before."""
     before = below(where)
-    layout, listing = listed(where)
+    layout, listing = listed(where, texts=texts)
     files, counted = {str(file): state(str(file)) for file in listing.files}, _Counted(where)
     with atomic_folder(folder, overwrite=True) as temporary:
         with pq.ParquetWriter(temporary / "rows.parquet", COLUMNS, compression="none", use_dictionary=False) as file:
@@ -163,7 +167,7 @@ def _decoded(rows: Iterable[Row], where: str, total: int | None) -> Iterator[lis
 
 def _keep(row: Row) -> Kept:
     """Decode a row; nothing is raised, for what is wrong with one recording is a reason."""
-    reason = row.problem or text_problem(row.text)
+    reason = row.problem or (text_problem(row.text) if row.text is not None else None)
     samples = np.empty(0, np.float32)
     if not reason and row.audio is not None:
         try:
@@ -177,7 +181,7 @@ def _keep(row: Row) -> Kept:
     return Kept(
         id=row.id,
         name=row.name,
-        text=" ".join(row.text.split()),
+        text=row.text and " ".join(row.text.split()),
         translation=row.translation,
         language=row.language,
         speaker=row.speaker,

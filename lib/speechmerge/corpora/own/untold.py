@@ -1,0 +1,27 @@
+"""Sounds in folders, and nothing that says what is said: enough for labels that are the names of folders."""
+
+from pathlib import Path
+
+from .rows import SOUNDS, Layout, Listing, Row, below, sound, split_above
+
+
+def found(path: Path) -> bool:
+    """Tell whether there are sounds in a folder or below it."""
+    return path.is_dir() and bool(_sounds(path))
+
+
+def _sounds(folder: Path) -> list[Path]:
+    return [file for file in below(folder, "*") if file.suffix.lower() in SOUNDS]
+
+
+def rows(path: Path) -> Listing:
+    """Return a row for each sound, without a text; a folder named ``train``, ``dev`` or ``test`` tells its split."""
+    return Listing([_row(file, path) for file in _sounds(path)])
+
+
+def _row(file: Path, root: Path) -> Row:
+    audio, name, problem = sound(file.relative_to(root), root)
+    return Row(audio=audio, text=None, name=name, split=split_above(file, root), problem=problem)
+
+
+LAYOUT = Layout("folders of sounds", found, rows)
