@@ -96,7 +96,7 @@ def made_up_folder(tmp_path_factory):
                     store.keep_predictions(profile, name, made_up_predictions(experiments.plan(name, profile)))
             store.write_statistics(profile, "task_vectors", made_up_task_vectors(profile))
         patch.setenv("SPEECHMERGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        for name in ("fusion_layers", "fusion_pairs", "fusion_growing"):  # which take a second or two
+        for name in fusion_planning.runnable("fusion-smoke"):  # which take a second or two each
             study.run(fusion_planning.plan(name, "fusion-smoke"))
         shutil.copytree(store.project_root() / "results" / "bench", folder / "bench")
     return folder

@@ -1,6 +1,7 @@
 """Experiments that fuse frozen models: plans, one small run from hearing to rows, and what a file may not say."""
 
 import re
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -150,6 +151,24 @@ def test_a_model_of_the_study_that_is_not_there(upstream, sentence, monkeypatch)
     monkeypatch.setattr(fusion_planning, "profiles", lambda: {"fusion-smoke": changed})
     with pytest.raises(StudyError, match=re.escape(sentence)):
         fusion_planning.plan("fusion_merged", "fusion-smoke")
+
+
+def test_systems_are_held_against_their_own_upstreams_and_those_besides(project):
+    held = {"interfaces": ["ws", "hconv", "chconv"], "single": ["hconv"], "beside": ["T"], "tasks": ["tones"]}
+    study.run(project(experiment=held))
+    rivals = defaultdict(list)
+    for row in store.lines("p", "fusion_growing.paired"):
+        rivals[row["interface"], row["upstreams"]].append(row["against"])
+    assert {name: sorted(some) for name, some in rivals.items()} == {
+        ("ws", "T"): ["hconv T"],
+        ("hconv", "T"): ["ws T"],
+        ("chconv", "T"): ["hconv T", "ws T"],
+        ("ws", "M"): ["hconv T"],
+        ("hconv", "M"): ["hconv T", "ws M"],
+        ("chconv", "M"): ["hconv T", "ws M"],
+        ("ws", "TM"): ["hconv M", "hconv T"],
+        ("chconv", "TM"): ["hconv M", "hconv T", "ws TM"],
+    }
 
 
 def test_steps_that_fill_one_store_do_not_start_side_by_side():

@@ -121,6 +121,7 @@ class FusionExperiment(Checked):
     vary: dict[str, Words] = {}  # window or normalisation: a variant for each value
     against: Words = ()  # interfaces that all others are compared with on the same set
     single: Words = ()  # interfaces of single upstreams that sets are compared with
+    beside: Words = ()  # single upstreams besides those of a set with which it is compared so, by letter
     seeds: Seeds | None = None
     alike: bool = False  # whether it is told how alike the upstreams of each pair are, before they are fused
 

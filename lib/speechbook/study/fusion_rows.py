@@ -102,15 +102,15 @@ def _clip(one: Example) -> str:
 
 
 def _paired(plan: Plan, found: Found) -> Iterator[dict]:
-    """Compare each system with those the experiment names on the same set, and sets with their single upstreams."""
+    """Compare systems with others on the same set, sets with their single upstreams, and all with ``beside``."""
     for (task, interface, variant, seed), own in found.items():
         letters, _, rest = variant.partition(" ")
-        rivals = [(other, variant) for other in plan.experiment.against if other != interface]
-        if len(letters) > 1:
-            alone = [" ".join(filter(None, (letter, rest))) for letter in dict.fromkeys(letters)]
-            rivals += [(other, single) for other in plan.experiment.single for single in alone]
-        for other, where in rivals:
-            if (rival := found.get((task, other, where, seed))) is not None:
+        rivals = [(other, variant) for other in plan.experiment.against]
+        single = (*(letters if len(letters) > 1 else ()), *plan.experiment.beside)
+        alone = [" ".join(filter(None, (letter, rest))) for letter in dict.fromkeys(single)]
+        rivals += [(other, where) for other in plan.experiment.single for where in alone]
+        for other, where in dict.fromkeys(rivals):
+            if (other, where) != (interface, variant) and (rival := found.get((task, other, where, seed))) is not None:
                 place = {"task": task, "upstreams": letters, "interface": interface, "variant": variant, "seed": seed}
                 yield place | {"against": f"{other} {where}"} | asdict(scoring.difference(own, rival))
 

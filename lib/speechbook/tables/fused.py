@@ -10,6 +10,7 @@ A frame of :func:`read` has a line for each system: a set of upstreams and an in
 - ``dev, rate, parameters, seconds``: error on dev, the learning rate chosen there, numbers of the interface, training.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -24,7 +25,6 @@ from ..study.fusion_planning import beside
 from .results import ordered
 
 SAME = ["task", "set", "interface", "variant", "seed"]  # what tells the lines of a frame apart
-TWICE = " twice"
 LAYER = "layer:"  # begins the interfaces that take one layer
 ALONE, TOGETHER = "hconv", "chconv"  # the same interface of one upstream, which sets are held against, and of several
 RATES = {
@@ -96,9 +96,9 @@ def _placed(found: pd.DataFrame, profile: str) -> pd.DataFrame:
 
 def named(profile: str, letters: str) -> str:
     """Return the names of the upstreams of a set: ``Whisper-tiny + Moonshine``, ``Whisper-tiny twice``."""
-    upstreams = fusion_planning.profiles()[beside(profile)].upstreams
-    once = dict.fromkeys(letters)
-    return " + ".join(_name(upstreams[x]) + TWICE * (letters.count(x) > 1) for x in once)
+    upstreams, counted = fusion_planning.profiles()[beside(profile)].upstreams, Counter(letters)
+    times = {1: "", 2: " twice"}
+    return " + ".join(_name(upstreams[x]) + times.get(n, f" {n} times") for x, n in counted.items())
 
 
 def _name(upstream: str) -> str:
@@ -203,7 +203,7 @@ def reductions(found: pd.DataFrame, compared: pd.DataFrame, interface: str, agai
 
 def best(found: pd.DataFrame, interface: str, size: int = 1) -> pd.DataFrame:
     """Return for each task the set of so many upstreams, with some interface, that dev prefers."""
-    own = found[(found["size"] == size) & (found["interface"] == interface) & ~found["models"].str.endswith(TWICE)]
+    own = found[(found["size"] == size) & (found["interface"] == interface) & (found["set"].str.len() == size)]
     return own.loc[own.groupby("task", sort=False)["dev"].idxmin()].reset_index(drop=True)
 
 
@@ -256,7 +256,7 @@ def controls(compared: pd.DataFrame) -> pd.DataFrame:
     """
     late = compared[(compared["interface"] == LATE) & (compared["against"] == TOGETHER)]
     twice = compared[(compared["interface"] == TOGETHER) & (compared["against"] == ALONE)]
-    twice = twice[twice["models"].str.endswith(TWICE)]
+    twice = twice[(twice["size"] == 1) & (twice["set"].str.len() == 2)]
     parts = {"Averaged answers − CHConv": late, "One model twice − once": twice}
     drawn = [own.assign(label=own["panel"], system=own["models"], panel=name) for name, own in parts.items()]
     return pd.concat(drawn, ignore_index=True)
