@@ -93,9 +93,9 @@ class Layout:
     rows: Callable[[Path], Listing]
 
 
-def below(folder: Path, *patterns: str, depth: int = DEPTH) -> list[Path]:
+def below(folder: Path, *patterns: str) -> list[Path]:
     """Return the files of a folder and of those below it that match, in order of path; hidden ones are passed over."""
-    found = {path for level in range(depth + 1) for one in patterns for path in folder.glob("*/" * level + one)}
+    found = {path for level in range(DEPTH + 1) for one in patterns for path in folder.glob("*/" * level + one)}
     return sorted(p for p in found if p.is_file() and not any(x.startswith(".") for x in p.relative_to(folder).parts))
 
 
