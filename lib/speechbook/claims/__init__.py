@@ -37,6 +37,8 @@ INSIDE, OUTSIDE, KEPT = "in domain", "out of domain", ("other English", "other l
 TRAINED = "trained languages"
 TABLE4 = (BASE, EXPERT, ALL, ALL_TA, ALL_LORS, MT, MT_TA, MT_LORS, ML, ML_TA)
 
+LAYERS = ("fusion_layers", "fusion_words")
+
 Test = tuple[Callable[..., list[Part]], ...]
 
 
@@ -99,8 +101,8 @@ TESTS: dict[str, list[Test]] = {
     "G1": [(measures.paired, "every_method", "Learned average", "Model Soups", "asr", "better", TRAINED, 1)],
     "G2": [(measures.relative, "every_method", ["Fisher"], "Model Soups", "asr", 2, TRAINED)],
     "G3": [(measures.paired, "every_method", "RegMean", JOINT, "asr", "equal", TRAINED)],
-    "F1": [(fusing.reduction, "fusion_layers", "hconv", "ws")],
-    "F1b": [(fusing.reduction, "fusion_layers", "hconv", control) for control in ("mlp", "hlinear")],
+    "F1": [(fusing.reduction, LAYERS, "hconv", "ws")],
+    "F1b": [(fusing.reduction, LAYERS, "hconv", control) for control in ("mlp", "hlinear")],
     "F2": [(fusing.pair_beats_one, "fusion_pairs")],
     "F3": [(fusing.which_over_how_many, "fusion_growing", "chconv")],
     "F5": [(fusing.reduction, "fusion_sizes", "hconv", "ws", [letter]) for letter in "TB"],

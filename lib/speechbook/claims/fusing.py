@@ -15,16 +15,20 @@ from .results import MARGIN, NotRunError, Results, student
 OFTEN = 2 / 3  # of the cells, at least, must have the sign of the mean
 
 
-def _read(results: Results, experiment: str, table: Callable[..., pd.DataFrame] = fused.read) -> pd.DataFrame:
-    """Return the rows of an experiment, or its comparisons, with the first seed."""
+Named = str | tuple[str, ...]  # an experiment, or several that are read as one
+
+
+def _read(results: Results, experiment: Named, table: Callable[..., pd.DataFrame] = fused.read) -> pd.DataFrame:
+    """Return the rows of an experiment, or its comparisons, with the first seed; of several, those that have rows."""
+    names = (experiment,) if isinstance(experiment, str) else experiment
     try:
-        found = table(results.profile, experiment)
+        found = table(results.profile, *names)
     except StudyError as error:
-        raise NotRunError(f"{experiment} has no rows") from error
+        raise NotRunError(f"{names[0]} has no rows") from error
     return found[found["seed"] == found["seed"].min()]
 
 
-def _cells(results: Results, experiment: str, interface: str, against: str, **only: Sequence[str]) -> pd.DataFrame:
+def _cells(results: Results, experiment: Named, interface: str, against: str, **only: Sequence[str]) -> pd.DataFrame:
     """Return by how much an interface lowers another's error, for each task and set, some alone."""
     compared = _read(results, experiment, fused.differences)
     found = fused.reductions(_read(results, experiment), compared, interface, against)
@@ -35,7 +39,9 @@ def _cells(results: Results, experiment: str, interface: str, against: str, **on
     return found
 
 
-def reduction(results: Results, experiment: str, interface: str, against: str, sets: Sequence[str] = ()) -> list[Part]:
+def reduction(
+    results: Results, experiment: Named, interface: str, against: str, sets: Sequence[str] = ()
+) -> list[Part]:
     """Relative reduction of the error over all tasks and sets: its mean, and in how many of them it is one."""
     found = _cells(results, experiment, interface, against, **({"set": sets} if sets else {}))
     where = f", {fused.named(results.profile, sets[0])}" if sets else ""
