@@ -101,6 +101,19 @@ def together() -> pd.DataFrame:
     return _shown(found[found["size"] == SIZE].rename(columns={"merges": "method"}), columns)
 
 
+def fusing() -> pd.DataFrame:
+    """Return what fusing frozen models takes: a convolution beside PyTorch's own, and a training's peak of memory.
+
+    Raises:
+        StudyError: nothing has been measured.
+    """
+    found = _last(store.statistics("bench", "fusing"))
+    stores = found["store_gb"].map(" on a store of {:.1f} GB".format)
+    found = found.assign(method=found["what"] + stores.where(found["store_gb"] > 0, ""))
+    columns = {"ratio cpu / conv1d": "of nn.Conv1d's time", "difference": "difference", "ours_gb": "memory, GB"}
+    return _shown(found, columns)
+
+
 def listening() -> pd.DataFrame:
     """Return what clips take with models that are merged while they listen, one line a system and number of experts.
 
