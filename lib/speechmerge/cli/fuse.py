@@ -43,7 +43,13 @@ def _options(*, several: bool = True) -> Callable:
     options = (
         click.option("--task", "task", metavar="NAME", help="A task that `fuse list` shows."),
         click.option("--speech", metavar="WHERE[:LANGUAGE]", help="Labelled clips of your own, in place of a task."),
-        click.option("--label", default="folder", show_default=True, type=click.Choice(LABELS), help="Of --speech."),
+        click.option(
+            "--label",
+            default="folder",
+            show_default=True,
+            type=click.Choice(LABELS),
+            help="What names the class of a clip of --speech; only text needs to be told what is said.",
+        ),
         click.option(
             "--upstream",
             "names",
