@@ -2,6 +2,9 @@
 
 from types import SimpleNamespace
 
+from docutils import nodes
+from docutils.utils import new_document
+
 from speechbook.pages import theme
 
 
@@ -38,3 +41,13 @@ def test_a_bibliography_is_no_list_without_items_and_lists_stay_lists():
     context = {"script_files": [], "body": body}
     theme.mend(None, "page", "page.html", context, None)
     assert context["body"].count('role="list"') == 1 and '<div class="citation-list">' in context["body"]
+
+
+def test_numbers_that_a_page_takes_over_have_minus_signs():
+    glued = nodes.inline("", "-1.5 [-2.0, 0.3], 2026-12-01, whisper-tiny, 3-4 of L-2", classes=[theme.GLUED])
+    own = nodes.inline("", "-1.5")
+    doctree = new_document("page")
+    doctree += nodes.paragraph("", "", glued, own)
+    theme.write_minus_signs(None, doctree, "page")
+    assert glued.astext() == "−1.5 [−2.0, 0.3], 2026-12-01, whisper-tiny, 3-4 of L-2"
+    assert own.astext() == "-1.5", "what an author writes stays"

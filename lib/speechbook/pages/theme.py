@@ -1,7 +1,12 @@
 """A Sphinx extension, named in ``_config.yml``: what the theme gets wrong is put right as a page is written."""
 
+import re
+
+from docutils import nodes
 from sphinx.application import Sphinx
 
+GLUED = "pasted-text"  # class of what a page takes over from a notebook, formatted as Python formats numbers
+SIGN = re.compile(r"(?<![\w.-])-(?=\.?\d)")
 # Sphinx lists entries of a bibliography in an element with this role, whose children would then have to be list items.
 LIST, PLAIN = 'role="list" class="citation-list"', 'class="citation-list"'
 
@@ -9,6 +14,7 @@ LIST, PLAIN = 'role="list" class="citation-list"', 'class="citation-list"'
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect what is below, after all that themes and other extensions do to a page."""
     app.connect("builder-inited", know_all_nodes)
+    app.connect("doctree-resolved", write_minus_signs)
     app.connect("html-page-context", mend, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -21,6 +27,14 @@ def know_all_nodes(app: Sphinx) -> None:
     """
     known = app.registry.translation_handlers
     known["singlehtml"] = known.get("html", {}) | known.get("singlehtml", {})
+
+
+def write_minus_signs(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Write a minus sign before numbers that a page takes over, where Python has written a hyphen."""
+    for glued in doctree.findall(nodes.inline):
+        if GLUED in glued["classes"]:
+            for text in list(glued.findall(nodes.Text)):
+                text.parent.replace(text, nodes.Text(SIGN.sub("−", text)))
 
 
 def mend(app: Sphinx, page: str, template: str, context: dict, doctree: object) -> None:
