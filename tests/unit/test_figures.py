@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from made_up import made_up_rows, made_up_task_vectors
+from matplotlib.colors import to_rgb
 
 from speechbook.claims import parts
 from speechbook.figures import figured, overviews, plots, style
@@ -180,3 +181,23 @@ def test_a_tile_has_the_sign_of_its_outcome_and_every_outcome_is_in_the_legend(e
 def test_a_mark_of_equals_lies_on_the_reference_and_less_lies_left_of_it(every_figure):
     for axes, values in zip(every_figure["marks"].fig.axes, ([0.5, 2.0], [0.1, 1.0]), strict=True):
         assert [line.get_xdata()[0] for line in axes.lines[:-1]] == values  # the last is the reference
+
+
+def _contrast(colour, ground):
+    """Of two colours, as WCAG reckons it."""
+    light = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (*colour, *ground)]
+    first, second = (np.dot((0.2126, 0.7152, 0.0722), light[i : i + 3]) + 0.05 for i in (0, 3))
+    return max(first, second) / min(first, second)
+
+
+def _in_the_dark(colour):
+    """What ``invert(0.88) hue-rotate(180deg)`` of the style sheet makes of a colour."""
+    turned = [[-0.574, 1.43, 0.144], [0.426, 0.43, 0.144], [0.426, 1.43, -0.856]]
+    return np.clip(turned @ (0.88 - 0.76 * np.array(colour)), 0, 1)
+
+
+@pytest.mark.parametrize("colour", sorted({*style.COLOURS.values(), *style.LINES}))
+def test_colours_stand_out_in_light_and_dark(colour):
+    rgb = to_rgb(colour)
+    assert _contrast(rgb, (1, 1, 1)) >= 3
+    assert _contrast(_in_the_dark(rgb), _in_the_dark((1, 1, 1))) >= 3

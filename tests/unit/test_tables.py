@@ -110,7 +110,7 @@ def test_measured_stands_beside_published_in_shared_languages(rows):
 
 def test_paired_differences_are_shown_in_points_with_a_sign():
     shown = outcomes.paired(comparisons("table1", [0]), "Task Arithmetic")
-    assert list(shown.loc["Pretrained"]) == ["−3.0", "−5.0\u00a0to\u00a0−1.0", "< 0.001"]
+    assert list(shown.loc["Pretrained"]) == ["−3.0", "−5.0\u00a0to\u00a0−1.0", "<\u00a00.001"]
     assert list(shown.loc["LoRS-Merging"]) == ["+0.1", "−1.9\u00a0to\u00a0+2.1", "0.001"]
     assert "Task Arithmetic" not in shown.index and len(shown) == 7
 

@@ -43,11 +43,20 @@ def test_a_bibliography_is_no_list_without_items_and_lists_stay_lists():
     assert context["body"].count('role="list"') == 1 and '<div class="citation-list">' in context["body"]
 
 
-def test_numbers_that_a_page_takes_over_have_minus_signs():
+def test_numbers_of_a_page_have_minus_and_per_cent_signs():
     glued = nodes.inline("", "-1.5 [-2.0, 0.3], 2026-12-01, whisper-tiny, 3-4 of L-2", classes=[theme.GLUED])
-    own = nodes.inline("", "-1.5")
+    own, code = nodes.inline("", "-1.5 of 95 % and 3%"), nodes.literal("", "-1.5 of 95 %")
     doctree = new_document("page")
-    doctree += nodes.paragraph("", "", glued, own)
-    theme.write_minus_signs(None, doctree, "page")
+    doctree += nodes.paragraph("", "", glued, own, code)
+    theme.write_numbers(None, doctree, "page")
     assert glued.astext() == "−1.5 [−2.0, 0.3], 2026-12-01, whisper-tiny, 3-4 of L-2"
-    assert own.astext() == "-1.5", "what an author writes stays"
+    assert own.astext() == "-1.5 of 95\u00a0% and 3\u00a0%", "the hyphens of an author stay"
+    assert code.astext() == "-1.5 of 95 %"
+
+
+def test_cells_of_tables_have_minus_signs_and_short_ones_stay_whole():
+    context = {"script_files": [], "body": "<td>-0.4 (-1.0 to 0.2)</td><td>2e-05</td><td>a-1</td><th>-1</th>"}
+    theme.mend(None, "page", "page.html", context, None)
+    assert context["body"] == (
+        '<td>−0.4 (−1.0 to 0.2)</td><td class="short">2e-05</td><td class="short">a-1</td><th>-1</th>'
+    )

@@ -14,10 +14,10 @@ SAME = "≈"  # a difference was claimed, and there is none larger than the marg
 LOOKS = {  # colour and sign of a verdict in a picture
     HOLDS: ("#117733", MARKS[1]),
     FAILS: ("#882255", MARKS[-1]),
-    EQUIVALENT: ("#88CCEE", SAME),
+    EQUIVALENT: ("#2F8FC0", SAME),
     OPEN: ("#d2d2d2", MARKS[0]),
     NOT_TESTABLE: ("#eeeeee", "–"),
-    NOT_RUN: ("#eeeeee", "…"),
+    NOT_RUN: ("#f8f8f8", "…"),
 }
 
 

@@ -124,7 +124,7 @@ def lines(
                 if faint is not None:
                     single = faint[(faint["panel"] == name) & (faint["system"] == system)]
                     [dots] = axes.plot(_moved(single["x"], aside, logarithmic), single["value"], "o", zorder=1,
-                                       color=look["color"], alpha=0.4, markersize=4.5, markeredgewidth=0)  # fmt: skip
+                                       color=look["color"], alpha=0.65, markersize=4.5, markeredgewidth=0)  # fmt: skip
                     texts = [f"{getattr(r, 'label', system)}, {x} {r.x:g}: {r.value:.1f}" for r in single.itertuples()]
                     told.mark(dots, texts)
                 drawn = axes.errorbar(_moved(own["x"], aside, logarithmic), own["value"], yerr=_spread(own),
@@ -204,7 +204,7 @@ def matrix(table: pd.DataFrame, *, down: str, across: str, unit: str, caption: s
             text.set_fontweight("bold" if bold else "normal")
         sns.heatmap(grid, annot=below, annot_kws={"va": "top", "size": size}, cbar=False, **look)
         for text, value in zip(axes.texts, 2 * list(grid.to_numpy().flat), strict=True):
-            text.set_color("white" if abs(value) > 0.62 * strongest else "black")
+            text.set_color("white" if abs(value) > 0.55 * strongest else "black")
         axes.set(xlabel=across, ylabel=down)
         axes.tick_params("x", rotation=turned)
         axes.tick_params("y", rotation=0)
@@ -284,7 +284,7 @@ def relation(table: pd.DataFrame, *, x: str, y: str, caption: str) -> Figured:
         fig = Figure(figsize=(0.8 * style.WIDTH, 3.4), layout="constrained")
         axes = fig.subplots()
         dots = axes.errorbar(table["x"], table["value"], yerr=_spread(table), fmt="o", color=style.LINES[0],
-                             elinewidth=0.9, ecolor="#b8b4d6", capsize=0)  # fmt: skip
+                             elinewidth=0.9, ecolor="#7a72b0", capsize=0)  # fmt: skip
         said.mark(dots[0], [f"{row.label}: {x} {row.x:.2f}, {y} {change(row)}" for row in table.itertuples()])
         axes.axhline(0, color="#555555", linewidth=1)
         axes.margins(x=0.12)

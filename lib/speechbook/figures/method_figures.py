@@ -52,7 +52,7 @@ def entries(rows: pd.DataFrame, experts: int) -> Figured:
 def _cells(axes: Axes, rows: pd.DataFrame, strongest: float) -> None:
     """Draw one block of cells; the colour stops at twice the strongest entry of an expert."""
     told = rows.map(lambda value: f"{value:g}".replace("-", "−") if value else "")
-    look = {"cmap": "PuOr_r", "vmin": -2 * strongest, "vmax": 2 * strongest, "cbar": False, "annot_kws": {"size": 8.5}}
-    sns.heatmap(rows, annot=told, fmt="", ax=axes, **look)
+    look = {"cmap": "PuOr_r", "vmin": -2 * strongest, "vmax": 2 * strongest, "cbar": False}
+    sns.heatmap(rows, annot=told, annot_kws={"size": 8.5, "color": "black"}, fmt="", ax=axes, **look)
     axes.set(xlabel="", ylabel="", xticks=())
     axes.tick_params("y", rotation=0)

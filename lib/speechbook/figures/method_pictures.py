@@ -168,7 +168,7 @@ def _entries(method: Method, options: dict) -> Picture:
         alt += "in the second "
     fig, [axes] = _figure(4.4, 0.2 + 0.2 * len(shown))
     _grid(axes, torch.stack(list(shown.values())), 0.9, list(shown))
-    axes.get_yticklabels()[len(rows)].set_color(style.COLOURS[method.family])
+    axes.get_yticklabels()[len(rows)].set_fontweight("bold")
     axes.axhline(len(rows), color="white", linewidth=6)
     alt += f"{int((found == 0).sum())} are zero."
     return Picture(fig, alt, options)

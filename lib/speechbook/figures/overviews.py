@@ -112,7 +112,7 @@ def marks(
                 family = style.family(row.method) if "method" in table else ""
                 colour = style.COLOURS.get(family, PLAIN)
                 line = order.index(row.label)
-                axes.hlines(line, reference, row.value, color=colour, linewidth=1.6, alpha=0.5)
+                axes.hlines(line, reference, row.value, color=colour, linewidth=1.6, alpha=0.8)
                 [dot] = axes.plot(row.value, line, style.MARKERS.get(family, "o"), color=colour, markersize=6.5)
                 said.mark(dot, [f"{row.label}: {row.value:.3g}"])
             axes.axvline(reference, color="#555555", linewidth=1)

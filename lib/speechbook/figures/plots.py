@@ -159,8 +159,9 @@ def cosines(table: pd.DataFrame) -> Figured:
     with style.applied():
         fig = Figure(figsize=(0.62 * style.WIDTH, 0.52 * style.WIDTH), layout="constrained")
         axes = fig.subplots()
+        shades = sns.light_palette(style.LINES[0], as_cmap=True)  # more is farther from the ground, in the dark too
         sns.heatmap(
-            grid, cmap="cividis", vmin=min(0, table["cosine"].min()), square=True, annot=True, fmt=".2f",
+            grid, cmap=shades, vmin=min(0, table["cosine"].min()), square=True, annot=True, fmt=".2f",
             annot_kws={"size": 8.5}, cbar_kws={"label": "cosine", "shrink": 0.8}, ax=axes,
         )  # fmt: skip
         axes.set(xlabel="", ylabel="")

@@ -31,17 +31,17 @@ FAMILIES = {  # colour, marker, and name in legends
     "expert": ("#111111", "D", "own-language expert"),
     "joint": ("#5c5c5c", "s", "joint training"),
     "averaging": ("#332288", "o", "averaging"),
-    "spherical": ("#88CCEE", "v", "on the sphere"),
-    "sparse": ("#44AA99", "P", "sparse"),
+    "spherical": ("#2F8FC0", "v", "on the sphere"),
+    "sparse": ("#2F9684", "P", "sparse"),
     "lowrank": ("#CC6677", "^", "pruned: low rank, sparse"),
     "subspace": ("#882255", "<", "task subspaces"),
     "calibrated": ("#117733", ">", "calibrated on data"),
-    "learned": ("#999933", "d", "learned weights"),
+    "learned": ("#88882A", "d", "learned weights"),
     "per_task": ("#AA4499", "p", "a model per task"),
-    "dynamic": ("#DDCC77", "h", "merged while listening"),
+    "dynamic": ("#A8871A", "h", "merged while listening"),
 }
 COLOURS, MARKERS, LABELS = ({name: look[i] for name, look in FAMILIES.items()} for i in range(3))
-LINES = ["#332288", "#CC6677", "#117733", "#882255", "#88CCEE", "#999933", "#44AA99", "#AA4499", "#DDCC77", "#111111"]
+LINES = ["#332288", "#CC6677", "#117733", "#882255", "#2F8FC0", "#88882A", "#2F9684", "#AA4499", "#A8871A", "#111111"]
 SETTINGS = {  # over those of seaborn's style
     "font.family": "DejaVu Sans",
     "font.size": 9.5,

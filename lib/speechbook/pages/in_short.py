@@ -46,7 +46,9 @@ def sentences(profile: str = PROFILE) -> dict[str, str]:
         f"sentences that resemble no training sentence it is {novel}.",
         "methods": f"Five ways to merge, task arithmetic among them, make {min(merged):.1f} to {max(merged):.1f} % "
         f"word errors. Held against task arithmetic, {_sorted(frames[0])}.",
-        "claims": claims.counted(tested).replace("claims", "published claims tested by the protocol so far", 1),
+        "claims": claims.counted(tested).replace(
+            "claims", "published claims about merging tested by the protocol so far", 1
+        ),
         "domains": _domains(profile),
     }
 

@@ -71,7 +71,7 @@ def _figure(one: Heard) -> Markup:
     caption = Markup("<strong>{}</strong>, {}: <code>{}</code>").format(
         style.language_name(one.clip.language), title, one.clip.id
     )
-    rows = [_row("Reference", one.clip, escape(one.clip.text), f"{one.words} words")]
+    rows = [_row("Reference", one.clip, escape(one.clip.text), f"{one.words} word{'s' * (one.words != 1)}")]
     for systems, text in _same(one):
         pieces = compared(one.clip.text, text, one.clip.language)
         rows.append(_row(", ".join(systems), one.clip, _marked(pieces), str(one.errors[systems[0]])))

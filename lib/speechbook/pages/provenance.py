@@ -44,8 +44,8 @@ def _summary(profile: str, name: str) -> dict:
     line = {"experiment": name, "title": (described and described.title) or name, "rows": len(table)}
     for column, label in SHOWN.items():
         values = table[column].dropna().astype(str).unique() if column in table else []
-        line[label] = ", ".join(sorted(values))
-    return line | {WAITING: ", ".join(_waiting(profile, name, table))}
+        line[label] = ("; " if any(", " in value for value in values) else ", ").join(sorted(values))
+    return line | {WAITING: "; ".join(_waiting(profile, name, table))}
 
 
 def _kept(profile: str, name: str) -> list[dict]:

@@ -101,9 +101,9 @@ def comparison(rows: pd.DataFrame, paper: pd.DataFrame | None = None, *, average
 
 
 def grouped(tables: Mapping[str, pd.DataFrame], title: str | None = None) -> pd.DataFrame:
-    """Put tables side by side as named groups of columns; a single one stays flat, under ``title`` or its name."""
+    """Put tables side by side as named groups of columns, under ``title``; a single one stays flat, or has its name."""
     if len(tables) > 1:
-        return pd.concat(tables, axis=1).rename_axis(index=None, columns=[None, None])
+        return pd.concat(tables, axis=1).rename_axis(index=None, columns=[title, None])
     [(name, table)] = tables.items()
     return table.rename_axis(index=None, columns=title or name)
 
@@ -219,7 +219,7 @@ def paired(found: pd.DataFrame, against: str) -> pd.DataFrame:
         points = rows[["value", "low", "high"]].map(signed)
         table = pd.DataFrame({"difference, points": points["value"]})
         table["95 % interval"] = points["low"] + TO + points["high"]
-        table["p"] = rows["p_value"].map(lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}")
+        table["p"] = rows["p_value"].map(lambda p: "<\u00a00.001" if p < 0.001 else f"{p:.3f}")
         if sides.map(len).max() > 1:
             table["seeds that agree"] = sides.map(lambda seeds: f"{seeds.count(seeds[0])} of {len(seeds)}")
         groups[UNITS[task].split(",")[0]] = table

@@ -101,9 +101,9 @@ def shared_directions(deltas: Tensor, fraction: float) -> Tensor:
     title="DOGE task arithmetic (adaptive projective gradient descent)",
     family="subspace",
     paper="arXiv 2501.01230",
-    equation=r"\tau=\sum_t\lambda_tm_t\odot(\Delta_t+D),\ \lambda_t=\frac{\eta}{\|\Delta_t\|_F},\ "
+    equation=r"\begin{gathered}\tau=\sum_t\lambda_tm_t\odot(\Delta_t+D),\ \lambda_t=\frac{\eta}{\|\Delta_t\|_F},\\"
     r"\min_{D\perp S}\sum_j\Big\|\operatorname{diag}\Big(\Delta_j\big("
-    r"\sum_t\lambda_t(\Delta_t+D)-\Delta_j\big)^{\top}\Big)\Big\|^2",
+    r"\sum_t\lambda_t(\Delta_t+D)-\Delta_j\big)^{\top}\Big)\Big\|^2\end{gathered}",
     acts_on="matrices",
     gives="merged",
     others="base",
