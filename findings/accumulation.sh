@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # transformers' Trainer and Whisper: N steps of gradient accumulation make loss and gradient N times as large.
 # Seen 2026-11-30 with transformers 5.23.0, accelerate 1.15.0 and torch 2.13.0 on Python 3.11.
-#   The Trainer divides a model's loss by gradient_accumulation_steps, unless the model's forward takes any keyword: it
+#   The Trainer divides a model's loss by `gradient_accumulation_steps`, unless the model's forward takes any keyword: it
 #   then hands over how many tokens the whole step has and trusts the model to divide by them. Whisper's forward takes
 #   any keyword and yet returns the plain mean of each batch, so nobody divides. One step on the same eight clips, with
 #   transcripts of one length, as batches of 8, 4, 2 or 1: the loss and the gradient norm that are logged, and the step
-#   of SGD, are 1, 2, 4 and 8 times what they should be. Adam hides most of it, but max_grad_norm clips that much
+#   of SGD, are 1, 2, 4 and 8 times what they should be. Adam hides most of it, but `max_grad_norm` clips that much
 #   sooner, and training losses of runs that accumulate differently cannot be compared.
 # Exits with 1 if this has changed.
 set -euo pipefail

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # peft 0.21.0 adds a LoRA of the token table twice when it merges, if ensure_weight_tying=True keeps table and head tied.
 # Seen 2026-11-29 with peft 0.21.0, transformers 5.23.0 and torch 2.13.0 on Python 3.11.
-#   LoraConfig(target_modules=["embed_tokens"], ensure_weight_tying=True) on a Whisper, whose output head is its token
+#   `LoraConfig(target_modules=["embed_tokens"], ensure_weight_tying=True)` on a Whisper, whose output head is its token
 #   table, gives head and table one shared update. While the adapter is active both are W + update, so the model is a
-#   tied one. merge_and_unload() adds the update for the table and once more for the head, to the one tensor the two
+#   tied one. `merge_and_unload()` adds the update for the table and once more for the head, to the one tensor the two
 #   share: it holds W + 2 update afterwards, and the logits are others than before the merge. W + update gives the same
 #   logits as the active adapter.
 # Exits with 1 if this has changed.

@@ -3,11 +3,11 @@
 #
 # transformers 5.23.0 with torch 2.13.0 (and peft 0.21.0 for the second), seen on 2026-11-29:
 #
-# 1. A folder holds model.safetensors. save_pretrained(folder, max_shard_size=...) of a changed model writes shards and
+# 1. A folder holds model.safetensors. `save_pretrained(folder, max_shard_size=...)` of a changed model writes shards and
 #    an index beside it and leaves the single file there. from_pretrained(folder) then returns the OLD weights, without
 #    a warning: the single file is looked for first. (The other way round it deletes the shards and leaves their index.)
 #
-# 2. A LoRA adapter is merged into its model (merge_and_unload) and the full model is saved into the adapter's folder.
+# 2. A LoRA adapter is merged into its model (`merge_and_unload`) and the full model is saved into the adapter's folder.
 #    Where peft is installed, from_pretrained(folder) loads the merged model and puts the adapter on it once more: the
 #    update acts twice. Where peft is not installed the same call gives the merged model. Neither says so.
 #

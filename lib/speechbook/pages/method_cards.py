@@ -31,6 +31,7 @@ HANDED = {  # names in the examples
 }  # fmt: skip
 OTHERS = {"sum": "get the sum of the experts", "mean": "get the mean of the experts", "base": "stay the base's"}
 TABLE = ("family", "method", "sees", "needs", "size", "cost")
+LONGEST = 8  # characters of a number in a table
 NAMES = {"lowrank": "low rank", "per_task": "per task"}
 
 
@@ -203,8 +204,10 @@ def _settings(values: Mapping) -> str:
 
 
 def _literal(value: object) -> str:
-    """A value as it is written in a call."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    """A value as it is written in a call, a fraction to four digits."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return f"{value:.4g}" if isinstance(value, float) and len(repr(value)) > LONGEST else repr(value)
 
 
 def _parameters(method: Method) -> str:

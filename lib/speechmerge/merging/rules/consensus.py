@@ -35,7 +35,7 @@ def own_entries(deltas: Tensor, strictness: object) -> Tensor:
     equation=r"\tau=\Big[\sum_tm_t\ge k\Big]\odot\sum_t\tau_t,\ m_t=[|\tau_t|>\lambda_t|\sum_s\tau_s-\tau_t|]",
     acts_on="entries",
     gives="merged",
-    deviations="FusionBench's masks compare |θ0 - τ_t|, a slip; here as the paper and the official code have it.",
+    deviations="FusionBench's masks compare `|θ0 - τ_t|`, a slip; here as the paper and the official code have it.",
 )
 def consensus(
     deltas: Tensor,
@@ -132,9 +132,9 @@ def _pcb_prepass(stream: Stream, *, density, limit) -> Balance:
     prepass=_pcb_prepass,
     passes=5,
     deviations="Magnitudes are limited in τ̄, mm maps to [0, 1], and ŝ is mm of the scores after all but the "
-    "highest were cut. The paper's form, Softmax(T Norm(τ⊙τ)) times Σ_s Softmax(Norm(τ_t⊙τ_s)), leaves open what Norm "
-    "is and what the softmax runs over; the authors' repository has three others, all with tanh. This is the main one, "
-    "where the tanh sees the task vectors unlimited. Not equivariant to their scale.",
+    "highest were cut. The paper's form, `Softmax(T Norm(τ⊙τ))` times `Σ_s Softmax(Norm(τ_t⊙τ_s))`, leaves open what "
+    "Norm is and what the softmax runs over; the authors' repository has three others, all with tanh. This is the main "
+    "one, where the tanh sees the task vectors unlimited. Not equivariant to their scale.",
 )
 def pcb(
     deltas: Tensor,

@@ -106,9 +106,9 @@ def _counts_prepass(stream: Stream, *, scope: str, epsilon: float, **_) -> Tenso
     prepass=_counts_prepass,
     passes=1,
     flavours={"official": {"scope": "model", "r": 0.2, "alpha": 1.0}},
-    deviations="The name is mergekit's, for a ratio ρ_t of shared to unique entries counted in each tensor by itself "
+    deviations="The name is mergekit's, for a ratio `ρ_t` of shared to unique entries counted in each tensor by itself "
     "(scope), with its r and α. The authors' code counts over the whole model, for which the models are read once "
-    "more, and reaches 1.2 (r 0.2) at ρ_t = 1 (α). Not equivariant to the scale of task vectors, as RAM.",
+    "more, and reaches 1.2 (r 0.2) at `ρ_t` = 1 (α). Not equivariant to the scale of task vectors, as RAM.",
 )
 def ramplus_tl(
     deltas: Tensor,

@@ -23,8 +23,8 @@ Along = Annotated[
 _MERGEKIT = {"mergekit": {"rescale": "l1"}}
 _FAINT = 1e-7  # sum of magnitudes under which mergekit does not restore it
 _BIAS = (
-    "The mean over surviving entries undoes the rescaling: agreeing experts come out (1-(1-d)^T)/d times too large. "
-    "merge='experts' divides by T instead. "
+    "The mean over surviving entries undoes the rescaling: agreeing experts come out `(1-(1-d)^T)/d` times too large. "
+    '`merge="experts"` divides by T instead. '
 )
 
 

@@ -110,7 +110,7 @@ def shared_directions(deltas: Tensor, fraction: float) -> Tensor:
     prepass=_thresholds,
     flavours={"fusion_bench": {"count": "plus_one"}},
     deviations="Details are those of FusionBench, which a co-author keeps: inner products row by row, the shared "
-    "subspace S of left singular vectors, Adam on each matrix from D = 0, the mask m_t of the largest entries of the "
+    "subspace S of left singular vectors, Adam on each matrix from D = 0, the mask `m_t` of the largest entries of the "
     "whole task vector drawn before D is added; it keeps one entry more. Adam divides entry by entry, "
     "so that what it adds has some part in S although its gradients have none. η and the learning rate are absolute "
     "lengths: not equivariant to the scale of task vectors.",

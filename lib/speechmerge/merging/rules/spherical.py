@@ -28,9 +28,9 @@ Space = Annotated[str, Choice(("weights", "deltas"), "what is averaged: the expe
     experts=2,
     flavours={"mergekit": {"straight_above": 0.9995, "floor": 1e-8}},
     deviations="Fine-tunes of one base have cosines above 0.9995 in nearly every tensor, where mergekit interpolates "
-    "linearly; space='deltas' interpolates the task vectors, whose angles are large. A tensor that one expert left as "
-    "it was has no direction: here the straight line is taken, so the other counts half; mergekit puts it at a right "
-    "angle, and the other counts 0.707 (t = 0.5).",
+    'linearly; `space="deltas"` interpolates the task vectors, whose angles are large. A tensor that one expert left '
+    "as it was has no direction: here the straight line is taken, so the other counts half; mergekit puts it at a "
+    "right angle, and the other counts 0.707 (t = 0.5).",
 )
 def slerp(
     deltas: Tensor,

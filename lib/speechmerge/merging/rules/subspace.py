@@ -62,7 +62,7 @@ def tsvm(
     equation=r"\tau=U_\perp\tilde\Sigma V_\perp^{\top},\ \tilde\sigma_i=\max(\sigma_i,\sigma_{j^*}),\ "
     r"j^*=\min\{j:c_j\ge\beta\}",
     variant_of="tsvm",
-    deviations="No code was published. Open in the paper: the power in c_j (1, as its ancestor's code), the spectrum "
+    deviations="No code was published. Open in the paper: the power in `c_j` (1, as its ancestor's code), the spectrum "
     "it is of (the kept values), the rank (⌊min(m, n) / T⌋), λ.",
     **_TSV,
 )
