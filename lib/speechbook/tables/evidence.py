@@ -165,7 +165,8 @@ def trainings(profile: str, experiment: str) -> pd.DataFrame:
 
     Returns:
         Columns ``minutes, rate, steps, best step, update`` (its Euclidean norm, per cent of the base's), ``in the
-        token table`` and ``in rows never read`` (shares of its squared norm, per cent), a line a model and seed.
+        token table`` and ``in rows never read`` (shares of its squared norm, per cent), a line a model and seed; words
+        with which all names end are left out.
     """
     found = pd.DataFrame.from_dict(logs(store.rows(profile, experiment)), orient="index")
     table = pd.DataFrame(
@@ -179,7 +180,8 @@ def trainings(profile: str, experiment: str) -> pd.DataFrame:
             "in rows never read, %": (100 * found["in_unseen_rows"]).round(1),
         }
     )
-    return table.rename(index=_told).sort_index()
+    table = table.rename(index=_told).sort_index()
+    return table.set_axis(_without_common_end(list(table.index)))
 
 
 def _told(training: str) -> str:
@@ -187,6 +189,14 @@ def _told(training: str) -> str:
     places, *rest = training.removeprefix("choose ").split()
     first, *others = places.split("+")
     return " ".join([f"{first} and {len(others)} others" if len(others) > FEW else places, *rest])
+
+
+def _without_common_end(names: list[str]) -> list[str]:
+    """Leave out the words with which all of several names end, as a task or seed that is everybody's."""
+    parted = [name.rpartition(" ") for name in names]
+    if len(names) < 2 or len({last for *_, last in parted}) > 1 or not all(before for before, *_ in parted):
+        return names
+    return _without_common_end([before for before, *_ in parted])
 
 
 def seeds(profile: str, experiment: str, *, task: str = "asr") -> pd.DataFrame:
@@ -214,7 +224,8 @@ def rates(profile: str, experiment: str) -> pd.DataFrame:
         if step.startswith("rate "):
             losses = {f"{one['learning_rate']:g}": one["dev_loss"] for one in tried}
             lines[step.removeprefix("rate ")] = losses | {"chosen": min(losses, key=losses.get)}
-    return pd.DataFrame.from_dict(lines, orient="index").round(4)
+    table = pd.DataFrame.from_dict(lines, orient="index").round(4)
+    return table.rename_axis(columns="development loss at the rate")
 
 
 def beside_choices(profile: str, experiment: str) -> pd.DataFrame:

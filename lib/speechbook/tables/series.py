@@ -117,8 +117,8 @@ def averaged(single: pd.DataFrame) -> pd.DataFrame:
 
 def shown(table: pd.DataFrame, index: str, columns: str, *, signed: bool = True) -> pd.DataFrame:
     """Lay out values with their intervals to be read: one line an ``index``, one column a ``columns``."""
-    text = numbers.change if signed else numbers.level
-    texts = [text(row, style.TO) for row in table.itertuples()]
+    text, between = (numbers.change, style.TO) if signed else (numbers.level, style.DASH)
+    texts = [text(row, between) for row in table.itertuples()]
     laid = table.assign(text=texts).pivot(index=index, columns=columns, values="text")
     laid = laid.loc[table[index].unique(), table[columns].unique()].fillna("")
     return laid.rename(index=str).rename_axis(index=None, columns=None)
