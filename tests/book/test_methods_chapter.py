@@ -14,7 +14,7 @@ from speechmerge.merging.methods import FAMILIES, registry
 
 BOOK = project_root() / "book"
 COMMANDS = """
-Big Delta Omega Sigma alpha angle arg bar beta big cos dots epsilon eta frac gamma ge hat in infty lambda
+Big Delta Omega Sigma alpha angle arg bar begin beta big cos dots end epsilon eta frac gamma ge hat in infty lambda
 langle le left mathrm max min nabla odot operatorname overline partial perp propto quad rangle rho right sim
 sigma sin sum tanh tau text tfrac theta tilde times top vartheta
 """  # of LaTeX; MathJax shows any other in red and the build does not fail
@@ -86,7 +86,8 @@ class TestCard:
             depth += 1 if brace == "{" else -1
             assert depth >= 0
         assert depth == 0
-        assert equation.count(r"\left") == equation.count(r"\right")
+        for first, last in ((r"\left", r"\right"), (r"\begin{gathered}", r"\end{gathered}")):
+            assert equation.count(first) == equation.count(last)
         assert set(re.findall(r"\\([a-zA-Z]+)", equation)) <= set(COMMANDS.split())
 
     def test_the_paper_is_in_the_bibliography(self, cards, name):
