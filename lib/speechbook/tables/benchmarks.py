@@ -129,23 +129,6 @@ def listening() -> pd.DataFrame:
     return found[["system", "experts", "times", "memory", "own"]].reset_index(drop=True)
 
 
-def heard_alike() -> pd.DataFrame:
-    """Return the merges that this library and FusionBench made of the same experts, heard on the same test clips.
-
-    Raises:
-        StudyError: none have been compared.
-    """
-    found = _last(store.statistics("bench", "quality")).set_index("method")
-    rates = 100 * found[["ours", "peer", "difference", "low", "high"]]
-    table = pd.DataFrame({"this library, %": rates["ours"].map("{:.1f}".format)})
-    table["FusionBench, %"] = rates["peer"].map("{:.1f}".format)
-    changes = rates.rename(columns={"difference": "value"})
-    table["difference, points"] = [change(row) for row in changes.itertuples()]
-    table["same transcripts"] = found["same"].map("{:.0%}".format)
-    table["weights differ by"] = found["weights"].map("{:.0e}".format)
-    return table.rename_axis(index=None)
-
-
 def tuned() -> pd.DataFrame:
     """Return what ``speechmerge tune`` chose beside the best merge of each method that it tried, on test clips.
 
