@@ -12,6 +12,7 @@ from speechmerge.errors import StudyError
 from speechmerge.machine import hardware, library
 
 from ..study import experiments, fusion_planning, store
+from ..tables import fused
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "jiwer", "sacrebleu", "safetensors")
 SHOWN = {"library": "library", "hardware": "measured on", "date": "date", "seed": "seeds"}  # columns a stamp sums up
@@ -51,23 +52,28 @@ def _summary(profile: str, name: str) -> dict:
 def _kept(profile: str, name: str) -> list[dict]:
     """Return what the columns that are summed up hold, of rows or of what the experiment has in their place."""
     if name in fusion_planning.experiments():
-        return store.lines(fusion_planning.beside(profile), f"{name}.fused", tuple(SHOWN))
+        lines = store.lines(fusion_planning.beside(profile), f"{name}.fused", (*SHOWN, "interface", "variant"))
+        return [line | {"system": line["interface"]} for line in lines]
     kept = (store.lines(profile, table, (*SHOWN, "system", "variant")) for table in (f"{name}.rows", name))
     return next(filter(None, kept), [])
 
 
 def _waiting(profile: str, name: str, rows: pd.DataFrame) -> list[str]:
     """Return the systems that an experiment with rows is planned to have and has none of yet."""
-    if "system" not in rows or name not in experiments.runnable(profile):
+    fusion = name in fusion_planning.experiments()
+    profile = fusion_planning.beside(profile) if fusion else profile
+    if "system" not in rows or name not in (fusion_planning if fusion else experiments).runnable(profile):
         return []
     measured = set(zip(rows["system"], rows["variant"], strict=True))
-    return list(dict.fromkeys(place[0] for place in _planned(name, profile) if place not in measured))
+    waiting = dict.fromkeys(system for system, variant in _planned(name, profile) if (system, variant) not in measured)
+    return [fused.title(system) for system in waiting] if fusion else list(waiting)
 
 
 @functools.cache
 def _planned(name: str, profile: str) -> list[tuple[str, str]]:
     """Return systems and variants of a plan; one page may ask for many plans twice."""
-    return [(system.system, system.variant) for system in experiments.plan(name, profile).systems]
+    plan = (fusion_planning if name in fusion_planning.experiments() else experiments).plan(name, profile)
+    return [(system.system, system.variant) for system in plan.systems]
 
 
 def reproductions(profile: str) -> pd.DataFrame:
