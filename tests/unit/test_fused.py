@@ -80,7 +80,10 @@ def test_rates_are_compared_at_one_for_both_and_at_each_ones_best():
     ]
     varied = {"step": "rate voice-id ws [window=clip]", "rate": 1e-3, "tried": [{"rate": 1e-3, "dev": 0.9}]}
     store.write_statistics("fusion", "fusion_layers.chosen", [*lines, varied], identity=("step",))
-    found = fused.at_one_rate(fused.rates("tiny", "fusion_layers"), "hconv", "ws")
+    rates = fused.rates("tiny", "fusion_layers")
+    assert fused.at_the_end(rates) == "0 of 2"
+    assert fused.at_the_end(rates[rates["x"] > 3e-4]) == "1 of 2"
+    found = fused.at_one_rate(rates, "hconv", "ws")
     assert found.round(6).to_dict("index") == {
         "Which character": {"same": -30.0, "own": 10.0, "first": 0.001, "second": 0.01}
     }

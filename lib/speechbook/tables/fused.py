@@ -164,6 +164,13 @@ def rates(profile: str, experiment: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def at_the_end(tried: pd.DataFrame) -> str:
+    """Tell how many chosen rates are the lowest or the highest that was tried for their task and interface."""
+    groups = tried.groupby(["task", "interface"])["x"]
+    ends = (tried["x"] == groups.transform("min")) | (tried["x"] == groups.transform("max"))
+    return f"{(ends & tried['chosen']).sum()} of {tried['chosen'].sum()}"
+
+
 def at_one_rate(tried: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """Return two interfaces' errors on dev at the lowest rate that all tried and at the best of each, a line a task.
 
