@@ -31,6 +31,12 @@ def test_every_citation_is_in_the_bibliography_and_every_entry_is_cited():
     assert cited == entries
 
 
+def test_no_line_of_prose_is_lost_as_a_comment():
+    cards = {path.name: path.read_text() for path in (ROOT / "data_cards").glob("*.md")}
+    lost = [name for name, text in (prose() | cards).items() if re.search(r"(?m)^\s*%", text)]
+    assert lost == [], "MyST takes a line that begins with % for a comment"
+
+
 def test_every_arxiv_number_looks_like_one():
     notes = [entry.fields.get("note", "") for entry in parse_file(ROOT / "book" / "references.bib").entries.values()]
     odd = [note for note in notes if note and not re.fullmatch(r"arXiv \d{4}\.\d{5}", note)]
