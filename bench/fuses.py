@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import torch
 
-from speechmerge.audio import encode_flac
+from speechmerge.audio import SAMPLE_RATE, encode_flac
 from speechmerge.corpora import Clip
 from speechmerge.fusion import answering, features, hearing, training
 from speechmerge.fusion.examples import Example, Fold, Task
@@ -35,7 +35,7 @@ def fold(clips: int) -> Fold:
 
 
 def _example(number: int, split: str) -> Example:
-    sound = np.random.default_rng(number).standard_normal(round(SHORT * 16000)).astype(np.float32) / 10
+    sound = np.random.default_rng(number).standard_normal(round(SHORT * SAMPLE_RATE)).astype(np.float32) / 10
     told = {"language": "en", "domain": "noise", "speaker": "nobody", "source": "noise", "licence": "CC0-1.0"}
     flac = encode_flac(sound)
     clip = Clip(id=str(number), text=TEXT, translation=None, seconds=SECONDS, split=split, flac=flac, **told)

@@ -62,7 +62,7 @@ def training(size: float, work: Path) -> dict[str, Any]:
     """Return what a training of speech recognition with HConv holds at its peak, on a store of so many GB."""
     layers, width = SHAPES["whisper-tiny"]
     upstream = fuses.Noise(layers, width)
-    clips = round(size * 1e9 / (2 * layers * width * upstream.rate * fuses.SECONDS))
+    clips = round(size * 1e9 / (features.BYTES * layers * width * upstream.rate * fuses.SECONDS))
     heard = [example.clip for example in fuses.fold(clips)]
     made = features.extract("noise", upstream, heard, whole=True)
     bytes_there = (made.folder / features.STATES).stat().st_size

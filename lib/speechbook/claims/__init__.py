@@ -36,7 +36,6 @@ SUBSPACE = ("TSV-M (Procrustes)", TSVM, BOOSTED, "Iso-C", "Iso-CTS")
 INSIDE, OUTSIDE, KEPT = "in domain", "out of domain", ("other English", "other languages")
 TRAINED = "trained languages"
 TABLE4 = (BASE, EXPERT, ALL, ALL_TA, ALL_LORS, MT, MT_TA, MT_LORS, ML, ML_TA)
-
 LAYERS = ("fusion_layers", "fusion_words")
 
 Test = tuple[Callable[..., list[Part]], ...]

@@ -13,8 +13,6 @@ from .parts import Part
 from .results import MARGIN, NotRunError, Results, student
 
 OFTEN = 2 / 3  # of the cells, at least, must have the sign of the mean
-
-
 Named = str | tuple[str, ...]  # an experiment, or several that are read as one
 
 

@@ -60,20 +60,21 @@ def _kept(profile: str, name: str) -> list[dict]:
 
 def _waiting(profile: str, name: str, rows: pd.DataFrame) -> list[str]:
     """Return the systems that an experiment with rows is planned to have and has none of yet."""
-    fusion = name in fusion_planning.experiments()
-    profile = fusion_planning.beside(profile) if fusion else profile
-    if "system" not in rows or name not in (fusion_planning if fusion else experiments).runnable(profile):
+    if "system" not in rows:
         return []
     measured = set(zip(rows["system"], rows["variant"], strict=True))
-    waiting = dict.fromkeys(system for system, variant in _planned(name, profile) if (system, variant) not in measured)
-    return [fused.title(system) for system in waiting] if fusion else list(waiting)
+    waiting = dict.fromkeys(place[0] for place in _planned(name, profile) if place not in measured)
+    return [fused.title(system) for system in waiting] if name in fusion_planning.experiments() else list(waiting)
 
 
 @functools.cache
 def _planned(name: str, profile: str) -> list[tuple[str, str]]:
-    """Return systems and variants of a plan; one page may ask for many plans twice."""
-    plan = (fusion_planning if name in fusion_planning.experiments() else experiments).plan(name, profile)
-    return [(system.system, system.variant) for system in plan.systems]
+    """Return systems and variants of a plan, none if there is no plan; one page may ask for many plans twice."""
+    fusion = name in fusion_planning.experiments()
+    planner, profile = (fusion_planning, fusion_planning.beside(profile)) if fusion else (experiments, profile)
+    if name not in planner.runnable(profile):
+        return []
+    return [(system.system, system.variant) for system in planner.plan(name, profile).systems]
 
 
 def reproductions(profile: str) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from . import manifest, table
-from .rows import SOUNDS, Layout, Listing, below, named, split_above
+from .rows import Layout, Listing, named, sounds, split_above
 
 METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 
@@ -25,7 +25,7 @@ def rows(path: Path) -> Listing:
         read = manifest.lines if file.suffix.lower() == ".jsonl" else table.table
         listed += read(file, root, notes, split=split_above(file, root))
     told = {one.audio for one in listed}
-    strange = [file for file in below(root, "*") if file.suffix.lower() in SOUNDS and file not in told]
+    strange = [file for file in sounds(root) if file not in told]
     if strange:
         notes.append(f"{len(strange)} sounds have no row in the metadata (first: {strange[0].relative_to(root)})")
     return Listing(listed, list(dict.fromkeys(notes)))

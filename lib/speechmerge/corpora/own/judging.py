@@ -21,8 +21,10 @@ SYLLABLES = ((0x3400, 0x9FFF), (0xAC00, 0xD7A3), (0xF900, 0xFAFF), (0x20000, 0x3
 REMARK = re.compile(r"\[[^\]]*\]|\([^)]*\)|<[^>]*>|\{[^}]*\}")
 
 
-def text_problem(text: str) -> str | None:
-    """Say why a text is no transcript, or return ``None``; remarks in brackets are not spoken."""
+def text_problem(text: str | None) -> str | None:
+    """Say why a text is no transcript, or return ``None``, also of an unknown one; remarks in brackets do not count."""
+    if text is None:
+        return None
     if "\ufffd" in text:
         return f"damaged characters: {text}"
     if not transcript_key(REMARK.sub(" ", text)):

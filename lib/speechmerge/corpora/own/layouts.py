@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ...errors import CorpusError
 from . import audiofolder, common_voice, hub, kaldi, librispeech, manifest, parquet_files, saved, table, untold
-from .rows import SOUNDS, Listing, below
+from .rows import Listing, sounds
 
 # A new layout is one file with a LAYOUT, named here; a folder that looks like several has the first.
 MODULES = (saved, audiofolder, kaldi, common_voice, librispeech, parquet_files, manifest, table)
@@ -38,7 +38,6 @@ def _holds(path: Path) -> str:
     if path.is_file():
         return f"a file {path.suffix or 'without an ending'} is no table or manifest of speech"
     names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir() if not entry.name.startswith("."))
-    sounds = sum(file.suffix.lower() in SOUNDS for file in below(path, "*"))
-    if sounds:
-        return f"found {sounds} sounds but no transcripts (write metadata.csv with the columns file_name,text)"
+    if found := sounds(path):
+        return f"found {len(found)} sounds but no transcripts (write metadata.csv with the columns file_name,text)"
     return f"found {', '.join(names[:5]) or 'nothing'}{' ...' if len(names) > 5 else ''}"

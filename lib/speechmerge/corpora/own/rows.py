@@ -104,6 +104,11 @@ def named(path: Path) -> list[Path]:
     return [path] if path.is_file() else below(path, "*")
 
 
+def sounds(folder: Path) -> list[Path]:
+    """Return the sounds of a folder and of those below it."""
+    return [file for file in below(folder, "*") if file.suffix.lower() in SOUNDS]
+
+
 def columns(names: Iterable[str], where: object) -> dict[str, str]:
     """Return the column of each field that is there.
 

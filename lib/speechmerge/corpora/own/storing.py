@@ -167,7 +167,7 @@ def _decoded(rows: Iterable[Row], where: str, total: int | None) -> Iterator[lis
 
 def _keep(row: Row) -> Kept:
     """Decode a row; nothing is raised, for what is wrong with one recording is a reason."""
-    reason = row.problem or (text_problem(row.text) if row.text is not None else None)
+    reason = row.problem or text_problem(row.text)
     samples = np.empty(0, np.float32)
     if not reason and row.audio is not None:
         try:

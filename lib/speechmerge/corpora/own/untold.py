@@ -2,21 +2,17 @@
 
 from pathlib import Path
 
-from .rows import SOUNDS, Layout, Listing, Row, below, sound, split_above
+from .rows import Layout, Listing, Row, sound, sounds, split_above
 
 
 def found(path: Path) -> bool:
     """Tell whether there are sounds in a folder or below it."""
-    return path.is_dir() and bool(_sounds(path))
-
-
-def _sounds(folder: Path) -> list[Path]:
-    return [file for file in below(folder, "*") if file.suffix.lower() in SOUNDS]
+    return path.is_dir() and bool(sounds(path))
 
 
 def rows(path: Path) -> Listing:
     """Return a row for each sound, without a text; a folder named ``train``, ``dev`` or ``test`` tells its split."""
-    return Listing([_row(file, path) for file in _sounds(path)])
+    return Listing([_row(file, path) for file in sounds(path)])
 
 
 def _row(file: Path, root: Path) -> Row:
